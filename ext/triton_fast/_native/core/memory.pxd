@@ -1,0 +1,35 @@
+# Blocks: reference-counted stretches of memory from a pool of size classes, and the request arena built on malloc.
+# A block knows nothing of requests. Any thread may take and release; counts are exact when all are released.
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+from triton_fast._native.core.native cimport tf_add32
+
+
+# data: 64-byte aligned, cap bytes. refs: owners. free_fn: NULL for pool memory, else called once at the last release
+# (memory lent by a backend, such as an OrtValue). It runs on whatever thread releases last, without the GIL.
+cdef struct Block:
+    uint8_t* data
+    size_t cap
+    int32_t refs
+    int32_t size_class
+    int32_t kind
+    int32_t device
+    Block* next
+    void (*free_fn)(Block* block) noexcept nogil
+    void* owner
+
+
+# block_new(n): a block of at least n bytes, refs == 1; NULL when memory ran out or n is over the pool's limit.
+cdef Block* block_new(size_t n) noexcept nogil
+# block_wrap: a block over memory that somebody else owns; NULL when memory ran out (then the caller still owns it).
+cdef Block* block_wrap(void* data, size_t n, void (*free_fn)(Block*) noexcept nogil, void* owner) noexcept nogil
+cdef void block_free(Block* block) noexcept nogil
+
+
+cdef inline void block_ref(Block* block) noexcept nogil:
+    tf_add32(&block.refs, 1)
+
+
+cdef inline void block_unref(Block* block) noexcept nogil:
+    if block != NULL and tf_add32(&block.refs, -1) == 0:
+        block_free(block)

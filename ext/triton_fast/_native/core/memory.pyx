@@ -1,0 +1,217 @@
+# Block pool. Size classes of 2^k and 1.5 * 2^k bytes from 512 B to 64 MiB; larger blocks go straight to the allocator.
+# Freed blocks are kept up to a byte budget, so that a large tensor does not fault in its pages at each request;
+# trim() gives them back. Knows nothing of requests or tensors.
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from posix.stdlib cimport posix_memalign
+
+from triton_fast._native.core.native cimport MEM_CPU, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock
+
+cdef enum:
+    MIN_SHIFT = 9
+    MAX_SHIFT = 26
+    N_CLASSES = 2 * (MAX_SHIFT - MIN_SHIFT) + 1
+    ALIGN = 64
+
+# A length past this is refused before any arithmetic on it: 2^46 bytes is beyond the address space of a process.
+cdef size_t MAX_BLOCK = <size_t>1 << 46
+
+cdef struct FreeList:
+    int32_t lock
+    int32_t count
+    Block* head
+
+cdef FreeList lists[N_CLASSES]
+cdef FreeList headers            # Block structs of wrapped and freed memory
+cdef int64_t cached_bytes = 0
+cdef int64_t live_blocks = 0
+cdef int64_t live_bytes = 0
+cdef int64_t keep_bytes = <int64_t>256 << 20
+
+
+cdef inline size_t class_size(int c) noexcept nogil:
+    cdef size_t base = <size_t>1 << (MIN_SHIFT + (c >> 1))
+    return base + (base >> 1) if c & 1 else base
+
+
+# The smallest class that holds n, or -1.
+cdef inline int class_of(size_t n) noexcept nogil:
+    cdef int c = 0
+    if n <= (<size_t>1 << MIN_SHIFT):
+        return 0
+    if n > (<size_t>1 << MAX_SHIFT):
+        return -1
+    c = 2 * (63 - __builtin_clzl(n - 1) - MIN_SHIFT)
+    # n - 1 has its top bit at 2^(MIN_SHIFT + c/2): n fits 1.5 times that, or needs the next power.
+    if n <= class_size(c + 1):
+        return c + 1
+    return c + 2
+
+
+cdef extern from * nogil:
+    int __builtin_clzl(unsigned long x)
+
+
+cdef inline Block* header_new() noexcept nogil:
+    cdef Block* block
+    tf_lock(&headers.lock)
+    block = headers.head
+    if block != NULL:
+        headers.head = block.next
+        headers.count -= 1
+    tf_unlock(&headers.lock)
+    if block == NULL:
+        block = <Block*>malloc(sizeof(Block))
+    return block
+
+
+cdef inline void header_free(Block* block) noexcept nogil:
+    tf_lock(&headers.lock)
+    if headers.count < 4096:
+        block.next = headers.head
+        headers.head = block
+        headers.count += 1
+        block = NULL
+    tf_unlock(&headers.lock)
+    free(block)
+
+
+cdef Block* block_new(size_t n) noexcept nogil:
+    cdef int c
+    cdef Block* block = NULL
+    cdef void* data = NULL
+    cdef size_t cap
+    if n > MAX_BLOCK:
+        return NULL
+    c = class_of(n)
+    if c >= 0:
+        tf_lock(&lists[c].lock)
+        block = lists[c].head
+        if block != NULL:
+            lists[c].head = block.next
+            lists[c].count -= 1
+        tf_unlock(&lists[c].lock)
+    if block != NULL:
+        tf_add64(&cached_bytes, -<int64_t>block.cap)
+    else:
+        cap = class_size(c) if c >= 0 else n
+        block = header_new()
+        if block == NULL:
+            return NULL
+        if posix_memalign(&data, ALIGN, cap) != 0:
+            header_free(block)
+            return NULL
+        block.data = <uint8_t*>data
+        block.cap = cap
+        block.size_class = c
+        block.kind = MEM_CPU
+        block.device = 0
+        block.free_fn = NULL
+        block.owner = NULL
+    block.refs = 1
+    block.next = NULL
+    tf_add64(&live_blocks, 1)
+    tf_add64(&live_bytes, <int64_t>block.cap)
+    return block
+
+
+cdef Block* block_wrap(void* data, size_t n, void (*free_fn)(Block*) noexcept nogil, void* owner) noexcept nogil:
+    cdef Block* block = header_new()
+    if block == NULL:
+        return NULL
+    block.data = <uint8_t*>data
+    block.cap = n
+    block.refs = 1
+    block.size_class = -2
+    block.kind = MEM_CPU
+    block.device = 0
+    block.next = NULL
+    block.free_fn = free_fn
+    block.owner = owner
+    tf_add64(&live_blocks, 1)
+    tf_add64(&live_bytes, <int64_t>n)
+    return block
+
+
+cdef void block_free(Block* block) noexcept nogil:
+    cdef int c = block.size_class
+    tf_add64(&live_blocks, -1)
+    tf_add64(&live_bytes, -<int64_t>block.cap)
+    if c == -2:
+        if block.free_fn != NULL:
+            block.free_fn(block)
+        header_free(block)
+        return
+    if c >= 0 and tf_add64(&cached_bytes, <int64_t>block.cap) <= keep_bytes:
+        tf_lock(&lists[c].lock)
+        block.next = lists[c].head
+        lists[c].head = block
+        lists[c].count += 1
+        tf_unlock(&lists[c].lock)
+        return
+    if c >= 0:
+        tf_add64(&cached_bytes, -<int64_t>block.cap)
+    free(block.data)
+    header_free(block)
+
+
+def trim(int64_t keep=0):
+    """Give cached blocks back to the allocator, largest first, until at most `keep` bytes are cached."""
+    cdef int c
+    cdef Block* block
+    for c in range(N_CLASSES - 1, -1, -1):
+        while tf_load64(&cached_bytes) > keep:
+            tf_lock(&lists[c].lock)
+            block = lists[c].head
+            if block != NULL:
+                lists[c].head = block.next
+                lists[c].count -= 1
+            tf_unlock(&lists[c].lock)
+            if block == NULL:
+                break
+            tf_add64(&cached_bytes, -<int64_t>block.cap)
+            free(block.data)
+            header_free(block)
+
+
+def set_keep_bytes(int64_t n):
+    """Set the byte budget of cached blocks (default 256 MiB)."""
+    global keep_bytes
+    if n < 0:
+        raise ValueError(f"the budget of cached blocks must be >= 0, got {n}")
+    keep_bytes = n
+
+
+def stats():
+    """Return the pool's counters: live_blocks, live_bytes, cached_bytes."""
+    return {
+        "live_blocks": tf_load64(&live_blocks),
+        "live_bytes": tf_load64(&live_bytes),
+        "cached_bytes": tf_load64(&cached_bytes),
+    }
+
+
+def _self_test(sizes):
+    """Take a block of each size, fill it, release all; return their capacities (tests only)."""
+    cdef size_t n
+    cdef Block* block
+    cdef Block* chain = NULL
+    caps = []
+    for n in sizes:
+        block = block_new(n)
+        if block == NULL:
+            caps.append(None)
+            continue
+        if <size_t>block.data % ALIGN:
+            raise AssertionError("a block is not aligned")
+        if n:
+            block.data[0] = 1
+            block.data[n - 1] = 1
+        caps.append(block.cap)
+        block.next = chain
+        chain = block
+    while chain != NULL:
+        block = chain
+        chain = block.next
+        block_unref(block)
+    return caps

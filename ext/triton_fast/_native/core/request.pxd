@@ -1,0 +1,184 @@
+# The structs that travel: Model (what a request is checked against), Request, Tensor, Response, Sink.
+# Plain native structs with C linkage in mind. Nothing here knows a protocol, a scheduler or a backend.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.native cimport tf_error
+
+# Life of a request. Exactly one thread moves it out of QUEUED (compare-and-swap under the queue's lock).
+cdef enum:
+    REQ_NEW = 0
+    REQ_QUEUED = 1
+    REQ_RUNNING = 2
+    REQ_DONE = 3
+    REQ_CANCELLED = 4
+    REQ_EXPIRED = 5
+
+# Monotonic ns stamps of a request; 0 = not reached.
+cdef enum:
+    T_RECEIVED = 0      # first byte of the request's head (HTTP) or message (gRPC) was read
+    T_DECODED = 1       # decoded and validated
+    T_QUEUED = 2
+    T_STARTED = 3       # an instance took it
+    T_INPUT = 4         # inputs gathered
+    T_COMPUTED = 5      # the backend's run returned
+    T_OUTPUT = 6        # outputs scattered; the response is complete
+    T_SENT = 7
+    T_COUNT = 8
+
+cdef enum:
+    PARAM_STRING = 0
+    PARAM_INT = 1
+    PARAM_BOOL = 2
+    PARAM_DOUBLE = 3
+    PARAM_UINT = 4
+
+cdef enum:
+    FLAG_SEQUENCE_START = 1
+    FLAG_SEQUENCE_END = 2
+
+cdef enum:
+    MAX_RANK = 64           # dimensions of one tensor
+    MAX_TENSORS = 65536     # inputs, and outputs, one request may name
+
+# One input or output of a model, as its config declares it. dims are without the batch dimension; -1 = variable.
+cdef struct IoSpec:
+    char* name
+    uint32_t name_len
+    int32_t dtype
+    int32_t ndim
+    int64_t* dims
+    int32_t reshape_ndim    # -1: no reshape
+    int64_t* reshape
+    bint optional
+    bint ragged
+
+# name/dims/ptr are borrowed from the request's arena, its body block, or `block`, which the tensor owns one ref of.
+# STRING data is the wire form: uint32 LE length + bytes, per element.
+cdef struct Tensor:
+    const char* name
+    uint32_t name_len
+    int32_t index           # position in Model.inputs / Model.outputs; -1 until resolved
+    int32_t dtype
+    int32_t ndim
+    int64_t* dims           # full shape, the batch dimension included
+    uint8_t* ptr
+    size_t nbytes
+    int32_t kind
+    int32_t device
+    Block* block
+
+cdef struct Wanted:         # an output the client asked for
+    const char* name
+    uint32_t name_len
+    int32_t index           # -1 until resolved
+    int32_t binary          # 1 binary, 0 JSON, -1 not said (the request's binary_default holds)
+    uint32_t classes        # classification k; 0 = plain tensor
+
+cdef struct Param:
+    Param* next
+    const char* key
+    const char* text        # PARAM_STRING
+    uint32_t key_len
+    uint32_t text_len
+    int32_t kind
+    int64_t integer         # PARAM_INT, PARAM_BOOL; PARAM_UINT by cast
+    double number           # PARAM_DOUBLE
+
+cdef struct Response:
+    Response* next          # link in a Sink's chain
+    Request* request
+    int32_t code            # TF_OK, or a Triton code with text
+    uint32_t text_len
+    const char* text
+    int32_t n_outputs
+    bint is_final
+    Tensor* outputs         # outputs[i].index says which of the model's outputs
+    Param* params
+
+# Where responses go: a loop's ring, an ensemble step, a Python caller. deliver takes a chain linked by next and runs on
+# the thread that produced it, without the GIL; it must not block. The final response hands the request over with it.
+cdef struct Sink:
+    void (*deliver)(Sink* sink, Response* first, Response* last) noexcept nogil
+
+cdef struct Model:
+    int32_t refs
+    char* name
+    char* version_text
+    uint32_t name_len
+    uint32_t version_len
+    int64_t version
+    int64_t max_batch       # 0: no batch dimension
+    int32_t n_inputs
+    int32_t n_outputs
+    int32_t n_required      # inputs that are not optional
+    bint has_shape_key      # an input has a variable, non-ragged dim or is optional: batches must agree on them
+    bint decoupled
+    IoSpec* inputs
+    IoSpec* outputs
+    void* queue             # sched.queue Queue; NULL until the scheduler is attached
+
+cdef struct Request:
+    Request* q_next         # queue order
+    Request* q_prev
+    Request* b_next         # order within its shape bucket
+    Request* b_prev
+    void* bucket
+    int32_t state           # REQ_*; atomic
+    int32_t cancelled       # atomic; a running model may look at it
+    Model* model            # one ref
+    Sink* sink
+    void* ctx               # the front end's own object; the engine never touches it
+    int64_t stamps[8]
+    int64_t deadline        # ns; 0 = none
+    const char* id
+    uint32_t id_len
+    uint32_t flags          # FLAG_*
+    uint64_t correlation
+    const char* correlation_text
+    uint32_t correlation_len
+    int32_t n_inputs
+    Tensor* inputs          # in the order they came
+    Tensor** by_index       # model.n_inputs entries after validation; NULL = absent optional input
+    int32_t n_wanted        # 0 = all outputs
+    int32_t binary_default
+    Wanted* wanted
+    int64_t batch           # rows: 1 when the model has no batch dimension
+    uint64_t shape_key
+    uint64_t priority
+    uint64_t timeout_us
+    Param* params
+    Block* body             # one ref; memory that inputs may borrow from
+    Response response       # the only one, for models that answer once
+    char* arena
+    size_t arena_left
+    void* overflow
+
+
+cdef Request* request_new(Model* model) noexcept nogil
+cdef void request_free(Request* r) noexcept nogil
+cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil
+cdef void model_free(Model* m) noexcept nogil
+# Set the response to an error; the text is copied. Drops outputs that were already set.
+cdef void response_fail(Response* p, int32_t code, const char* text, size_t n) noexcept nogil
+cdef void response_fail_error(Response* p, tf_error* e) noexcept nogil
+# Room for n outputs in the request's arena, zeroed; NULL when memory ran out.
+cdef Tensor* response_outputs(Response* p, int32_t n) noexcept nogil
+
+
+# Memory that lives as long as the request, 8-byte aligned, not zeroed; NULL when memory ran out.
+cdef inline void* request_alloc(Request* r, size_t n) noexcept nogil:
+    cdef void* p
+    if n > (<size_t>1 << 40):
+        return NULL
+    n = (n + 7) & ~<size_t>7
+    if n > r.arena_left:
+        return request_alloc_slow(r, n)
+    p = r.arena
+    r.arena += n
+    r.arena_left -= n
+    return p
+
+
+cdef class ModelHandle:
+    cdef Model* ptr

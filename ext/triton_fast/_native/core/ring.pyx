@@ -1,0 +1,65 @@
+# An intrusive stack with one swap per drain: no capacity to exceed, no lock, no allocation. See ring.pxd.
+from libc.stdint cimport uint64_t
+from posix.unistd cimport close, read, write
+
+from triton_fast._native.core.native cimport tf_cas_ptr, tf_load_ptr, tf_swap_ptr
+
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initval, int flags)
+    int EFD_NONBLOCK
+    int EFD_CLOEXEC
+
+
+cdef void ring_deliver(Sink* sink, Response* first, Response* last) noexcept nogil:
+    cdef Ring* ring = <Ring*>sink
+    cdef Response* p = first
+    cdef Response* after
+    cdef Response* reversed = NULL
+    cdef void* seen
+    cdef uint64_t one = 1
+    # The stack is newest first, so a chain goes on it reversed.
+    while p != NULL:
+        after = p.next
+        p.next = reversed
+        reversed = p
+        p = after
+    while True:
+        seen = tf_load_ptr(&ring.head)
+        first.next = <Response*>seen
+        if tf_cas_ptr(&ring.head, seen, reversed):
+            break
+    if seen == NULL:
+        write(ring.fd, &one, 8)
+
+
+cdef class CompletionRing:
+    """A loop's queue of finished responses, readable through ``fileno()`` while it is not empty."""
+
+    def __cinit__(self):
+        self.ring.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        if self.ring.fd < 0:
+            raise OSError("cannot create an eventfd")
+        self.ring.sink.deliver = ring_deliver
+        self.ring.head = NULL
+
+    def __dealloc__(self):
+        if self.ring.fd >= 0:
+            close(self.ring.fd)
+
+    def fileno(self):
+        return self.ring.fd
+
+    cdef Response* drain(self) noexcept nogil:
+        cdef uint64_t count
+        cdef Response* p
+        cdef Response* after
+        cdef Response* oldest = NULL
+        read(self.ring.fd, &count, 8)
+        p = <Response*>tf_swap_ptr(&self.ring.head, NULL)
+        while p != NULL:
+            after = p.next
+            p.next = oldest
+            oldest = p
+            p = after
+        return oldest
