@@ -1,0 +1,27 @@
+# The native side of a backend: one NativeInstance per model instance, run by one thread that never takes the GIL.
+from libc.stdint cimport int32_t, int64_t
+
+from triton_fast._native.core.request cimport Request
+
+
+# What an instance is given: requests of one model, all validated, whose shapes agree in everything but the batch
+# dimension (unless the input is ragged). rows is the sum of their batch sizes.
+cdef struct Batch:
+    Request** requests
+    int32_t n
+    int64_t rows
+    int64_t t_input         # set by execute: ns when the inputs were gathered
+    int64_t t_computed      # set by execute: ns when the run returned
+
+
+# execute(state, batch): for each request either fills response.outputs (response_outputs) or fails the response
+# (response_fail). It completes nothing itself: the runner stamps, counts and delivers. It must not raise and, unless the
+# backend has only a Python API, must not take the GIL. A request's outputs may be slices of one block: take a
+# reference of the block for each tensor. Returns 0; any other value fails what has neither outputs nor an error.
+ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
+
+
+cdef class NativeInstance:
+    cdef execute_fn execute
+    cdef void* state
+    cdef public str name

@@ -1,0 +1,293 @@
+# Owns the queue and runs one native thread per instance. A thread never holds the GIL: it pulls a batch, runs the
+# backend, stamps and counts, and delivers chains of responses. Knows nothing of configs, front ends or backends.
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset, strlen
+
+from triton_fast._native.core.native cimport (
+    TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
+)
+from triton_fast._native.core.request cimport (
+    ModelHandle, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
+)
+from triton_fast._native.core.stats cimport (
+    FAIL_BACKEND, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats, stats_clear,
+    stats_execution, stats_failure, stats_snapshot, stats_success,
+)
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
+from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
+from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_stop, queue_take
+from triton_fast._native.wire.json_reply cimport LabelTable
+
+from triton_fast.errors import Internal
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef unsigned long pthread_t
+    int pthread_create(pthread_t* t, void* attr, void* (*run)(void*) noexcept nogil, void* arg)
+    int pthread_join(pthread_t t, void** result)
+    int pthread_setname_np(pthread_t t, const char* name)
+    pthread_t pthread_self()
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigfillset(sigset_t* s)
+    int pthread_sigmask(int how, const sigset_t* s, sigset_t* old)
+    int SIG_SETMASK
+
+
+cdef struct Runner:
+    pthread_t thread
+    Queue* queue
+    Stats* stats
+    execute_fn execute
+    void* state
+    int64_t spin_ns
+    bint joined
+    Request** taken         # room for MAX_TAKE
+
+
+cdef void finish(Runner* run, Batch* batch) noexcept nogil:
+    cdef int32_t i
+    cdef int64_t done = now_ns()
+    cdef int64_t[N_PHASES] phase
+    cdef Request* r
+    cdef Sink* sink
+    cdef Response* first = NULL
+    cdef Response* last = NULL
+    cdef int64_t failed = 0
+    if batch.t_input == 0:
+        batch.t_input = batch.requests[0].stamps[T_STARTED]
+    if batch.t_computed < batch.t_input:
+        batch.t_computed = batch.t_input
+    phase[PHASE_INPUT] = batch.t_input - batch.requests[0].stamps[T_STARTED]
+    phase[PHASE_INFER] = batch.t_computed - batch.t_input
+    phase[PHASE_OUTPUT] = done - batch.t_computed
+    tf_lock(&run.stats.lock)
+    stats_execution(run.stats, batch.rows, &phase[PHASE_INPUT])
+    for i in range(batch.n):
+        r = batch.requests[i]
+        r.stamps[T_INPUT] = batch.t_input
+        r.stamps[T_COMPUTED] = batch.t_computed
+        r.stamps[T_OUTPUT] = done
+        tf_store32(&r.state, REQ_DONE)
+        phase[PHASE_REQUEST] = done - r.stamps[T_QUEUED]
+        phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
+        if r.response.code == TF_OK:
+            stats_success(run.stats, phase)
+        else:
+            run.stats.failures[FAIL_BACKEND] += 1
+            run.stats.fail_ns += phase[PHASE_REQUEST]
+    tf_unlock(&run.stats.lock)
+    # Responses of one sink travel as one chain: one wake-up of a loop per batch, not per request.
+    sink = batch.requests[0].sink
+    for i in range(batch.n):
+        r = batch.requests[i]
+        if r.sink != sink:
+            sink.deliver(sink, first, last)
+            sink = r.sink
+            first = NULL
+        r.response.next = NULL
+        if first == NULL:
+            first = &r.response
+        else:
+            last.next = &r.response
+        last = &r.response
+    sink.deliver(sink, first, last)
+
+
+cdef void* run_instance(void* arg) noexcept nogil:
+    cdef Runner* run = <Runner*>arg
+    cdef Batch batch
+    cdef sigset_t every
+    cdef int64_t started = 0
+    cdef int32_t i
+    cdef int status
+    cdef const char* silent = b"the backend gave neither outputs nor an error"
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    while True:
+        batch.n = queue_take(run.queue, run.taken, run.spin_ns, &started)
+        if batch.n == 0:
+            return NULL
+        batch.requests = run.taken
+        batch.rows = 0
+        batch.t_input = 0
+        batch.t_computed = 0
+        for i in range(batch.n):
+            batch.rows += run.taken[i].batch
+        status = run.execute(run.state, &batch)
+        if status != 0:
+            for i in range(batch.n):
+                if run.taken[i].response.code == TF_OK and run.taken[i].response.n_outputs == 0:
+                    response_fail(&run.taken[i].response, TF_INTERNAL, silent, strlen(silent))
+        finish(run, &batch)
+
+
+cdef int set_labels(NativeModel self, outputs) except -1:
+    cdef LabelTable* table
+    cdef uint32_t k
+    cdef Py_ssize_t i
+    self.labels = <LabelTable**>calloc(len(outputs) + 1, sizeof(LabelTable*))
+    if self.labels == NULL:
+        raise MemoryError
+    for i, io in enumerate(outputs):
+        labels = getattr(io, "labels", None)
+        if not labels:
+            continue
+        table = <LabelTable*>calloc(1, sizeof(LabelTable))
+        if table == NULL:
+            raise MemoryError
+        self.labels[i] = table
+        table.text = <char**>calloc(len(labels), sizeof(char*))
+        table.text_len = <uint32_t*>calloc(len(labels), sizeof(uint32_t))
+        if table.text == NULL or table.text_len == NULL:
+            raise MemoryError
+        table.n = <uint32_t>len(labels)
+        for k in range(table.n):
+            encoded = labels[k] if isinstance(labels[k], bytes) else labels[k].encode()
+            table.text[k] = <char*>malloc(len(encoded) + 1)
+            if table.text[k] == NULL:
+                raise MemoryError
+            memcpy(table.text[k], <const char*>encoded, len(encoded) + 1)
+            table.text_len[k] = <uint32_t>len(encoded)
+    return 0
+
+cdef void drop_labels(NativeModel self) noexcept:
+    cdef int32_t i
+    cdef uint32_t k
+    if self.labels == NULL:
+        return
+    for i in range(self.ptr.n_outputs if self.ptr != NULL else 0):
+        if self.labels[i] != NULL:
+            for k in range(self.labels[i].n):
+                free(self.labels[i].text[k])
+            free(self.labels[i].text)
+            free(self.labels[i].text_len)
+            free(self.labels[i])
+    free(self.labels)
+    self.labels = NULL
+
+
+cdef class Epoch:
+    """``value`` changes with every change of what names resolve to."""
+
+    def advance(self):
+        self.value += 1
+
+
+cdef class NativeModel(ModelHandle):
+    """A model version that takes requests.
+
+    Parameters
+    ----------
+    name, version, max_batch, inputs, outputs, decoupled
+        See ``ModelHandle``.
+    dynamic : bool
+        Requests may share a batch of up to ``max_batch`` rows; else each is executed alone.
+    preferred : sequence of int
+        Preferred batch sizes in rows.
+    delay_us : int
+        How long the oldest request may wait for its batch to fill.
+    max_queue_size : int
+        Requests that may wait; 0 = no limit.
+    timeout_us, timeout_override
+        Default queue timeout (0 = none), and whether a request may shorten it.
+    """
+
+    def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
+                 preferred=(), int64_t delay_us=0, int64_t max_queue_size=0, int64_t timeout_us=0,
+                 bint timeout_override=False):
+        cdef Py_ssize_t i
+        if len(preferred) > MAX_PREFERRED:
+            raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
+        set_labels(self, outputs)
+        self.queue.policy.single = not dynamic or max_batch < 1
+        self.queue.policy.max_batch = max_batch if max_batch > 0 else 1
+        self.queue.policy.delay_ns = 0 if self.queue.policy.single else delay_us * 1000
+        self.queue.policy.n_preferred = <int32_t>len(preferred)
+        for i, size in enumerate(sorted(preferred)):
+            self.queue.policy.preferred[i] = size
+        self.queue.max_size = max_queue_size
+        self.queue.timeout_ns = timeout_us * 1000
+        self.queue.timeout_override = timeout_override
+
+    def __cinit__(self, *args, **kwargs):
+        self.instances = []
+        self.runners = []
+        memset(&self.stats, 0, sizeof(Stats))
+        self.queue = queue_new(&self.stats)
+        if self.queue == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.queue != NULL:
+            if self.runners:
+                self.stop(abort=True)
+            queue_free(self.queue)
+        stats_clear(&self.stats)
+        drop_labels(self)
+
+    def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0):
+        """Start the thread of one instance, which begins to pull batches at once."""
+        cdef Runner* run
+        if instance.execute == NULL:
+            raise ValueError("the instance has no execute function")
+        run = <Runner*>calloc(1, sizeof(Runner))
+        if run == NULL:
+            raise MemoryError
+        run.taken = <Request**>malloc(MAX_TAKE * sizeof(Request*))
+        if run.taken == NULL:
+            free(run)
+            raise MemoryError
+        run.queue = self.queue
+        run.stats = &self.stats
+        run.execute = instance.execute
+        run.state = instance.state
+        run.spin_ns = spin_ns
+        if pthread_create(&run.thread, NULL, run_instance, run) != 0:
+            free(run.taken)
+            free(run)
+            raise Internal(f"cannot start a thread for instance '{instance.name}'")
+        encoded = instance.name.encode()
+        label = encoded[max(0, len(encoded) - 15):]
+        pthread_setname_np(run.thread, label)
+        self.instances.append(instance)
+        self.runners.append(<size_t>run)
+
+    def stop(self, *, bint abort=False):
+        """Take no more requests, execute what is queued (or answer it with an error if abort), join the threads.
+
+        Blocks without the GIL until the last batch has been delivered. Calling it again is harmless.
+        """
+        cdef Runner* run
+        cdef size_t address
+        queue_stop(self.queue, abort)
+        while self.runners:
+            address = self.runners.pop()
+            run = <Runner*>address
+            with nogil:
+                pthread_join(run.thread, NULL)
+                free(run.taken)
+                free(run)
+        self.instances.clear()
+
+    def abort(self):
+        """Answer all that is queued with an error; what runs goes on. Does not wait."""
+        queue_stop(self.queue, True)
+
+    @property
+    def pending(self):
+        """Requests waiting in the queue."""
+        return tf_load32(&self.queue.count)
+
+    @property
+    def n_instances(self):
+        return len(self.instances)
+
+    def snapshot(self):
+        """Return the counters as one consistent dict (see core.stats)."""
+        taken = stats_snapshot(&self.stats)
+        taken["pending"] = tf_load32(&self.queue.count)
+        return taken

@@ -1,0 +1,115 @@
+# An instance whose execute is a Python callable: for backends that have only a Python API, and for tests that must hold
+# an instance at a gate. Takes the GIL around the call; inputs are read-only memoryviews of the request's own memory.
+from cpython.buffer cimport PyBUF_READ
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memcpy, strlen
+
+from triton_fast._native.core.memory cimport block_new
+from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
+from triton_fast._native.core.request cimport (
+    Request, Tensor, request_alloc, response_fail, response_outputs,
+)
+from triton_fast._native.sched.instance cimport Batch, NativeInstance
+
+from triton_fast.errors import Internal, ServerError
+
+
+cdef class PyInstance(NativeInstance):
+    """Adapter from a Python callable to an instance.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(requests) -> results``: requests is a list of ``{name: (DataType number, shape, memoryview)}``, valid
+        during the call only; results has one entry per request, either ``{name: (DataType number, shape, bytes)}`` or
+        an exception, which fails that request alone. An exception that leaves the function fails the whole batch.
+    """
+
+    cdef object function
+
+    def __init__(self, function, str name=""):
+        self.function = function
+        self.name = name
+        self.execute = execute_python
+        self.state = <void*>self
+
+
+cdef dict inputs_of(Request* r):
+    cdef int32_t i
+    cdef Tensor* t
+    result = {}
+    for i in range(r.model.n_inputs):
+        t = r.by_index[i]
+        if t != NULL:
+            view = PyMemoryView_FromMemory(<char*>t.ptr, t.nbytes, PyBUF_READ) if t.nbytes else memoryview(b"")
+            result[r.model.inputs[i].name[:r.model.inputs[i].name_len].decode()] = (
+                t.dtype, tuple([t.dims[k] for k in range(t.ndim)]), view)
+    return result
+
+
+cdef int answer(Request* r, dict outputs) except -1:
+    cdef int32_t i, k, n = 0
+    cdef Tensor* t
+    cdef int64_t[::1] unused
+    found = []
+    for i in range(r.model.n_outputs):
+        name = r.model.outputs[i].name[:r.model.outputs[i].name_len].decode()
+        if name in outputs:
+            found.append((i, outputs[name]))
+    t = response_outputs(&r.response, <int32_t>len(found))
+    if t == NULL:
+        raise MemoryError
+    for i, (dtype, shape, data) in found:
+        t.index = i
+        t.dtype = int(dtype)
+        t.ndim = <int32_t>len(shape)
+        t.dims = <int64_t*>request_alloc(r, (len(shape) + 1) * sizeof(int64_t))
+        if t.dims == NULL:
+            raise MemoryError
+        for k in range(t.ndim):
+            t.dims[k] = shape[k]
+        blob = bytes(data)
+        t.block = block_new(len(blob))
+        if t.block == NULL:
+            raise MemoryError
+        t.ptr = t.block.data
+        t.nbytes = len(blob)
+        t.kind = MEM_CPU
+        memcpy(t.ptr, <const char*>blob, len(blob))
+        t += 1
+    return 0
+
+
+cdef void fail(Request* r, object error) noexcept:
+    cdef int32_t code = int(error.code) if isinstance(error, ServerError) else TF_INTERNAL
+    text = str(error).encode("utf-8", "replace") or type(error).__name__.encode()
+    response_fail(&r.response, code, <const char*>text, len(text))
+
+
+cdef int execute_python(void* state, Batch* batch) noexcept nogil:
+    with gil:
+        return run(<PyInstance>state, batch)
+
+
+cdef int run(PyInstance self, Batch* batch) noexcept:
+    cdef int32_t i
+    try:
+        batch.t_input = now_ns()
+        results = self.function([inputs_of(batch.requests[i]) for i in range(batch.n)])
+        batch.t_computed = now_ns()
+        if len(results) != batch.n:
+            raise Internal(f"expected {batch.n} results for {batch.n} requests, got {len(results)}")
+        for i in range(batch.n):
+            if isinstance(results[i], BaseException):
+                fail(batch.requests[i], results[i])
+                continue
+            try:
+                answer(batch.requests[i], results[i])
+            except Exception as error:
+                fail(batch.requests[i], error)
+    except BaseException as error:
+        for i in range(batch.n):
+            if batch.requests[i].response.code == TF_OK:
+                fail(batch.requests[i], error)
+    return 0

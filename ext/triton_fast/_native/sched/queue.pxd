@@ -1,0 +1,66 @@
+# The queue of one model version: submit from any thread, pull from instance threads, cancel from anywhere.
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+from triton_fast._native.core.native cimport tf_error
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.stats cimport Stats
+from triton_fast._native.sched.policy cimport Policy
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+
+
+# Requests whose shapes agree, in order of arrival.
+cdef struct Bucket:
+    uint64_t key
+    Request* head
+    Request* tail
+    int64_t rows
+    Bucket* chain           # same hash slot
+    Bucket* ready_next      # list of buckets that may hold a whole batch
+    Bucket* ready_prev
+    bint in_ready
+
+cdef struct Queue:
+    pthread_mutex_t lock
+    pthread_cond_t wake
+    Request* head           # all buckets' requests, in order of arrival
+    Request* tail
+    int32_t count           # atomic for readers without the lock
+    int32_t idle            # instance threads waiting on `wake`
+    int32_t spinning        # instance threads looking at `count`
+    bint stopping
+    bint aborting           # what is queued is answered with an error instead of executed
+    Policy policy
+    int64_t max_size        # 0 = no limit
+    int64_t timeout_ns      # 0 = none
+    bint timeout_override   # a request's own timeout may shorten it
+    Stats* stats
+    Bucket fixed            # the bucket of key 0
+    Bucket** table
+    uint64_t table_size     # power of two
+    uint64_t n_buckets
+    Bucket* ready_head
+    Bucket* ready_tail
+    Bucket* spare
+
+cdef enum:
+    SUBMIT_OK = 0
+    SUBMIT_REFUSED = -1     # the error says why (queue full)
+    SUBMIT_STOPPED = -2     # this version takes no more: look the model up again
+
+
+cdef Queue* queue_new(Stats* stats) noexcept nogil
+cdef void queue_free(Queue* q) noexcept nogil
+# Hand r over. On SUBMIT_OK the queue owns it until its sink gets it; else the caller still owns it and e is filled.
+cdef int queue_submit(Queue* q, Request* r, tf_error* e) noexcept nogil
+# Take r out if it is still queued: True, and the caller owns it again (nothing is delivered). False: an instance has
+# it; it will be delivered.
+cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil
+# Next batch for an instance: fills out (room for MAX_TAKE) and returns how many; blocks. 0: stop.
+cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil
+cdef void queue_stop(Queue* q, bint abort) noexcept nogil

@@ -1,0 +1,393 @@
+# Instances pull. There is no scheduler thread: a free instance asks the pure policy (policy.pxd) about the oldest
+# bucket, then about buckets that may already hold a whole batch, and otherwise waits for the earliest deadline.
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset, strlen
+from posix.time cimport CLOCK_MONOTONIC, timespec
+
+from triton_fast._native.core.native cimport (
+    TF_UNAVAILABLE, now_ns, tf_cas32, tf_error, tf_fail, tf_load32, tf_pause, tf_store32,
+)
+from triton_fast._native.core.request cimport (
+    REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_NEW, REQ_QUEUED, REQ_RUNNING, Request, Response, T_QUEUED, T_STARTED,
+    response_fail,
+)
+from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
+from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE, Policy, Scan, scan_add, scan_begin, scan_decide
+
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_condattr_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
+    int pthread_mutex_destroy(pthread_mutex_t* m)
+    int pthread_mutex_lock(pthread_mutex_t* m)
+    int pthread_mutex_unlock(pthread_mutex_t* m)
+    int pthread_cond_init(pthread_cond_t* c, pthread_condattr_t* attr)
+    int pthread_cond_destroy(pthread_cond_t* c)
+    int pthread_cond_wait(pthread_cond_t* c, pthread_mutex_t* m)
+    int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m, const timespec* until)
+    int pthread_cond_signal(pthread_cond_t* c)
+    int pthread_cond_broadcast(pthread_cond_t* c)
+    int pthread_condattr_init(pthread_condattr_t* a)
+    int pthread_condattr_setclock(pthread_condattr_t* a, int clock)
+    int pthread_condattr_destroy(pthread_condattr_t* a)
+
+cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
+
+
+cdef Queue* queue_new(Stats* stats) noexcept nogil:
+    cdef pthread_condattr_t attr
+    cdef Queue* q = <Queue*>calloc(1, sizeof(Queue))
+    if q == NULL:
+        return NULL
+    q.table_size = 16
+    q.table = <Bucket**>calloc(q.table_size, sizeof(Bucket*))
+    if q.table == NULL:
+        free(q)
+        return NULL
+    pthread_mutex_init(&q.lock, NULL)
+    pthread_condattr_init(&attr)
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC)
+    pthread_cond_init(&q.wake, &attr)
+    pthread_condattr_destroy(&attr)
+    q.stats = stats
+    q.policy.single = True
+    return q
+
+
+cdef void queue_free(Queue* q) noexcept nogil:
+    cdef Bucket* b
+    while q.spare != NULL:
+        b = q.spare
+        q.spare = b.chain
+        free(b)
+    pthread_cond_destroy(&q.wake)
+    pthread_mutex_destroy(&q.lock)
+    free(q.table)
+    free(q)
+
+
+# ---- buckets (all under the lock)
+
+cdef inline uint64_t slot_of(Queue* q, uint64_t key) noexcept nogil:
+    return (key * <uint64_t>0x9E3779B97F4A7C15 >> 32) & (q.table_size - 1)
+
+
+cdef void grow_table(Queue* q) noexcept nogil:
+    cdef uint64_t old = q.table_size, i, s
+    cdef Bucket** was = q.table
+    cdef Bucket** table = <Bucket**>calloc(old * 2, sizeof(Bucket*))
+    cdef Bucket* b
+    cdef Bucket* after
+    if table == NULL:
+        return              # longer chains, nothing worse
+    q.table = table
+    q.table_size = old * 2
+    for i in range(old):
+        b = was[i]
+        while b != NULL:
+            after = b.chain
+            s = slot_of(q, b.key)
+            b.chain = table[s]
+            table[s] = b
+            b = after
+    free(was)
+
+
+cdef Bucket* bucket_for(Queue* q, uint64_t key) noexcept nogil:
+    cdef uint64_t s
+    cdef Bucket* b
+    if key == 0:
+        return &q.fixed
+    b = q.table[slot_of(q, key)]
+    while b != NULL:
+        if b.key == key:
+            return b
+        b = b.chain
+    b = q.spare
+    if b != NULL:
+        q.spare = b.chain
+    else:
+        b = <Bucket*>malloc(sizeof(Bucket))
+        if b == NULL:
+            return NULL
+    memset(b, 0, sizeof(Bucket))
+    b.key = key
+    if q.n_buckets >= q.table_size:
+        grow_table(q)
+    s = slot_of(q, key)
+    b.chain = q.table[s]
+    q.table[s] = b
+    q.n_buckets += 1
+    return b
+
+
+cdef void ready_add(Queue* q, Bucket* b) noexcept nogil:
+    if b.in_ready:
+        return
+    b.in_ready = True
+    b.ready_next = NULL
+    b.ready_prev = q.ready_tail
+    if q.ready_tail != NULL:
+        q.ready_tail.ready_next = b
+    else:
+        q.ready_head = b
+    q.ready_tail = b
+
+
+cdef void ready_remove(Queue* q, Bucket* b) noexcept nogil:
+    if not b.in_ready:
+        return
+    b.in_ready = False
+    if b.ready_prev != NULL:
+        b.ready_prev.ready_next = b.ready_next
+    else:
+        q.ready_head = b.ready_next
+    if b.ready_next != NULL:
+        b.ready_next.ready_prev = b.ready_prev
+    else:
+        q.ready_tail = b.ready_prev
+
+
+cdef void bucket_drop(Queue* q, Bucket* b) noexcept nogil:
+    cdef Bucket** link
+    ready_remove(q, b)
+    if b == &q.fixed:
+        return
+    link = &q.table[slot_of(q, b.key)]
+    while link[0] != b:
+        link = &link[0].chain
+    link[0] = b.chain
+    q.n_buckets -= 1
+    b.chain = q.spare
+    q.spare = b
+
+
+# Whether rows queued could be a batch that goes before its delay is over.
+cdef inline bint may_be_ready(const Policy* p, int64_t rows) noexcept nogil:
+    return p.delay_ns != 0 and (rows >= p.max_batch or (p.n_preferred != 0 and rows >= p.preferred[0]))
+
+
+cdef void unlink(Queue* q, Request* r) noexcept nogil:
+    cdef Bucket* b = <Bucket*>r.bucket
+    if r.q_prev != NULL:
+        r.q_prev.q_next = r.q_next
+    else:
+        q.head = r.q_next
+    if r.q_next != NULL:
+        r.q_next.q_prev = r.q_prev
+    else:
+        q.tail = r.q_prev
+    if r.b_prev != NULL:
+        r.b_prev.b_next = r.b_next
+    else:
+        b.head = r.b_next
+    if r.b_next != NULL:
+        r.b_next.b_prev = r.b_prev
+    else:
+        b.tail = r.b_prev
+    b.rows -= r.batch
+    r.bucket = NULL
+    tf_store32(&q.count, q.count - 1)
+    if b.head == NULL:
+        bucket_drop(q, b)
+
+
+# ---- the public side
+
+cdef int queue_submit(Queue* q, Request* r, tf_error* e) noexcept nogil:
+    cdef Bucket* b
+    cdef int64_t timeout
+    cdef bint wake
+    pthread_mutex_lock(&q.lock)
+    if q.stopping:
+        pthread_mutex_unlock(&q.lock)
+        tf_fail(e, TF_UNAVAILABLE, "%s", STOPPING)
+        return SUBMIT_STOPPED
+    if q.max_size and q.count >= q.max_size:
+        pthread_mutex_unlock(&q.lock)
+        stats_failure(q.stats, FAIL_REJECTED, 0)
+        tf_fail(e, TF_UNAVAILABLE, "Exceeds maximum queue size")
+        return SUBMIT_REFUSED
+    b = bucket_for(q, r.shape_key)
+    if b == NULL:
+        pthread_mutex_unlock(&q.lock)
+        tf_fail(e, TF_UNAVAILABLE, "out of memory")
+        return SUBMIT_REFUSED
+    if r.stamps[T_QUEUED] == 0:
+        r.stamps[T_QUEUED] = now_ns()
+    timeout = q.timeout_ns
+    if timeout and q.timeout_override and r.timeout_us and r.timeout_us < <uint64_t>(timeout // 1000):
+        timeout = <int64_t>r.timeout_us * 1000
+    r.deadline = r.stamps[T_QUEUED] + timeout if timeout else 0
+    tf_store32(&r.state, REQ_QUEUED)
+    r.bucket = b
+    r.q_next = NULL
+    r.q_prev = q.tail
+    if q.tail != NULL:
+        q.tail.q_next = r
+    else:
+        q.head = r
+    q.tail = r
+    r.b_next = NULL
+    r.b_prev = b.tail
+    if b.tail != NULL:
+        b.tail.b_next = r
+    else:
+        b.head = r
+    b.tail = r
+    b.rows += r.batch
+    if may_be_ready(&q.policy, b.rows):
+        ready_add(q, b)
+    tf_store32(&q.count, q.count + 1)
+    # While a batch waits out its delay somebody already sleeps until the oldest deadline: wake only for a whole batch.
+    wake = q.idle > 0 and q.spinning == 0 and (q.policy.delay_ns == 0 or q.count == 1 or b.in_ready)
+    pthread_mutex_unlock(&q.lock)
+    if wake:
+        pthread_cond_signal(&q.wake)
+    return SUBMIT_OK
+
+
+cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil:
+    tf_store32(&r.cancelled, 1)
+    pthread_mutex_lock(&q.lock)
+    if not tf_cas32(&r.state, REQ_QUEUED, REQ_CANCELLED):
+        pthread_mutex_unlock(&q.lock)
+        return False
+    unlink(q, r)
+    pthread_mutex_unlock(&q.lock)
+    stats_failure(q.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
+    return True
+
+
+# Answer r, which is off the queue, with an error. No lock is held.
+cdef void refuse(Queue* q, Request* r, int32_t state, const char* text, size_t n) noexcept nogil:
+    tf_store32(&r.state, state)
+    response_fail(&r.response, TF_UNAVAILABLE, text, n)
+    stats_failure(q.stats, FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
+    r.response.next = NULL
+    r.sink.deliver(r.sink, &r.response, &r.response)
+
+
+# The next batch of bucket b, if it may go now: unlinks and returns how many.
+cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t* wait_until) noexcept nogil:
+    cdef Scan scan
+    cdef Request* r = b.head
+    cdef int32_t i, n
+    cdef int64_t until = 0
+    scan_begin(&scan)
+    while r != NULL and scan_add(&q.policy, &scan, r.batch):
+        r = r.b_next
+    n = scan_decide(&q.policy, &scan, b.head.stamps[T_QUEUED], now, &until)
+    if n == 0:
+        if q.stopping:
+            n = scan.n      # nothing more will join
+        else:
+            if wait_until[0] == 0 or until < wait_until[0]:
+                wait_until[0] = until
+            return 0
+    for i in range(n):
+        r = b.head
+        out[i] = r
+        tf_store32(&r.state, REQ_RUNNING)
+        r.stamps[T_STARTED] = now
+        unlink(q, r)        # drops the bucket with its last request
+    return n
+
+
+cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil:
+    cdef Bucket* b
+    cdef Bucket* after
+    cdef Request* r
+    cdef int32_t n, i
+    cdef int64_t wait_until, spin_end
+    cdef timespec ts
+    pthread_mutex_lock(&q.lock)
+    while True:
+        while q.head != NULL:
+            now[0] = now_ns()
+            r = q.head
+            if q.aborting or (r.deadline and r.deadline <= now[0]):
+                unlink(q, r)
+                pthread_mutex_unlock(&q.lock)
+                if q.aborting:
+                    refuse(q, r, REQ_DONE, STOPPING, strlen(STOPPING))
+                else:
+                    refuse(q, r, REQ_EXPIRED, b"Request timeout expired", 23)
+                pthread_mutex_lock(&q.lock)
+                continue
+            wait_until = 0
+            n = take_from(q, <Bucket*>r.bucket, out, now[0], &wait_until)
+            if n == 0:
+                b = q.ready_head
+                while b != NULL and n == 0:
+                    after = b.ready_next
+                    n = take_from(q, b, out, now[0], &wait_until)
+                    b = after
+            if n:
+                if q.head != NULL and q.idle and q.spinning == 0:
+                    pthread_cond_signal(&q.wake)    # more to do, and somebody to do it
+                pthread_mutex_unlock(&q.lock)
+                return n
+            ts.tv_sec = wait_until // 1000000000
+            ts.tv_nsec = wait_until % 1000000000
+            q.idle += 1
+            pthread_cond_timedwait(&q.wake, &q.lock, &ts)
+            q.idle -= 1
+        if q.stopping:
+            pthread_mutex_unlock(&q.lock)
+            return 0
+        if spin_ns and q.spinning == 0:
+            # Look for work a little before sleeping: a wake-up through the kernel costs more than most small models.
+            q.spinning = 1
+            pthread_mutex_unlock(&q.lock)
+            spin_end = now_ns() + spin_ns
+            while tf_load32(&q.count) == 0 and not q.stopping and now_ns() < spin_end:
+                for i in range(16):
+                    tf_pause()
+            pthread_mutex_lock(&q.lock)
+            q.spinning = 0
+            if q.head != NULL or q.stopping:
+                continue
+        q.idle += 1
+        pthread_cond_wait(&q.wake, &q.lock)
+        q.idle -= 1
+
+
+cdef void queue_stop(Queue* q, bint abort) noexcept nogil:
+    pthread_mutex_lock(&q.lock)
+    q.stopping = True
+    if abort:
+        q.aborting = True
+    pthread_cond_broadcast(&q.wake)
+    pthread_mutex_unlock(&q.lock)
+
+
+def decide(sizes, int64_t oldest_ns, int64_t now, *, int64_t max_batch, int64_t delay_ns=0, preferred=(), bint single=False):
+    """Run the pure policy over queued batch sizes, oldest first.
+
+    Returns
+    -------
+    (taken, wait_until)
+        How many requests go now, or 0 and the time in ns at which to ask again.
+    """
+    cdef Policy p
+    cdef Scan s
+    cdef int64_t until = 0
+    cdef int32_t i, n
+    if len(preferred) > MAX_PREFERRED:
+        raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
+    memset(&p, 0, sizeof(Policy))
+    p.single = single
+    p.max_batch = max_batch
+    p.delay_ns = delay_ns
+    p.n_preferred = len(preferred)
+    for i, size in enumerate(sorted(preferred)):
+        p.preferred[i] = size
+    scan_begin(&s)
+    for size in sizes:
+        if not scan_add(&p, &s, size):
+            break
+    n = scan_decide(&p, &s, oldest_ns, now, &until) if s.n else 0
+    return n, until
