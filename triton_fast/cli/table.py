@@ -1,0 +1,254 @@
+"""THE table of flags: one row each. The parser, --help, docs/flags.md and the tests all derive from it.
+
+A row whose ``later`` is not empty is accepted and checked, and its word is logged at start-up when the flag is given:
+the feature comes later or has no meaning in this server. Rows know nothing of how options are used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from triton_fast.cli import values as v
+
+GROUPS = (
+    "",
+    "Server",
+    "Logging",
+    "Model Repository",
+    "HTTP",
+    "GRPC",
+    "Sagemaker",
+    "Vertex",
+    "Metrics",
+    "Tracing",
+    "Backend",
+    "Repository Agent",
+    "Response Cache",
+    "Rate Limiter",
+    "Memory/Device Management",
+    "Shared Memory",
+    "triton_fast (flags that Triton does not have)",
+    "DEPRECATED",
+)
+_ANY, _SERVER, _LOG, _REPO, _HTTP, _GRPC, _SAGE, _VERTEX, _METRICS = GROUPS[:9]
+_TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUPS[9:]
+
+_NO_GRPC = "gRPC is not served yet"
+_NO_SAGE = "the SageMaker front end is not there yet"
+_NO_VERTEX = "the Vertex AI front end is not there yet"
+_NO_TRACE = "tracing is not there yet: no trace is written"
+_NO_CACHE = "the response cache is not there yet"
+_NO_RATE = "the rate limiter is not there yet: executions are not limited"
+_NO_GPU = "GPU memory is not managed yet"
+_NO_SHM = "shared-memory regions are not there yet: registering one is refused"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One row. ``dest`` is the field of ``Options``; ``unit`` is shown beside the default."""
+
+    name: str
+    kind: v.Kind
+    default: Any
+    group: str
+    help: str
+    unit: str = ""
+    repeatable: bool = False
+    replaced_by: str = ""
+    later: str = ""
+    dest: str = ""
+
+    @property
+    def field(self) -> str:
+        return self.dest or self.name.replace("-", "_")
+
+    @property
+    def status(self) -> str:
+        return "later" if self.later else "active"
+
+
+# fmt: off
+FLAGS: tuple[Flag, ...] = (
+    Flag("help", v.NONE, False, _ANY, "Print this text and exit."),
+
+    Flag("id", v.STR, "triton", _SERVER, "Name the server gives in its metadata.", dest="server_id"),
+    Flag("exit-timeout-secs", v.INT, 30, _SERVER, "How long SIGINT or SIGTERM waits for requests in flight before the "
+         "server exits regardless, with code 1.", unit="s"),
+
+    Flag("log-verbose", v.VERBOSE, 0, _LOG, "Verbose level: 0 is none, each higher level logs more."),
+    Flag("log-info", v.BOOL, True, _LOG, "Log information."),
+    Flag("log-warning", v.BOOL, True, _LOG, "Log warnings."),
+    Flag("log-error", v.BOOL, True, _LOG, "Log errors."),
+    Flag("log-format", v.choice("log-format", "default", "ISO8601", "json", fold=False), "default", _LOG,
+         "Form of a log line: \"default\" (LMMDD hh:mm:ss.ssssss), \"ISO8601\" (YYYY-MM-DDThh:mm:ssZ L), or \"json\" "
+         "(one JSON object a line; triton_fast only)."),
+    Flag("log-file", v.STR, "", _LOG, "Append log lines to this file. Without it information goes to stdout, warnings "
+         "and errors go to stderr."),
+
+    Flag("model-store", v.STRS, (), _REPO, "The same as --model-repository.", repeatable=True, dest="model_repository"),
+    Flag("model-repository", v.STRS, (), _REPO, "Directory that holds models. Required; may be given several times. A "
+         "model name that stands in two repositories is not served.", repeatable=True),
+    Flag("exit-on-error", v.BOOL, True, _REPO, "Exit if a model fails to load at start."),
+    Flag("disable-auto-complete-config", v.NONE, False, _REPO, "Never complete a model's configuration from the model "
+         "itself: every model needs a whole config.pbtxt."),
+    Flag("strict-readiness", v.BOOL, True, _REPO, "Report ready only when every model is ready; if false, as soon as "
+         "the server answers."),
+    Flag("model-control-mode", v.choice("model-control-mode", "none", "poll", "explicit"), "none", _REPO, "\"none\": "
+         "all models are loaded at start and stay. \"poll\": changes in the repository are followed. \"explicit\": "
+         "--load-model and the repository API say what is loaded."),
+    Flag("repository-poll-secs", v.INT, 15, _REPO, "Period of mode \"poll\".", unit="s",
+         later="mode \"poll\" is not there yet"),
+    Flag("load-model", v.STRS, (), _REPO, "Model to load at start in mode \"explicit\"; may be given several times. "
+         "\"*\", alone, loads all.", repeatable=True),
+    Flag("model-config-name", v.CONFIG_NAME, "", _REPO, "Use configs/<name>.pbtxt of a model, where it exists, instead "
+         "of config.pbtxt.", later="custom configuration names are not there yet: config.pbtxt is used"),
+    Flag("model-load-thread-count", v.INT, 4, _REPO, "Models loaded at the same time."),
+    Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed.",
+         later="a failed load is not tried again yet"),
+    Flag("model-namespacing", v.BOOL, False, _REPO, "Allow one model name in several repositories.",
+         later="names must be unique over all repositories for now"),
+    Flag("enable-peer-access", v.BOOL, True, _REPO, "Let GPUs read each other's memory.", later=_NO_GPU),
+
+    Flag("allow-http", v.BOOL, True, _HTTP, "Serve HTTP. False by default where AIP_MODE=PREDICTION."),
+    Flag("http-address", v.STR, "0.0.0.0", _HTTP, "Address to listen on for HTTP."),
+    Flag("http-port", v.PORT, 8000, _HTTP, "Port to listen on for HTTP; 0 takes a free one."),
+    Flag("reuse-http-port", v.BOOL, False, _HTTP, "Let several servers, all with this flag, share the HTTP port."),
+    Flag("http-header-forward-pattern", v.REGEX, "", _HTTP, "Regular expression; request headers that match it, in any "
+         "case, become request parameters."),
+    Flag("http-thread-count", v.INT, 8, _HTTP, "Threads that serve HTTP.",
+         later="one event loop serves all connections, so a thread count has no effect"),
+    Flag("http-max-input-size", v.bounded(1, v.INT64[1], "Error: --http-max-input-size must be greater than 0.",
+         v.INT64), 67108864, _HTTP, "Largest request body, also after decompression.", unit="bytes"),
+    Flag("http-restricted-api", v.restricted("http-restricted-api", "api"), v.EMPTY, _HTTP,
+         "<apis>:<key>=<value>. These APIs (comma list of " + ", ".join(v.RESTRICTED) + ") answer only requests with "
+         "header <key> equal to <value>. May be given several times.", repeatable=True),
+
+    Flag("allow-grpc", v.BOOL, True, _GRPC, "Serve gRPC. False by default where AIP_MODE=PREDICTION.", later=_NO_GRPC),
+    Flag("grpc-address", v.STR, "0.0.0.0", _GRPC, "Address to listen on for gRPC.", later=_NO_GRPC),
+    Flag("grpc-port", v.PORT, 8001, _GRPC, "Port to listen on for gRPC; 0 takes a free one.", later=_NO_GRPC),
+    Flag("reuse-grpc-port", v.BOOL, False, _GRPC, "Let several servers share the gRPC port.", later=_NO_GRPC),
+    Flag("grpc-header-forward-pattern", v.REGEX, "", _GRPC, "Regular expression; metadata keys that match it, in any "
+         "case, become request parameters.", later=_NO_GRPC),
+    Flag("grpc-infer-thread-count", v.bounded(2, 128, "invalid argument for --grpc_infer_thread_count. Must be in the "
+         "range 2 to 128."), 2, _GRPC, "Threads for inference over gRPC.", later=_NO_GRPC),
+    Flag("grpc-infer-allocation-pool-size", v.INT, 8, _GRPC, "Request objects kept for reuse.", later=_NO_GRPC),
+    Flag("grpc-max-response-pool-size", v.bounded(1, v.INT32[1], "Error: --grpc-max-response-pool-size must be greater "
+         "than 0."), 2147483647, _GRPC, "Responses that one stream may hold.", later=_NO_GRPC),
+    Flag("grpc-use-ssl", v.BOOL, False, _GRPC, "Encrypt gRPC with TLS.", later=_NO_GRPC),
+    Flag("grpc-use-ssl-mutual", v.BOOL, False, _GRPC, "TLS with a client certificate; implies --grpc-use-ssl.",
+         later=_NO_GRPC),
+    Flag("grpc-server-cert", v.STR, "", _GRPC, "PEM file: certificate of the server.", later=_NO_GRPC),
+    Flag("grpc-server-key", v.STR, "", _GRPC, "PEM file: key of the server.", later=_NO_GRPC),
+    Flag("grpc-root-cert", v.STR, "", _GRPC, "PEM file: root that signs client certificates.", later=_NO_GRPC),
+    Flag("grpc-infer-response-compression-level", v.choice("grpc_infer_response_compression_level", "none", "low",
+         "medium", "high"), "none", _GRPC, "Compression of responses: none, low, medium or high.", later=_NO_GRPC),
+    Flag("grpc-keepalive-time", v.INT, 7200000, _GRPC, "Idle time before a keepalive ping.", unit="ms", later=_NO_GRPC),
+    Flag("grpc-keepalive-timeout", v.INT, 20000, _GRPC, "Wait for the answer to a keepalive ping.", unit="ms",
+         later=_NO_GRPC),
+    Flag("grpc-keepalive-permit-without-calls", v.BOOL, False, _GRPC, "Ping also when no call is in flight.",
+         later=_NO_GRPC),
+    Flag("grpc-http2-max-pings-without-data", v.INT, 2, _GRPC, "Pings sent without data between them; 0 is no limit.",
+         later=_NO_GRPC),
+    Flag("grpc-http2-min-recv-ping-interval-without-data", v.INT, 300000, _GRPC, "Pings that arrive faster than this "
+         "without data count as strikes.", unit="ms", later=_NO_GRPC),
+    Flag("grpc-http2-max-ping-strikes", v.INT, 2, _GRPC, "Strikes before the connection is closed; 0 is no limit.",
+         later=_NO_GRPC),
+    Flag("grpc-max-connection-age", v.INT, None, _GRPC, "Longest life of a connection.", unit="ms", later=_NO_GRPC),
+    Flag("grpc-max-connection-age-grace", v.INT, None, _GRPC, "What calls get after that age.", unit="ms",
+         later=_NO_GRPC),
+    Flag("grpc-restricted-protocol", v.restricted("grpc-restricted-protocol", "protocol", "triton-grpc-protocol-"),
+         v.EMPTY, _GRPC, "<protocols>:<key>=<value>. As --http-restricted-api, with metadata key "
+         "triton-grpc-protocol-<key>.", repeatable=True, later=_NO_GRPC),
+
+    Flag("allow-sagemaker", v.BOOL, False, _SAGE, "Serve the SageMaker routes.", later=_NO_SAGE),
+    Flag("sagemaker-port", v.PORT, 8080, _SAGE, "Port of the SageMaker routes.", later=_NO_SAGE),
+    Flag("sagemaker-safe-port-range", v.PORT_RANGE, None, _SAGE, "<first>-<last>: ports that the other front ends may "
+         "use.", later=_NO_SAGE),
+    Flag("sagemaker-thread-count", v.INT, 8, _SAGE, "Threads for SageMaker requests.", later=_NO_SAGE),
+
+    Flag("allow-vertex-ai", v.BOOL, False, _VERTEX, "Serve Vertex AI. True by default where AIP_MODE=PREDICTION.",
+         later=_NO_VERTEX),
+    Flag("vertex-ai-port", v.PORT, 8080, _VERTEX, "Port of the Vertex AI routes; AIP_HTTP_PORT changes the default.",
+         later=_NO_VERTEX),
+    Flag("vertex-ai-thread-count", v.INT, 8, _VERTEX, "Threads for Vertex AI requests.", later=_NO_VERTEX),
+    Flag("vertex-ai-default-model", v.STR, "", _VERTEX, "Model that the predict route uses.", later=_NO_VERTEX),
+
+    Flag("allow-metrics", v.BOOL, True, _METRICS, "Serve Prometheus metrics."),
+    Flag("allow-gpu-metrics", v.BOOL, True, _METRICS, "Include GPU metrics. Needs --allow-metrics.",
+         later="GPU metrics are not there yet"),
+    Flag("allow-cpu-metrics", v.BOOL, True, _METRICS, "Include CPU and memory metrics. Needs --allow-metrics."),
+    Flag("metrics-address", v.STR, "", _METRICS, "Address to listen on for metrics; the HTTP address if not given."),
+    Flag("metrics-port", v.PORT, 8002, _METRICS, "Port to listen on for metrics; 0 takes a free one."),
+    Flag("metrics-interval-ms", v.INTERVAL, 2000, _METRICS, "How often CPU and memory figures are taken.", unit="ms"),
+    Flag("metrics-config", v.METRICS, (), _METRICS, "<setting>=<value>; counter_latencies, histogram_latencies, "
+         "summary_latencies (true or false), summary_quantiles (<quantile>:<error>,...). May be given several times.",
+         repeatable=True),
+
+    Flag("trace-config", v.TRACE, (), _TRACE, "<mode>,<setting>=<value> for mode triton or opentelemetry, or "
+         "<setting>=<value> for mode, level, rate and count. May be given several times.", repeatable=True,
+         later=_NO_TRACE),
+
+    Flag("backend-directory", v.STR, "/opt/tritonserver/backends", _BACKEND, "Directory of compiled backends.",
+         later="compiled Triton backends cannot be loaded yet"),
+    Flag("backend-config", v.BACKEND, v.EMPTY, _BACKEND, "<backend>,<setting>=<value>, or <setting>=<value> for all "
+         "backends. May be given several times.", repeatable=True),
+
+    Flag("repoagent-directory", v.STR, "/opt/tritonserver/repoagents", _AGENT, "Directory of repository agents.",
+         later="repository agents are not there yet"),
+
+    Flag("cache-config", v.CACHE, v.EMPTY, _CACHE, "<cache>,<setting>=<value>; one cache only. May be given several "
+         "times.", repeatable=True, later=_NO_CACHE),
+    Flag("cache-directory", v.STR, "/opt/tritonserver/caches", _CACHE, "Directory of compiled caches.",
+         later=_NO_CACHE),
+
+    Flag("rate-limit", v.choice("rate-limit", "off", "execution_count"), "off", _RATE, "\"execution_count\" starts an "
+         "execution only when its resources are free; \"off\" ignores the rate limiter settings of models.",
+         later=_NO_RATE),
+    Flag("rate-limit-resource", v.RATE_RESOURCE, (), _RATE, "<name>:<count>, or <name>:<count>:<device>: how much of a "
+         "resource there is. May be given several times.", repeatable=True, later=_NO_RATE),
+
+    Flag("pinned-memory-pool-byte-size", v.SIZE, 268435456, _MEMORY, "Pinned memory for copies between host and GPU; 0 "
+         "switches it off.", unit="bytes", later=_NO_GPU),
+    Flag("cuda-memory-pool-byte-size", v.DEVICE_BYTES, v.EMPTY, _MEMORY, "<gpu>:<bytes>, 64 MiB each by default. May "
+         "be given several times.", repeatable=True, later=_NO_GPU),
+    Flag("cuda-virtual-address-size", v.DEVICE_BYTES, v.EMPTY, _MEMORY, "<gpu>:<bytes> for growable states, 1 GiB by "
+         "default. May be given several times.", repeatable=True, later=_NO_GPU),
+    Flag("min-supported-compute-capability", v.FLOAT, 6.0, _MEMORY, "GPUs below this are not used.", later=_NO_GPU),
+    Flag("buffer-manager-thread-count", v.INT, 0, _MEMORY, "Threads that copy tensors.",
+         later="instance threads gather their own batches, so a thread count has no effect"),
+    Flag("host-policy", v.HOST_POLICY, v.EMPTY, _MEMORY, "<policy>,<setting>=<value>; settings numa-node and "
+         "cpu-cores. May be given several times.", repeatable=True,
+         later="instances are not bound to cores or nodes yet"),
+    Flag("model-load-gpu-limit", v.DEVICE_FRACTION, v.EMPTY, _MEMORY, "<gpu>:<fraction>: no model is loaded on the GPU "
+         "while more of its memory is in use. May be given several times.", repeatable=True, later=_NO_GPU),
+
+    Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register shared-memory regions.", later=_NO_SHM),
+
+    Flag("http-header-timeout-secs", v.SECONDS, 20, OURS, "A request head must have come within this time.", unit="s"),
+    Flag("http-body-timeout-secs", v.SECONDS, 60, OURS, "A request body may stand still no longer than this.",
+         unit="s"),
+    Flag("http-idle-timeout-secs", v.SECONDS, 300, OURS, "A connection without a request is closed after this.",
+         unit="s"),
+    Flag("http-max-connections", v.COUNT, 4096, OURS, "HTTP connections open at the same time."),
+    Flag("http-max-head-size", v.bounded(1024, 1 << 20), 32768, OURS, "Largest request line and headers together.",
+         unit="bytes"),
+    Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none."),
+
+    Flag("strict-model-config", v.BOOL, None, DEPRECATED, "True: as --disable-auto-complete-config.",
+         replaced_by="--disable-auto-complete-config"),
+    Flag("response-cache-byte-size", v.SIZE, None, DEPRECATED, "As --cache-config=local,size=<bytes>.", unit="bytes",
+         replaced_by="--cache-config", later=_NO_CACHE),
+    Flag("trace-file", v.STR, None, DEPRECATED, "File for traces.", later=_NO_TRACE,
+         replaced_by="--trace-config triton,file=<filepath>"),
+    Flag("trace-level", v.TRACE_LEVEL, (), DEPRECATED, "OFF, TIMESTAMPS or TENSORS; may be given several times.",
+         repeatable=True, later=_NO_TRACE, replaced_by="--trace-config level=<OFF|TIMESTAMPS|TENSORS>"),
+    Flag("trace-rate", v.INT, None, DEPRECATED, "Every how many requests one is traced.", later=_NO_TRACE,
+         replaced_by="--trace-config rate=<rate value>"),
+    Flag("trace-count", v.INT, None, DEPRECATED, "How many traces are taken; -1 is no limit.", later=_NO_TRACE,
+         replaced_by="--trace-config count=<count value>"),
+    Flag("trace-log-frequency", v.INT, None, DEPRECATED, "Traces in one file; 0 is all.", later=_NO_TRACE,
+         replaced_by="--trace-config triton,log-frequency=<log frequency value>"),
+)
+# fmt: on
+BY_NAME: dict[str, Flag] = {flag.name: flag for flag in FLAGS}

@@ -1,0 +1,278 @@
+"""Prometheus metrics: Triton's families and our latency histograms, made from snapshots at the moment of a scrape.
+
+A registry object of its own, no global state. Knows nothing of HTTP, of models or of where counts come from.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Metric
+
+from triton_fast.observability.host import HostSampler
+from triton_fast.observability.metrics_config import MetricsConfig
+
+CONTENT_TYPE = "text/plain; charset=utf-8"
+REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+PHASES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
+_NOT_LABEL = re.compile(r"[^a-zA-Z0-9_]")
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+_HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One phase's latencies: upper ``bounds_us``, ``counts`` of each bucket alone with +Inf last, and their sum."""
+
+    bounds_us: tuple[int, ...]
+    counts: tuple[int, ...]
+    sum_ns: int
+
+
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """Counters of one loaded model version at one moment; times in ns. ``histograms`` is keyed by ``PHASES``."""
+
+    model: str
+    version: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    success: int = 0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    inference_count: int = 0
+    exec_count: int = 0
+    request_ns: int = 0
+    queue_ns: int = 0
+    compute_input_ns: int = 0
+    compute_infer_ns: int = 0
+    compute_output_ns: int = 0
+    pending: int = 0
+    load_seconds: float = 0.0
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Family:
+    name: str
+    kind: str
+    help: str
+    value: Callable[[ModelSnapshot], float]
+
+
+_SUFFIX = " duration in microseconds "
+# Names and texts are Triton's, letter for letter.
+_FAMILIES = (
+    _Family(
+        "nv_inference_count",
+        "counter",
+        "Number of inferences performed (does not include cached requests)",
+        lambda s: s.inference_count,
+    ),
+    _Family(
+        "nv_inference_exec_count",
+        "counter",
+        "Number of model executions performed (does not include cached requests)",
+        lambda s: s.exec_count,
+    ),
+    _Family(
+        "nv_inference_request_duration_us",
+        "counter",
+        f"Cumulative inference request{_SUFFIX}(includes cached requests)",
+        lambda s: s.request_ns // 1000,
+    ),
+    _Family(
+        "nv_inference_queue_duration_us",
+        "counter",
+        f"Cumulative inference queuing{_SUFFIX}(includes cached requests)",
+        lambda s: s.queue_ns // 1000,
+    ),
+    _Family(
+        "nv_inference_compute_input_duration_us",
+        "counter",
+        f"Cumulative compute input{_SUFFIX}(does not include cached requests)",
+        lambda s: s.compute_input_ns // 1000,
+    ),
+    _Family(
+        "nv_inference_compute_infer_duration_us",
+        "counter",
+        f"Cumulative compute inference{_SUFFIX}(does not include cached requests)",
+        lambda s: s.compute_infer_ns // 1000,
+    ),
+    _Family(
+        "nv_inference_compute_output_duration_us",
+        "counter",
+        f"Cumulative inference compute output{_SUFFIX}(does not include cached requests)",
+        lambda s: s.compute_output_ns // 1000,
+    ),
+    _Family(
+        "nv_inference_pending_request_count",
+        "gauge",
+        "Instantaneous number of pending requests awaiting execution per-model.",
+        lambda s: s.pending,
+    ),
+    _Family("nv_model_load_duration_secs", "gauge", "Model load time in seconds", lambda s: s.load_seconds),
+)
+_PHASE_HELP = {
+    "request": "End-to-end time of successful requests",
+    "queue": "Time requests waited before execution",
+    "compute_input": "Time taken to prepare the inputs of an execution",
+    "compute_infer": "Time taken by the model itself",
+    "compute_output": "Time taken to hand out the outputs of an execution",
+}
+
+
+class Metrics:
+    """Makes the text of a scrape.
+
+    Parameters
+    ----------
+    snapshot
+        Called once for each scrape, on the scraping thread.
+    config
+        ``counter_latencies`` false leaves Triton's per-request counters at 0.
+    host
+        Source of CPU and memory figures; None leaves those families out.
+    pinned
+        Total and used bytes of the pinned memory pool.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Iterable[ModelSnapshot]],
+        config: MetricsConfig | None = None,
+        host: HostSampler | None = None,
+        pinned: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self._snapshot = snapshot
+        self._counts = config is None or config.counter_latencies
+        self._host = host
+        self._pinned = pinned
+        # Custom metrics of models register here as ordinary prometheus_client collectors.
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family, in Triton's order; prometheus_client calls this."""
+        models = [(_labels(snapshot), snapshot) for snapshot in self._snapshot()]
+        yield self._success(models)
+        yield self._failure(models)
+        for family in _FAMILIES:
+            metric = Metric(family.name, family.help, family.kind)
+            for labels, snapshot in models:
+                counted = self._counts or family.kind != "counter"
+                metric.add_sample(family.name, labels, family.value(snapshot) if counted else 0)
+            yield metric
+        yield from self._pool()
+        if self._host is not None:
+            yield from _host_families(self._host)
+        for phase in PHASES:
+            yield _histogram(phase, models)
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: registering must not take a snapshot."""
+        return []
+
+    def render(self) -> bytes:
+        """Return the scrape in Prometheus text format 0.0.4."""
+        return exposition(self.registry.collect())
+
+    def _success(self, models: Sequence[tuple[dict[str, str], ModelSnapshot]]) -> Metric:
+        name = "nv_inference_request_success"
+        metric = Metric(name, "Number of successful inference requests, all batch sizes", "counter")
+        for labels, snapshot in models:
+            metric.add_sample(name, labels, snapshot.success if self._counts else 0)
+        return metric
+
+    def _failure(self, models: Sequence[tuple[dict[str, str], ModelSnapshot]]) -> Metric:
+        name = "nv_inference_request_failure"
+        metric = Metric(name, "Number of failed inference requests, all batch sizes", "counter")
+        for labels, snapshot in models:
+            for reason in REASONS:
+                count = snapshot.failures.get(reason, 0) if self._counts else 0
+                metric.add_sample(name, {**labels, "reason": reason}, count)
+        return metric
+
+    def _pool(self) -> Iterator[Metric]:
+        total, used = self._pinned()
+        for word, value in (("total", total), ("used", used)):
+            yield _gauge(
+                f"nv_pinned_memory_pool_{word}_bytes", f"Pinned memory pool {word} memory size, in bytes", value
+            )
+
+
+def _gauge(name: str, text: str, value: float | None) -> Metric:
+    metric = Metric(name, text, "gauge")
+    if value is not None:
+        metric.add_sample(name, {}, value)
+    return metric
+
+
+def _host_families(host: HostSampler) -> Iterator[Metric]:
+    figures = host.sample()
+    yield _gauge("nv_cpu_utilization", "CPU utilization rate [0.0 - 1.0]", figures.utilization)
+    yield _gauge("nv_cpu_memory_total_bytes", "CPU total memory (RAM), in bytes", figures.memory_total)
+    yield _gauge("nv_cpu_memory_used_bytes", "CPU used memory (RAM), in bytes", figures.memory_used)
+
+
+def _labels(snapshot: ModelSnapshot) -> dict[str, str]:
+    """Labels of a model's series. What a label name may not hold becomes '_'; two leading ones are Prometheus's own."""
+    tags = {f"_{_NOT_LABEL.sub('_', tag).lstrip('_')}": value for tag, value in snapshot.tags.items()}
+    return {**tags, "model": snapshot.model, "version": snapshot.version}
+
+
+def _histogram(phase: str, models: Sequence[tuple[dict[str, str], ModelSnapshot]]) -> Metric:
+    name = f"triton_fast_{phase}_duration_seconds"
+    metric = Metric(name, f"{_PHASE_HELP[phase]}, in seconds", "histogram")
+    for labels, snapshot in models:
+        histogram = snapshot.histograms.get(phase)
+        if histogram is None:
+            continue
+        bounds = [_number(bound / 1e6) for bound in histogram.bounds_us] + ["+Inf"]
+        if len(bounds) != len(histogram.counts):
+            raise ValueError(f"{name}: {len(bounds)} bounds with +Inf, {len(histogram.counts)} counts")
+        total = 0
+        for bound, count in zip(bounds, histogram.counts, strict=True):
+            total += count
+            metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, total)
+        metric.add_sample(f"{name}_count", labels, total)
+        metric.add_sample(f"{name}_sum", labels, histogram.sum_ns / 1e9)
+    return metric
+
+
+def exposition(families: Iterable[Metric]) -> bytes:
+    """Return ``families`` as Prometheus text 0.0.4.
+
+    prometheus_client's own writer appends ``_total`` to the name of every counter family; Triton's have no such
+    suffix, so the lines are written here. ``_created`` series of foreign collectors are left out, as that format has
+    no place for them.
+    """
+    lines: list[str] = []
+    for family in families:
+        name = family.name
+        if family.type == "counter" and any(sample.name == f"{name}_total" for sample in family.samples):
+            name += "_total"
+        kind = _TYPES.get(family.type, family.type)
+        lines.append(f"# HELP {name} {family.documentation.translate(_HELP_ESCAPES)}\n# TYPE {name} {kind}\n")
+        for sample in family.samples:
+            if sample.name != f"{family.name}_created":
+                lines.append(f"{sample.name}{_label_text(sample.labels)} {_number(sample.value)}\n")
+    return "".join(lines).encode("utf-8", "replace")
+
+
+_TYPES = {"unknown": "untyped", "info": "gauge", "stateset": "gauge", "gaugehistogram": "histogram"}
+
+
+def _label_text(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{key}="{value.translate(_ESCAPES)}"' for key, value in sorted(labels.items())) + "}"
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int):
+        return str(int(value))
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return "NaN" if math.isnan(value) else repr(float(value))
