@@ -1,0 +1,133 @@
+"""Model configuration: read, fill, check, show.
+
+The order for one model: `load_model_config`, `normalize`, `validate` (``io=False`` while auto-complete is to come),
+the backend's `complete_from_model`, `validate` again, `check_against_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from triton_fast.config.complete import ModelTensor, check_against_model, complete_from_model
+from triton_fast.config.defaults import fill_backend, normalize_blocks, normalize_groups
+from triton_fast.config.errors import ConfigError
+from triton_fast.config.hints import templates
+from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file
+from triton_fast.config.paths import check_name, read_labels, version_dirs
+from triton_fast.config.render import to_json
+from triton_fast.config.validate import check_groups, check_tensors, validate
+from triton_fast.types import DataType
+
+# The message class is made at run time; see triton_fast/protos.
+ModelConfig: TypeAlias = Any
+
+__all__ = [
+    "ConfigError", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model", "check_groups",
+    "check_name", "check_tensors", "complete_from_model", "io_specs", "load_model_config", "normalize",
+    "read_model_config", "templates", "to_json", "validate", "version_dirs",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class IoSpec:
+    """One input or output.
+
+    ``dims`` is the protocol's shape without the batch dimension, ``reshape`` the backend's where it differs
+    (``()`` is a scalar per batch item). ``labels``: line n of the label file, as bytes.
+    """
+
+    name: str
+    dtype: DataType
+    dims: tuple[int, ...]
+    reshape: tuple[int, ...] | None = None
+    optional: bool = False
+    ragged: bool = False
+    labels: tuple[bytes, ...] = ()
+
+
+def load_model_config(
+    model_dir: Path, *, strict: bool, config_name: str = "", override_json: str | None = None, name: str = ""
+) -> ModelConfig:
+    """Return a model's config with everything the server can fill in by itself.
+
+    Parameters
+    ----------
+    model_dir
+        ``<repository>/<model>``.
+    strict
+        True (``--disable-auto-complete-config``): a config file must exist.
+    config_name
+        ``--model-config-name``: ``configs/<name>.pbtxt`` is used when it exists.
+    override_json
+        The ``config`` parameter of a load request; it replaces the file.
+    name
+        The model's name where it is not the directory's (a load with ``file:`` parameters).
+
+    Raises
+    ------
+    ConfigError
+    """
+    parsed = read_model_config(
+        model_dir, strict=strict, config_name=config_name, override_json=override_json, name=name
+    )
+    return parsed.config
+
+
+def read_model_config(
+    model_dir: Path, *, strict: bool, config_name: str = "", override_json: str | None = None, name: str = ""
+) -> Parsed:
+    """Do what `load_model_config` does, and also return the names of the fields that the user gave."""
+    if override_json is not None:
+        parsed = parse_json(override_json)
+    else:
+        path = config_path(model_dir, config_name)
+        label = f"{name or model_dir.name}/{path.relative_to(model_dir)}"
+        if path.exists() or path.is_symlink() or strict:
+            parsed = parse_text(read_file(path, label), label)
+        else:
+            parsed = parse_text(b"", label)
+    fill_backend(parsed.config, model_dir, name)
+    return parsed
+
+
+def config_path(model_dir: Path, config_name: str = "") -> Path:
+    """Return the config file of a model, whether or not it exists."""
+    if config_name:
+        if "/" in config_name or "\0" in config_name or config_name in (".", ".."):
+            raise ConfigError(f"model config name '{config_name}' must be a plain name, without '/'")
+        named = model_dir / "configs" / f"{config_name}.pbtxt"
+        if named.exists():
+            return named
+    return model_dir / "config.pbtxt"
+
+
+def normalize(config: ModelConfig, *, cpu_count: int, gpus: Sequence[int] = ()) -> None:
+    """Bring a config to Triton's normal form, in place: version policy, batching, optimization, instance groups."""
+    normalize_blocks(config)
+    normalize_groups(config, cpu_count=cpu_count, gpus=gpus)
+
+
+def io_specs(config: ModelConfig, model_dir: Path | None = None) -> tuple[list[IoSpec], list[IoSpec]]:
+    """Return the inputs and outputs of a validated config; labels are read when ``model_dir`` is given."""
+    inputs = [
+        IoSpec(
+            tensor.name, DataType(tensor.data_type), tuple(tensor.dims), _reshape(tensor),
+            tensor.optional, tensor.allow_ragged_batch,
+        )
+        for tensor in config.input
+    ]  # fmt: skip
+    outputs = [
+        IoSpec(
+            tensor.name, DataType(tensor.data_type), tuple(tensor.dims), _reshape(tensor),
+            labels=read_labels(tensor, config, model_dir) if model_dir and tensor.label_filename else (),
+        )
+        for tensor in config.output
+    ]  # fmt: skip
+    return inputs, outputs
+
+
+def _reshape(tensor: Any) -> tuple[int, ...] | None:
+    return tuple(tensor.reshape.shape) if tensor.HasField("reshape") else None

@@ -1,0 +1,200 @@
+"""Text to ModelConfig: config.pbtxt by protobuf's text format, load overrides by JSON.
+
+Every refusal names file, line, column and the fix. Must not know where models live or what a field means.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from google.protobuf import json_format, text_format
+
+from triton_fast import protos
+from triton_fast.config import hints
+from triton_fast.config.errors import ConfigError, quote_line
+
+# A config of 1000 tensors is about 100 kB; the text parser is slow, so a runaway file must not reach it.
+MAX_BYTES = 4 << 20
+MAX_JSON_DEPTH = 64
+
+_ENCODINGS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+_PREFIX = re.compile(r"^\d+:\d+ : ")
+_QUOTED_LINE = re.compile(r"^'.*': ", re.DOTALL)
+
+
+class Parsed(NamedTuple):
+    """A config and the names of the top-level fields that its author wrote, zero values included."""
+
+    config: Any
+    given: frozenset[str]
+
+
+def read_file(path: Path, label: str) -> bytes:
+    """Return the content of a regular file of at most ``MAX_BYTES``; ``label`` names it in errors."""
+    try:
+        # Not blocking: a FIFO named config.pbtxt must be refused, not waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(
+            f"failed to open text file for read {label}: {error.strerror}", hint=_similar(path), file=label
+        ) from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigError(f"failed to open text file for read {label}: not a regular file", file=label)
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ConfigError(f"failed to read text proto from {label}: larger than {MAX_BYTES} bytes", file=label)
+    return data
+
+
+def parse_text(data: bytes, label: str) -> Parsed:
+    """Parse the content of a config.pbtxt. Raises ConfigError with file, line and column."""
+    text = _decode(data, label)
+    message = protos.presence_class("inference.ModelConfig")()
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise _located(error, text, label) from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"failed to read text proto from {label}: {error}", file=label) from None
+    return _plain(message)
+
+
+def parse_json(text: str | bytes) -> Parsed:
+    """Parse the ``config`` parameter of a load request. Raises ConfigError, ``Invalid config override: ...``."""
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+    if len(data) > MAX_BYTES:
+        raise _override(f"{len(data)} bytes of JSON, the limit is {MAX_BYTES}")
+    _check_depth(data)
+    try:
+        document = orjson.loads(data)
+    except json.JSONDecodeError as error:
+        raise _override(f"{error.msg} at line {error.lineno} column {error.colno}") from None
+    if not isinstance(document, dict):
+        raise _override(": Root element must be a message.", hint="the override is a JSON object: {...}")
+    message = protos.presence_class("inference.ModelConfig")()
+    document = _known_fields(message.DESCRIPTOR, document, "")
+    try:
+        json_format.ParseDict(document, message)
+    except (json_format.ParseError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise _override(" ".join(str(error).split())) from None
+    return _plain(message)
+
+
+def _plain(message: Any) -> Parsed:
+    # Through the wire format from the class with presence to the proto3 one; unknown enum numbers were refused above.
+    config = protos.ModelConfig.FromString(message.SerializeToString())
+    given = frozenset(field.name for field, _ in message.ListFields())
+    return Parsed(config, given)
+
+
+def _decode(data: bytes, label: str) -> str:
+    for mark, name in _ENCODINGS:
+        if data.startswith(mark):
+            raise ConfigError(
+                f"failed to read text proto from {label}: the file is {name}", hint="save it as UTF-8", file=label
+            )
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        at, byte, why = error.start, f"0x{data[error.start]:02x}", "is not UTF-8"
+    else:
+        if "\0" not in text:
+            return text
+        at, byte, why = data.index(b"\0"), "0x00", "cannot be in a text file"
+    line = data.count(b"\n", 0, at) + 1
+    column = at - data.rfind(b"\n", 0, at)
+    raise ConfigError(
+        f"failed to read text proto from {label}:{line}:{column}: byte {byte} {why}",
+        hint="save the file as UTF-8 text", file=label, line=line, column=column,
+    ) from None  # fmt: skip
+
+
+def _located(error: text_format.ParseError, text: str, label: str) -> ConfigError:
+    line, column = error.GetLine() or 1, error.GetColumn() or 1  # type: ignore[no-untyped-call, unused-ignore]
+    what = _QUOTED_LINE.sub("", _PREFIX.sub("", str(error)), count=1)
+    if len(what) > 300:
+        what = what[:300] + "..."
+    lines = text.split("\n")
+    if line > len(lines):
+        line, column = len(lines), len(lines[-1]) + 1
+    shown = quote_line(lines[line - 1], column)
+    where = f"{label}:{line}:{column}"
+    return ConfigError(
+        f"failed to read text proto from {where}: {' '.join(what.split())}" + (f" In line: {shown}" if shown else ""),
+        hint=hints.for_error(what, text, line, column), file=label, line=line, column=column,
+    )  # fmt: skip
+
+
+def _similar(path: Path) -> str:
+    """Name a file that was probably meant: ``config.pbtxt.txt``, ``Config.pbtxt``, a trailing space."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_file())
+    except OSError:
+        return ""
+    for name in names:
+        bare = name.strip().lower()
+        if bare.startswith("config.pb") and name != path.name:
+            return f"found '{name}': rename it to '{path.name}'"
+    return ""
+
+
+def _override(text: str, hint: str = "") -> ConfigError:
+    return ConfigError(f"Invalid config override: {text}", hint=hint)
+
+
+def _check_depth(data: bytes) -> None:
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(data):
+        token = match[0]
+        if token in b"[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                raise _override(
+                    f"JSON nested deeper than {MAX_JSON_DEPTH} at byte {match.start()}",
+                    hint="a model configuration never nests deeper than 12",
+                )
+        elif token in b"]}":
+            depth -= 1
+
+
+def _known_fields(descriptor: Any, value: Any, path: str) -> Any:
+    """Return ``value`` with enum names in upper case, as Triton accepts them; refuse names that do not exist."""
+    if not isinstance(value, dict):
+        return value
+    by_name = {name: field for field in descriptor.fields for name in (field.name, field.json_name)}
+    result = {}
+    for name, item in value.items():
+        field = by_name.get(name)
+        here = f"{path}.{name}".lstrip(".")
+        if field is None:
+            raise _override(f"{here[:200]}: Cannot find field.", hint=hints.field_hint(descriptor, name))
+        result[name] = _known_value(field, item, here)
+    return result
+
+
+def _known_value(field: Any, value: Any, path: str) -> Any:
+    if isinstance(value, list):
+        return [_known_value(field, item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if field.enum_type is not None and isinstance(value, str):
+        name = value.upper()
+        if name not in field.enum_type.values_by_name:
+            raise _override(
+                f'({path}): invalid value "{value[:100]}" for type type.googleapis.com/{field.enum_type.full_name}',
+                hint=hints.enum_hint(field.enum_type, value[:100]),
+            )
+        return name
+    if field.message_type is None or not isinstance(value, dict):
+        return value
+    if field.message_type.GetOptions().map_entry:
+        item_field = field.message_type.fields_by_name["value"]
+        return {key: _known_value(item_field, item, f'{path}["{key}"]') for key, item in value.items()}
+    return _known_fields(field.message_type, value, path)
