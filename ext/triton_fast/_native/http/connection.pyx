@@ -1,0 +1,1014 @@
+# An HTTP/1.1 connection as a uvloop BufferedProtocol. Infer requests go from the socket into blocks, through the native
+# decoder into a queue, and back by one gathered write; everything else is handed to the Python side as plain values.
+# One request is in flight per connection; later pipelined bytes wait. All methods run on the loop's thread.
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
+from triton_fast._native.core.native cimport (
+    TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error,
+)
+from triton_fast._native.core.request cimport (
+    Request, Response, T_RECEIVED, Tensor, request_free, request_new,
+)
+from triton_fast._native.core.ring cimport CompletionRing
+from triton_fast._native.core.validate cimport request_from_raw, request_validate
+from triton_fast._native.http.plan cimport (
+    Plan, plan_forget, plan_free, plan_learn, plan_matches, plan_reply_learn, plan_reply_matches, plan_request,
+)
+from triton_fast._native.http.reply cimport BlockView, reply_head, status_of
+from triton_fast._native.sched.model cimport Epoch, NativeModel
+from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
+from triton_fast._native.wire.http1 cimport (
+    Chunked, HTTP_ERROR_TEXT, HTTP_MAX_CHUNKS, Head, M_HEAD, M_POST, NUM_OK, Slice, chunked_feed, chunked_init,
+    http1_error_text, http1_infer_len_text, http1_parse_head, http1_parse_int32,
+)
+from triton_fast._native.wire.json_infer cimport json_decode_infer
+from triton_fast._native.wire.classify cimport reply_classify
+from triton_fast._native.wire.json_reply cimport json_encode_reply
+
+from triton_fast.errors import ServerError
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr* msg, int flags)
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+
+cdef enum:
+    ST_HEAD = 0             # between requests, or a head is arriving
+    ST_BODY = 1             # a body of known length goes into self.block
+    ST_CHUNKED = 2
+    ST_WAIT = 3             # a request is in flight, or its answer has not left yet
+    ST_DISCARD = 4          # answered and refused: what still arrives is thrown away, then the connection ends
+    ST_CLOSED = 5
+
+# What is kept of a parsed head.
+cdef struct Info:
+    bint infer              # POST .../infer: the native path
+    bint keep_alive
+    bint http10
+    bint head_only          # HEAD: no body in the answer
+    bint chunked
+    bint expect
+    bint denied             # inference is restricted, and the head lacks the header for it
+    bint has_header_len     # Inference-Header-Content-Length: header_len holds
+    int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
+    int32_t encoding_out
+    int64_t header_len
+    size_t length           # of the body, when not chunked
+
+cdef enum:
+    SCRATCH = 65536             # bytes read at once when no body is expected
+    SMALL_WINDOW = 8192         # the same after a large body: what lies in scratch has to be copied to the body's block
+    LARGE_BODY = 131072
+    PENDING_MAX = 262144        # unread pipelined bytes kept before reading stops
+    DISCARD_MAX = 16777216      # bytes thrown away after a refusal, so that the client reads its answer
+    MAX_IOV = 64
+    NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
+    MIN_RATE = 1024             # bytes per second a body must keep up after its timeout
+
+cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+cdef class HttpServer:
+    """What the connections of one listener share.
+
+    Parameters
+    ----------
+    app
+        Object with ``resolve(name, version) -> NativeModel``, ``control(method, path, query, headers, body)`` which
+        returns ``(status, headers, body)`` or a coroutine of it, ``inflate(data, encoding, limit)``,
+        ``deflate(data, encoding)``, ``choose_encoding(accept_encoding)``, ``failed(exception)``.
+    loop
+        The event loop; ``attach`` registers the completion ring with it.
+    """
+
+    cdef readonly CompletionRing ring
+    cdef readonly Epoch epoch
+    cdef object app         # the Python side: resolve, control, inflate, ... (frontends/http/server.py)
+    cdef object loop
+    cdef readonly set connections
+    cdef uint8_t* scratch
+    cdef size_t scratch_len
+    cdef Head head          # of the head being parsed right now
+    cdef tf_buf out
+    cdef tf_buf json
+    cdef int32_t* binary_index
+    cdef int32_t binary_room
+    cdef public bint draining
+    cdef public bint allow_infer
+    cdef bytes guard_name   # None: inference is not restricted
+    cdef bytes guard_value
+    cdef str guard_label
+    cdef public size_t max_head
+    cdef public size_t max_input
+    cdef public size_t max_body
+    cdef public int64_t head_timeout_ns
+    cdef public int64_t body_timeout_ns
+    cdef public int64_t idle_timeout_ns
+    cdef public int64_t max_connections
+    cdef readonly int64_t requests
+    cdef readonly int64_t in_flight
+
+    def __cinit__(self, app, loop, Epoch epoch not None):
+        self.app = app
+        self.loop = loop
+        self.epoch = epoch
+        self.ring = CompletionRing()
+        self.connections = set()
+        self.scratch_len = SCRATCH
+        self.scratch = <uint8_t*>malloc(SCRATCH)
+        self.binary_room = 256
+        self.binary_index = <int32_t*>malloc(256 * sizeof(int32_t))
+        if self.scratch == NULL or self.binary_index == NULL:
+            raise MemoryError
+        self.allow_infer = True
+        self.max_head = 65536
+        self.max_input = 67108864
+        self.max_body = <size_t>1 << 36
+        self.head_timeout_ns = <int64_t>30 * 1000000000
+        self.body_timeout_ns = <int64_t>60 * 1000000000
+        self.idle_timeout_ns = <int64_t>600 * 1000000000
+        self.max_connections = 0
+
+    def __dealloc__(self):
+        free(self.scratch)
+        free(self.binary_index)
+        tf_buf_free(&self.out)
+        tf_buf_free(&self.json)
+
+    def restrict_infer(self, str name, str value):
+        """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
+        self.guard_label = name
+        self.guard_name = name.lower().encode()
+        self.guard_value = value.encode()
+
+    def __call__(self):
+        """Protocol factory for ``loop.create_server``."""
+        return HttpConnection(self)
+
+    def attach(self):
+        self.loop.add_reader(self.ring.fileno(), self.on_completions)
+
+    def detach(self):
+        self.loop.remove_reader(self.ring.fileno())
+
+    def on_completions(self):
+        """Deliver every finished response to its connection."""
+        cdef Response* p = self.ring.drain()
+        cdef Response* after
+        cdef HttpConnection connection
+        while p != NULL:
+            after = p.next
+            connection = <HttpConnection>p.request.ctx
+            Py_DECREF(connection)
+            self.in_flight -= 1
+            try:
+                connection.on_response(p)
+            except Exception as error:
+                self.app.failed(error)
+                connection.abort()
+            p = after
+
+    def tick(self):
+        """Close what has waited too long. Call about once a second."""
+        cdef HttpConnection connection
+        cdef int64_t now = now_ns()
+        for connection in [c for c in self.connections]:
+            if connection.deadline and connection.deadline < now:
+                connection.timed_out(now)
+
+    def begin_drain(self):
+        """Answer what is in flight, then close: idle connections at once, others after their answer."""
+        cdef HttpConnection connection
+        self.draining = True
+        for connection in list(self.connections):
+            if connection.state == ST_HEAD and connection.pending.len == connection.pending_pos:
+                connection.close()
+
+    def abort_all(self):
+        cdef HttpConnection connection
+        for connection in list(self.connections):
+            connection.abort()
+
+
+cdef class HttpConnection:
+    """One client connection; made by ``HttpServer`` for the event loop."""
+
+    cdef HttpServer server
+    cdef object transport
+    cdef object is_closing
+    cdef int fd             # -1: write through the transport only (TLS)
+    cdef int32_t state
+    cdef bint paused        # the transport has bytes that the socket did not take
+    cdef bint reading_paused
+    cdef bint answered      # the answer of the request in hand was given to the socket or the transport
+    cdef Info info
+    cdef tf_buf pending     # bytes that arrived before they could be used, from pending_pos on
+    cdef size_t pending_pos
+    cdef size_t scan_from
+    cdef bint head_begun
+    cdef bint lingering     # this was refused: throw away the rest before the end
+    cdef tf_buf memo        # the last infer head, whose info still holds
+    cdef Block* block
+    cdef size_t body_at     # where the body begins in block
+    cdef size_t received
+    cdef Chunked* chunks
+    cdef int64_t began      # ns: when the head, body or answer in hand began
+    cdef int64_t deadline   # ns; 0 = none
+    cdef object verb        # (method, path, query, headers) of a request for the Python side
+    cdef object task        # its coroutine's task
+    cdef str model_name
+    cdef int64_t model_version
+    cdef NativeModel model
+    cdef int64_t epoch
+    cdef Request* request   # in flight
+    cdef bint planned       # request was made from plan
+    cdef Plan plan
+
+    def __cinit__(self, HttpServer server not None):
+        self.server = server
+        self.fd = -1
+        self.state = ST_CLOSED
+
+    def __dealloc__(self):
+        tf_buf_free(&self.pending)
+        tf_buf_free(&self.memo)
+        block_unref(self.block)
+        free(self.chunks)
+        plan_free(&self.plan)
+
+    # ---- the event loop's side
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.is_closing = transport.is_closing
+        if self.server.draining or (self.server.max_connections
+                                    and len(self.server.connections) >= self.server.max_connections):
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(0)
+        if transport.get_extra_info("sslcontext") is None:
+            self.fd = transport.get_extra_info("socket").fileno()
+        self.server.connections.add(self)
+        self.state = ST_HEAD
+        self.deadline = now_ns() + self.server.idle_timeout_ns
+
+    def connection_lost(self, error):
+        cdef Request* r = self.request
+        self.state = ST_CLOSED
+        self.deadline = 0
+        self.server.connections.discard(self)
+        self.transport = None
+        self.is_closing = None
+        self.fd = -1
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+        # A queued request is dropped now; one that runs is freed when it comes back through the ring.
+        if r != NULL and queue_cancel(self.model.queue, r):
+            self.request = NULL
+            request_free(r)
+            self.server.in_flight -= 1
+            Py_DECREF(self)
+
+    def eof_received(self):
+        # No more bytes will come. A queued request is given up, as for a connection that is gone; what already runs is
+        # answered, since the peer may have closed only its half.
+        cdef Request* r = self.request
+        self.info.keep_alive = False
+        if self.state == ST_WAIT and not self.answered:
+            if r == NULL:
+                return True
+            if not queue_cancel(self.model.queue, r):
+                return True
+            self.request = NULL
+            request_free(r)
+            self.server.in_flight -= 1
+            Py_DECREF(self)
+        if self.paused:
+            return True
+        return False
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        if self.state == ST_WAIT and self.answered:
+            self.next_request()
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        # The window that the next read fills: the rest of a body in its own block, else the server's scratch.
+        if self.state == ST_BODY:
+            PyBuffer_FillInfo(view, self, self.block.data + self.body_at + self.received,
+                              self.info.length - self.received, False, flags)
+        else:
+            PyBuffer_FillInfo(view, self, self.server.scratch, self.server.scratch_len
+                              if self.info.length < LARGE_BODY else SMALL_WINDOW, False, flags)
+
+    def get_buffer(self, sizehint):
+        return self
+
+    def buffer_updated(self, Py_ssize_t n):
+        try:
+            if self.state == ST_BODY:
+                self.received += n
+                if self.received == self.info.length:
+                    self.dispatch()
+                    self.use_pending()
+            elif self.state < ST_WAIT and self.pending.len == 0:
+                self.use_scratch(n)
+            elif self.state == ST_DISCARD:
+                self.received += n
+                if self.received > DISCARD_MAX:
+                    self.abort()
+            elif self.state != ST_CLOSED:
+                self.stash(self.server.scratch, n)
+                self.use_pending()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
+
+    # ---- bytes in
+
+    cdef int stash(self, const uint8_t* data, size_t n) except -1:
+        tf_buf_put(&self.pending, data, n)
+        if self.pending.failed:
+            raise MemoryError
+        if self.state == ST_WAIT and self.pending.len - self.pending_pos > PENDING_MAX and not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
+        return 0
+
+    cdef int use_scratch(self, size_t n) except -1:
+        cdef size_t at = 0, used
+        while at < n and self.state < ST_WAIT:
+            used = self.consume(self.server.scratch + at, n - at)
+            if used == 0:
+                break
+            at += used
+        if at < n and self.state <= ST_WAIT:
+            self.stash(self.server.scratch + at, n - at)
+        return 0
+
+    cdef int use_pending(self) except -1:
+        cdef size_t used
+        while self.pending_pos < self.pending.len and self.state < ST_WAIT:
+            used = self.consume(<uint8_t*>self.pending.data + self.pending_pos, self.pending.len - self.pending_pos)
+            if used == 0:
+                break
+            self.pending_pos += used
+        if self.pending_pos == self.pending.len:
+            self.pending_pos = 0
+            self.pending.len = 0
+            if self.pending.cap > SCRATCH:
+                tf_buf_free(&self.pending)
+        elif self.pending_pos > SCRATCH:
+            memmove(self.pending.data, self.pending.data + self.pending_pos, self.pending.len - self.pending_pos)
+            self.pending.len -= self.pending_pos
+            self.pending_pos = 0
+        if self.reading_paused and self.pending.len - self.pending_pos < PENDING_MAX // 2 and self.state < ST_CLOSED:
+            self.reading_paused = False
+            self.transport.resume_reading()
+        return 0
+
+    # Use bytes for the message in hand; returns how many, 0 when more must come first.
+    cdef size_t consume(self, const uint8_t* data, size_t n) except? 0:
+        cdef size_t used, made
+        cdef int rc
+        if self.state == ST_BODY:
+            used = min(n, self.info.length - self.received)
+            memcpy(self.block.data + self.body_at + self.received, data, used)
+            self.received += used
+            if self.received == self.info.length:
+                self.dispatch()
+            return used
+        if self.state == ST_CHUNKED:
+            return self.consume_chunks(data, n)
+        if self.memo.len and self.memo.len <= n and memcmp(self.memo.data, data, self.memo.len) == 0:
+            self.began = now_ns()
+            used = self.memo.len
+            self.begin_body(n - used)
+            return used
+        if not self.head_begun:
+            self.head_begun = True
+            self.began = now_ns()
+            self.deadline = self.began + self.server.head_timeout_ns
+        self.server.head.scan_from = self.scan_from
+        rc = http1_parse_head(<const char*>data, n, self.server.max_head, &self.server.head)
+        if rc == 0:
+            self.scan_from = self.server.head.scan_from
+            return 0
+        self.scan_from = 0
+        self.head_begun = False
+        if rc < 0:
+            self.refuse_head()
+            return n
+        used = self.server.head.head_len
+        self.memo.len = 0
+        if self.take_head() == 0:
+            return n
+        if self.info.infer and not self.info.chunked and not self.info.expect and used <= 2048:
+            tf_buf_put(&self.memo, data, used)
+            if self.memo.failed:
+                tf_buf_free(&self.memo)
+        self.begin_body(n - used)
+        return used
+
+    cdef size_t consume_chunks(self, const uint8_t* data, size_t n) except? 0:
+        cdef size_t used = 0, made, total = 0, room
+        cdef Block* grown
+        cdef int rc
+        while True:
+            if self.received == self.block.cap - self.body_at:
+                grown = block_new(2 * self.block.cap)
+                if grown == NULL:
+                    self.refuse(413, b"out of memory for the request body")
+                    return n
+                memcpy(grown.data + self.body_at, self.block.data + self.body_at, self.received)
+                block_unref(self.block)
+                self.block = grown
+            room = self.block.cap - self.body_at - self.received
+            rc = chunked_feed(self.chunks, data + total, n - total, self.block.data + self.body_at + self.received,
+                              room, &used, &made)
+            total += used
+            self.received += made
+            if rc < 0:
+                self.refuse(self.chunks.error_status, self.chunks.error_text)
+                return n
+            if rc == 1:
+                self.info.length = self.received
+                self.dispatch()
+                return total
+            if total == n:
+                return n
+
+    cdef int refuse_head(self) except -1:
+        cdef char[HTTP_ERROR_TEXT] text
+        cdef size_t n = http1_error_text(&self.server.head, text, HTTP_ERROR_TEXT)
+        memset(&self.info, 0, sizeof(Info))
+        self.refuse(self.server.head.error_status, text[:n])
+        return 0
+
+    # From the parsed head to self.info. False: it was refused and answered.
+    cdef bint take_head(self) except -1:
+        cdef Head* h = &self.server.head
+        cdef Info* info = &self.info
+        cdef int32_t value = 0
+        cdef int kind
+        cdef char[HTTP_ERROR_TEXT] text
+        memset(info, 0, sizeof(Info))
+        info.keep_alive = h.keep_alive and not self.server.draining
+        info.http10 = h.minor == 0
+        info.head_only = h.method == M_HEAD
+        info.chunked = h.chunked
+        info.expect = h.expect_continue and h.minor == 1
+        info.length = <size_t>h.content_length if h.has_content_length else 0
+        info.infer = h.method == M_POST and self.server.allow_infer and self.infer_route(&h.path)
+        if info.length > self.server.max_body:
+            self.refuse(413, b"the request body of %d bytes exceeds the limit of %d bytes" % (
+                info.length, self.server.max_body))
+            return False
+        if info.infer:
+            info.denied = self.server.guard_name is not None and not has_header(
+                h, self.server.guard_name, self.server.guard_value)
+            info.encoding_in = encoding_number(&h.content_encoding)
+            if h.accept_encoding.ptr != NULL:
+                info.encoding_out = self.server.app.choose_encoding(text_of(&h.accept_encoding))
+            if h.has_infer_header_len:
+                kind = http1_parse_int32(h.infer_header_len, &value)
+                if kind != NUM_OK:
+                    self.refuse(400, text[:http1_infer_len_text(kind, h.infer_header_len, text, HTTP_ERROR_TEXT)])
+                    return False
+                info.has_header_len = True
+                info.header_len = value
+            elif info.encoding_in == 0 and info.length > self.server.max_input:
+                self.refuse(400, b"request JSON size of %d bytes exceeds the maximum allowed input size of %d bytes. "
+                                 b"Use --http-max-input-size to increase the limit." % (
+                                     info.length, self.server.max_input))
+                return False
+            self.verb = None
+            return True
+        if info.length > self.server.max_input:
+            self.refuse(413, b"the request body of %d bytes exceeds the maximum allowed input size of %d bytes. "
+                             b"Use --http-max-input-size to increase the limit." % (
+                                 info.length, self.server.max_input))
+            return False
+        self.verb = (text_of(&h.method_name), text_of(&h.path), text_of(&h.query),
+                     [(text_of(&h.headers[i].name), text_of(&h.headers[i].value)) for i in range(h.n_headers)])
+        return True
+
+    # Whether path is /v2/models/M[/versions/V]/infer; then sets model_name and model_version.
+    cdef bint infer_route(self, Slice* path) except -1:
+        cdef const char* p = path.ptr
+        cdef size_t n = path.len, at, end
+        cdef int64_t version = -1
+        cdef str name
+        if n < 17 or memcmp(p, b"/v2/models/", 11) != 0 or memcmp(p + n - 6, b"/infer", 6) != 0:
+            return False
+        n -= 6
+        at = 11
+        while at < n and p[at] != c"/":
+            at += 1
+        end = at
+        if end == 11:
+            return False
+        if at < n:
+            # 18 digits cannot overflow; longer numbers go the Python way, which answers as Triton does.
+            if n - at < 11 or n - at > 28 or memcmp(p + at, b"/versions/", 10) != 0:
+                return False
+            version = 0
+            for at in range(at + 10, n):
+                if p[at] < c"0" or p[at] > c"9":
+                    return False
+                version = version * 10 + (p[at] - c"0")
+        name = p[11:end].decode("utf-8", "replace")
+        if name != self.model_name or version != self.model_version:
+            self.model_name = name
+            self.model_version = version
+            self.epoch = -1
+        return True
+
+    # The head is done and `rest` bytes of what follows are at hand: make ready for the body, or go on without one.
+    cdef int begin_body(self, size_t rest) except -1:
+        cdef size_t pad = 0
+        if self.info.chunked:
+            if self.chunks == NULL:
+                self.chunks = <Chunked*>malloc(sizeof(Chunked))
+                if self.chunks == NULL:
+                    raise MemoryError
+            chunked_init(self.chunks, self.server.max_body if self.info.infer else self.server.max_input,
+                         HTTP_MAX_CHUNKS)
+            self.state = ST_CHUNKED
+            self.block = block_new(SMALL_WINDOW)
+        elif self.info.length == 0:
+            self.received = 0
+            self.dispatch()
+            return 0
+        else:
+            # The first binary tensor begins where the JSON ends: put the body so that this is an aligned address.
+            if self.info.has_header_len and 0 < self.info.header_len < <int64_t>self.info.length:
+                pad = (64 - (<size_t>self.info.header_len & 63)) & 63
+            self.state = ST_BODY
+            self.block = block_new(self.info.length + pad)
+        if self.block == NULL:
+            self.refuse(413, b"out of memory for the request body")
+            return 0
+        self.body_at = pad
+        self.received = 0
+        if rest < self.info.length or self.info.chunked:
+            self.deadline = self.began + self.server.body_timeout_ns
+            if self.info.expect and rest == 0:
+                self.transport.write(CONTINUE)
+        return 0
+
+    # ---- a whole message is here
+
+    cdef int dispatch(self) except -1:
+        self.state = ST_WAIT
+        self.answered = False
+        self.deadline = 0
+        self.server.requests += 1
+        if self.info.infer:
+            self.dispatch_infer()
+        else:
+            self.dispatch_verb()
+        return 0
+
+    cdef int dispatch_verb(self) except -1:
+        method, path, query, headers = self.verb
+        self.verb = None
+        body = PyBytes_FromStringAndSize(<char*>self.block.data + self.body_at, self.received) if self.received else b""
+        self.drop_block()
+        result = self.server.app.control(method, path, query, headers, body)
+        if type(result) is tuple:
+            self.reply(*result)
+        else:
+            self.task = self.server.loop.create_task(self.finish_verb(result))
+        return 0
+
+    async def finish_verb(self, coroutine):
+        try:
+            result = await coroutine
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
+            return
+        self.task = None
+        if self.state != ST_CLOSED:
+            self.reply(*result)
+            self.use_pending()
+
+    cdef int drop_block(self) except -1:
+        block_unref(self.block)
+        self.block = NULL
+        return 0
+
+    cdef int find_model(self) except -1:
+        self.model = self.server.app.resolve(self.model_name, self.model_version)
+        self.epoch = self.server.epoch.value
+        return 0
+
+    cdef int dispatch_infer(self) except -1:
+        cdef tf_error e
+        cdef int status, attempt
+        if self.info.denied:
+            self.drop_block()
+            self.reply(*self.server.app.denied(self.server.guard_label))
+            return 0
+        try:
+            if self.epoch != self.server.epoch.value or self.model is None:
+                self.find_model()
+            if self.info.encoding_in:
+                self.inflate_body()
+        except ServerError as error:
+            self.drop_block()
+            self.fail(error.code, str(error).encode("utf-8", "replace"))
+            return 0
+        for attempt in range(3):
+            e.len = 0
+            if self.decode(&e) != 0:
+                self.drop_block()
+                self.fail(e.code, e.text[:e.len])
+                return 0
+            self.request.ctx = <void*>self
+            self.request.sink = &self.server.ring.ring.sink
+            self.request.stamps[T_RECEIVED] = self.began
+            status = queue_submit(self.model.queue, self.request, &e)
+            if status == SUBMIT_OK:
+                Py_INCREF(self)
+                self.server.in_flight += 1
+                return 0
+            # The body may still be needed for another try.
+            if self.request.body != NULL:
+                self.block = self.request.body
+                self.request.body = NULL
+            request_free(self.request)
+            self.request = NULL
+            if status != SUBMIT_STOPPED:
+                break
+            try:
+                self.find_model()
+            except ServerError as error:
+                self.drop_block()
+                self.fail(error.code, str(error).encode("utf-8", "replace"))
+                return 0
+        self.drop_block()
+        self.fail(e.code, e.text[:e.len])
+        return 0
+
+    # Make self.request from the body. 0, or -1 with e filled and no request.
+    cdef int decode(self, tf_error* e) except -2:
+        cdef const char* json = NULL
+        cdef size_t json_len = self.received
+        cdef const uint8_t* binary
+        cdef size_t binary_len
+        cdef Request* r
+        cdef int rc
+        cdef bint raw = self.info.has_header_len and self.info.header_len == 0
+        if self.block != NULL:
+            json = <const char*>self.block.data + self.body_at
+        if self.model.ptr.decoupled:
+            e.code = 5
+            e.len = put_text(e, b"HTTP end point doesn't support models with decoupled transaction policy")
+            return -1
+        if self.info.has_header_len and not raw:
+            if self.info.header_len < 0 or <size_t>self.info.header_len > self.received:
+                e.code = 3
+                e.len = put_text(e, b"inference header size should be in range (0, %d), got: %d" % (
+                    self.received, self.info.header_len))
+                return -1
+            json_len = <size_t>self.info.header_len
+        if json_len > self.server.max_input and not raw:
+            e.code = 3
+            e.len = put_text(e, b"request JSON size of %d bytes exceeds the maximum allowed input size of %d bytes. "
+                             b"Use --http-max-input-size to increase the limit." % (json_len, self.server.max_input))
+            return -1
+        if raw and self.received > self.server.max_input:
+            e.code = 3
+            e.len = put_text(e, b"Raw input has a byte_size (%d bytes) that exceeds the maximum allowed value of %d "
+                             b"bytes. Use --http-max-input-size to increase the limit." % (
+                                 self.received, self.server.max_input))
+            return -1
+        binary = <const uint8_t*>json + json_len
+        binary_len = self.received - json_len
+        self.planned = False
+        if not raw and plan_matches(&self.plan, self.model.ptr, json, json_len, binary_len):
+            r = plan_request(&self.plan, binary)
+            if r == NULL:
+                raise MemoryError
+            self.planned = True
+        else:
+            r = request_new(self.model.ptr)
+            if r == NULL:
+                raise MemoryError
+            if raw:
+                rc = request_from_raw(r, json, self.received, e)
+            elif json_len >= NOGIL_SEND:
+                with nogil:
+                    rc = json_decode_infer(r, json, json_len, binary, binary_len, self.info.has_header_len,
+                                           self.server.max_input, e)
+            else:
+                rc = json_decode_infer(r, json, json_len, binary, binary_len, self.info.has_header_len,
+                                       self.server.max_input, e)
+            if rc == 0:
+                rc = request_validate(r, e)
+            if rc != 0:
+                request_free(r)
+                return -1
+            if not raw and self.info.has_header_len:
+                plan_learn(&self.plan, r, json, json_len, binary, binary_len, self.server.max_input)
+        r.body = self.block
+        self.block = NULL
+        self.request = r
+        return 0
+
+    cdef int inflate_body(self) except -1:
+        cdef bytes plain
+        cdef Block* block
+        plain = self.server.app.inflate(
+            PyBytes_FromStringAndSize(<char*>self.block.data + self.body_at, self.received) if self.block != NULL
+            else b"", self.info.encoding_in, self.server.max_input)
+        block = block_new(len(plain))
+        if block == NULL:
+            raise MemoryError
+        memcpy(block.data, <const char*>plain, len(plain))
+        block_unref(self.block)
+        self.block = block
+        self.body_at = 0
+        self.received = len(plain)
+        return 0
+
+    # ---- answers out
+
+    cdef int on_response(self, Response* p) except -1:
+        cdef Request* r = p.request
+        cdef int32_t n_binary
+        cdef tf_error e
+        cdef HttpServer server = self.server
+        cdef size_t head_len
+        self.request = NULL
+        if self.state != ST_WAIT:
+            request_free(r)
+            return 0
+        try:
+            if p.code == TF_OK and self.planned and plan_reply_matches(&self.plan, p) and self.info.keep_alive:
+                self.send(self.plan.reply.data, self.plan.reply.len, p, self.plan.n_binary, self.plan.binary_index)
+            elif p.code == TF_OK:
+                if p.n_outputs > server.binary_room:
+                    self.grow_binary(p.n_outputs)
+                server.json.len = 0
+                if reply_classify(p, self.model.labels, &e) != 0:
+                    n_binary = -1
+                else:
+                    n_binary = json_encode_reply(p, self.model.labels, &server.json, server.binary_index, &e)
+                if n_binary < 0:
+                    self.fail(e.code, e.text[:e.len])
+                elif self.info.encoding_out:
+                    self.send_compressed(p, n_binary)
+                else:
+                    self.send_reply(p, n_binary)
+            else:
+                self.fail(p.code, p.text[:p.text_len])
+        finally:
+            request_free(r)
+        if self.state == ST_HEAD:
+            self.use_pending()
+        return 0
+
+    cdef int grow_binary(self, int32_t n) except -1:
+        cdef int32_t* grown = <int32_t*>realloc(self.server.binary_index, <size_t>n * sizeof(int32_t))
+        if grown == NULL:
+            raise MemoryError
+        self.server.binary_index = grown
+        self.server.binary_room = n
+        return 0
+
+    cdef size_t binary_bytes(self, Response* p, int32_t n_binary) noexcept:
+        cdef size_t total = 0
+        cdef int32_t i
+        for i in range(n_binary):
+            total += p.outputs[self.server.binary_index[i]].nbytes
+        return total
+
+    cdef int send_reply(self, Response* p, int32_t n_binary) except -1:
+        cdef HttpServer server = self.server
+        cdef size_t binary = self.binary_bytes(p, n_binary)
+        server.out.len = 0
+        reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
+        tf_buf_put(&server.out, server.json.data, server.json.len)
+        if server.out.failed or server.json.failed:
+            tf_buf_free(&server.out)
+            tf_buf_free(&server.json)
+            raise MemoryError
+        if self.planned and self.info.keep_alive and not self.info.http10:
+            plan_reply_learn(&self.plan, p, server.out.data, server.out.len, n_binary, server.binary_index)
+        self.send(server.out.data, server.out.len, p, n_binary, server.binary_index)
+        if server.json.cap > (1 << 22):
+            tf_buf_free(&server.json)
+            tf_buf_free(&server.out)
+        return 0
+
+    cdef int send_compressed(self, Response* p, int32_t n_binary) except -1:
+        cdef Tensor* t
+        cdef int32_t i
+        parts = [self.server.json.data[:self.server.json.len]]
+        for i in range(n_binary):
+            t = &p.outputs[self.server.binary_index[i]]
+            if t.nbytes:
+                parts.append((<char*>t.ptr)[:t.nbytes])
+        headers = []
+        if len(parts) > 1:
+            headers.append(("Content-Type", "application/octet-stream"))
+            headers.append(("Inference-Header-Content-Length", str(self.server.json.len)))
+        else:
+            headers.append(("Content-Type", "application/json"))
+        headers.append(("Content-Encoding", "gzip" if self.info.encoding_out == 1 else "deflate"))
+        self.reply(200, headers, self.server.app.deflate(b"".join(parts), self.info.encoding_out))
+        return 0
+
+    # Answer with an error of the engine's: a Triton code and its text.
+    cdef int fail(self, int32_t code, bytes text) except -1:
+        self.reply(*self.server.app.error_reply(code, text))
+        return 0
+
+    # Answer and end: the message is broken or will not be read to its end.
+    cdef int refuse(self, int32_t status, bytes text) except -1:
+        self.drop_block()
+        self.info.keep_alive = False
+        self.info.length = 0
+        self.lingering = True
+        self.state = ST_WAIT
+        self.answered = False
+        self.server.requests += 1
+        self.reply(*self.server.app.refusal(status, text))
+        return 0
+
+    def reply(self, int status, headers, bytes body):
+        """Answer the request in hand. ``headers``: pairs of str, without Content-Length and Connection."""
+        cdef HttpServer server = self.server
+        cdef const char* data = body
+        server.out.len = 0
+        extra = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1", "replace")
+        reply_head(&server.out, status, <const char*>extra, len(body), 0, self.info.keep_alive, self.info.http10)
+        if not self.info.head_only:
+            tf_buf_put(&server.out, data, len(body))
+        if server.out.failed:
+            tf_buf_free(&server.out)
+            raise MemoryError
+        self.send(server.out.data, server.out.len, NULL, 0, NULL)
+
+    # Write head and the binary tensors of p; what the socket does not take now goes to the transport.
+    cdef int send(self, const char* head, size_t n, Response* p, int32_t n_binary,
+                  const int32_t* binary_index) except -1:
+        cdef iovec[MAX_IOV] iov
+        cdef msghdr msg
+        cdef size_t total = n, skip
+        cdef ssize_t sent = 0
+        cdef int32_t i, n_iov = 1
+        cdef Tensor* t
+        self.answered = True
+        if self.state != ST_WAIT or self.is_closing():
+            return 0
+        iov[0].iov_base = <void*>head
+        iov[0].iov_len = n
+        for i in range(n_binary):
+            t = &p.outputs[binary_index[i]]
+            total += t.nbytes
+            if n_iov < MAX_IOV and t.nbytes:
+                iov[n_iov].iov_base = t.ptr
+                iov[n_iov].iov_len = t.nbytes
+                n_iov += 1
+        if self.fd >= 0 and not self.paused:
+            memset(&msg, 0, sizeof(msg))
+            msg.msg_iov = iov
+            msg.msg_iovlen = n_iov
+            if total >= NOGIL_SEND:
+                with nogil:
+                    sent = sendmsg(self.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+            else:
+                sent = sendmsg(self.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self.abort()
+                    return 0
+                sent = 0
+        if <size_t>sent < total:
+            skip = <size_t>sent
+            if skip < n:
+                self.transport.write(head[skip:n])
+                skip = 0
+            else:
+                skip -= n
+            for i in range(n_binary):
+                t = &p.outputs[binary_index[i]]
+                if skip >= t.nbytes:
+                    skip -= t.nbytes
+                    continue
+                self.transport.write(BlockView.make(t.block, t.ptr + skip, t.nbytes - skip))
+                skip = 0
+            # A reader that takes nothing must not hold the memory for ever.
+            self.deadline = now_ns() + self.server.body_timeout_ns + <int64_t>(total // MIN_RATE) * 1000000000
+        if not self.paused:
+            self.next_request()
+        return 0
+
+    cdef int next_request(self) except -1:
+        if not self.info.keep_alive or self.server.draining:
+            if self.lingering:
+                # Refused before its end: let the client finish sending and read the answer.
+                self.state = ST_DISCARD
+                self.received = 0
+                self.deadline = now_ns() + <int64_t>2 * 1000000000
+                if self.transport.can_write_eof():
+                    self.transport.write_eof()
+                return 0
+            self.close()
+            return 0
+        self.state = ST_HEAD
+        self.deadline = now_ns() + self.server.idle_timeout_ns
+        return 0
+
+    # ---- the end
+
+    cdef int close(self) except -1:
+        self.state = ST_CLOSED
+        self.deadline = 0
+        if self.transport is not None:
+            self.transport.close()
+        return 0
+
+    cdef int abort(self) except -1:
+        self.state = ST_CLOSED
+        self.deadline = 0
+        if self.transport is not None:
+            self.transport.abort()
+        return 0
+
+    cdef int timed_out(self, int64_t now) except -1:
+        cdef int64_t earned
+        if self.state == ST_BODY or self.state == ST_CHUNKED:
+            earned = self.began + self.server.body_timeout_ns + <int64_t>(self.received // MIN_RATE) * 1000000000
+            if earned > now:
+                self.deadline = earned
+                return 0
+            self.refuse(408, b"the request body did not arrive in time")
+        elif self.state == ST_HEAD and self.head_begun:
+            memset(&self.info, 0, sizeof(Info))
+            self.refuse(408, b"the request head did not arrive in time")
+        elif self.state == ST_HEAD:
+            self.close()
+        else:
+            self.abort()
+        return 0
+
+
+# Whether a header `name` (lower case) has exactly `value`. Takes the same time for every value of the right length.
+cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
+    cdef const char* wanted = name
+    cdef const char* key = value
+    cdef size_t n = len(name), m = len(value), k
+    cdef uint32_t i
+    cdef unsigned char differs
+    cdef char c
+    for i in range(h.n_headers):
+        if h.headers[i].name.len != n or h.headers[i].value.len != m:
+            continue
+        differs = 0
+        for k in range(n):
+            c = h.headers[i].name.ptr[k]
+            differs |= <unsigned char>((c + 32 if c"A" <= c <= c"Z" else c) ^ wanted[k])
+        for k in range(m):
+            differs |= <unsigned char>(h.headers[i].value.ptr[k] ^ key[k])
+        if differs == 0:
+            return True
+    return False
+
+
+cdef inline str text_of(Slice* s):
+    return s.ptr[:s.len].decode("latin-1") if s.ptr != NULL else ""
+
+
+cdef int32_t encoding_number(Slice* s) except -1:
+    if s.ptr == NULL or s.len == 0:
+        return 0
+    return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)
+
+
+cdef unsigned int put_text(tf_error* e, bytes text) except? 0:
+    cdef size_t n = min(<size_t>len(text), <size_t>2047)
+    memcpy(e.text, <const char*>text, n)
+    return <unsigned int>n

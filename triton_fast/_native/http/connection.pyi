@@ -1,0 +1,80 @@
+"""The HTTP/1.1 connection: infer natively from socket to queue and back, every other verb through Python."""
+
+from asyncio import AbstractEventLoop
+from typing import Any
+
+from triton_fast._native.core.ring import CompletionRing
+from triton_fast._native.sched.model import Epoch
+
+class HttpServer:
+    """What the connections of one listener share; also their factory for ``loop.create_server``.
+
+    Parameters
+    ----------
+    app
+        Answers what is not native: ``resolve(name, version) -> NativeModel``; ``control(method, path, query, headers,
+        body)``, which returns ``(status, headers, body)`` or an awaitable of it; ``error_reply(code, text)``,
+        ``refusal(status, text)``, ``denied(header)``, which return such a tuple; ``inflate``, ``deflate``,
+        ``choose_encoding``; ``failed(exception)`` for what should not happen.
+    loop
+        The event loop, on whose thread all methods are called.
+    epoch
+        Changes when a resolution may have changed; connections keep theirs until then.
+
+    Attributes
+    ----------
+    max_head, max_input, max_body
+        Limits in bytes: a request head; JSON, raw and inflated bodies; any body.
+    head_timeout_ns, body_timeout_ns, idle_timeout_ns
+        For a head to be whole, a body to be whole (longer for one that keeps up 1 KiB/s), an idle connection.
+    max_connections
+        More are closed at once; 0 = no limit.
+    requests, in_flight
+        Requests begun; infer requests submitted and not yet answered.
+    """
+
+    ring: CompletionRing
+    epoch: Epoch
+    connections: set[HttpConnection]
+    draining: bool
+    allow_infer: bool
+    max_head: int
+    max_input: int
+    max_body: int
+    head_timeout_ns: int
+    body_timeout_ns: int
+    idle_timeout_ns: int
+    max_connections: int
+    requests: int
+    in_flight: int
+
+    def __init__(self, app: Any, loop: AbstractEventLoop, epoch: Epoch) -> None: ...
+    def __call__(self) -> HttpConnection: ...
+    def restrict_infer(self, name: str, value: str) -> None:
+        """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
+
+    def attach(self) -> None:
+        """Begin to deliver responses on the loop."""
+
+    def detach(self) -> None: ...
+    def on_completions(self) -> None: ...
+    def tick(self) -> None:
+        """Close what has waited too long. Call about once a second."""
+
+    def begin_drain(self) -> None:
+        """Close idle connections now and the others after their answer."""
+
+    def abort_all(self) -> None: ...
+
+class HttpConnection:
+    """One client connection, an ``asyncio.BufferedProtocol``."""
+
+    def __init__(self, server: HttpServer) -> None: ...
+    def connection_made(self, transport: Any) -> None: ...
+    def connection_lost(self, error: Exception | None) -> None: ...
+    def eof_received(self) -> bool: ...
+    def pause_writing(self) -> None: ...
+    def resume_writing(self) -> None: ...
+    def get_buffer(self, sizehint: int) -> HttpConnection: ...
+    def buffer_updated(self, n: int) -> None: ...
+    def reply(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None: ...

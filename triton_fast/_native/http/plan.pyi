@@ -1,0 +1,1 @@
+"""What a connection remembers of its last infer request. Native use only: no Python names."""

@@ -1,0 +1,267 @@
+"""Assembles the server, starts it, drains it, stops it. The one module that knows every layer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvloop
+
+from triton_fast import backends
+from triton_fast._native.core import memory
+from triton_fast._native.core.stats import HISTOGRAM_BOUNDS_US
+from triton_fast._native.http.connection import HttpServer
+from triton_fast._native.sched.model import Epoch
+from triton_fast._version import TRITON_COMPAT
+from triton_fast.cli import Options
+from triton_fast.dataplane import EXTENSIONS, Dataplane
+from triton_fast.errors import ServerError
+from triton_fast.frontends.http.server import InferApp, Listener, MetricsApp
+from triton_fast.frontends.metrics import handler
+from triton_fast.observability import log, tables
+from triton_fast.observability.host import HostSampler
+from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
+from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, Preparer
+from triton_fast.scheduling.runtime import ModelRuntime
+from triton_fast.scheduling.threads import usable_cores
+
+# A thread that holds the GIL gives it back to the loop within this time.
+SWITCH_INTERVAL_S = 0.0005
+TRIM_INTERVAL_S = 10.0
+EXIT_FAILURE = 1
+
+
+def run(options: Options) -> int:
+    """Serve until SIGINT or SIGTERM; return the exit code."""
+    log.configure(
+        log.LogSettings(
+            info=options.log_info, warning=options.log_warning, error=options.log_error,
+            verbose=options.log_verbose, format=options.log_format, file=options.log_file, escape=options.log_escape,
+        )
+    )  # fmt: skip
+    for note in options.notes:
+        log.warning(note)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    return uvloop.run(Server(options).run())
+
+
+class Server:
+    """One server in this process. Two may live side by side: nothing here is global but the log."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.epoch = Epoch()
+        self.executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="control")
+        preparer = Preparer(
+            backends.get, settings=self._backend_settings, strict=options.strict_model_config,
+            config_name=options.model_config_name, cpu_count=usable_cores(),
+        )  # fmt: skip
+        self.repository: ModelRepositoryManager[ModelRuntime] = ModelRepositoryManager(
+            [LocalSource(Path(path)) for path in options.model_repository], preparer, ModelRuntime.start,
+            mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
+            load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness, epoch=self.epoch,
+        )  # fmt: skip
+        self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.http: Listener | None = None
+        self.metrics: Listener | None = None
+        self._stop: asyncio.Event | None = None
+        self._trimmed_at = -1
+
+    # ---- start
+
+    async def run(self) -> int:
+        """Load, listen, wait for a signal, drain. Returns the exit code."""
+        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            failed = await loop.run_in_executor(self.executor, self.repository.start, self.options.load_model)
+        except (OSError, ServerError) as error:
+            return self._failed_to_start(error)
+        self._print_tables()
+        if failed and self.options.exit_on_error:
+            for name, reason in failed:
+                log.error(f"failed to load '{name}': {reason}")
+            print("error: creating server: Internal - failed to load all models", file=sys.stderr)
+            await loop.run_in_executor(self.executor, self.repository.shutdown, float(self.options.exit_timeout_secs))
+            return EXIT_FAILURE
+        try:
+            await self._listen()
+        except (OSError, ServerError) as error:
+            return self._failed_to_start(error)
+        self.plane.started = True
+        gc.collect()
+        gc.freeze()
+        log.info(f"ready in {(time.monotonic() - began) * 1000:.0f} ms")
+        trimmer = loop.create_task(self._trim_when_idle())
+        await self._stop.wait()
+        trimmer.cancel()
+        return await self._drain()
+
+    @staticmethod
+    def _failed_to_start(error: Exception) -> int:
+        log.error(str(error))
+        print(f"error: creating server: Internal - {error}", file=sys.stderr)
+        return EXIT_FAILURE
+
+    async def _listen(self) -> None:
+        options = self.options
+        listeners: list[Listener] = []
+        if options.allow_http:
+            restricted = options.http_restricted_api
+            native = HttpServer(
+                InferApp(self.plane, self.executor, restricted), asyncio.get_running_loop(), self.epoch
+            )
+            self._limit(native)
+            if "inference" in restricted:
+                native.restrict_infer(*restricted["inference"])
+            native.max_input = options.http_max_input_size
+            self.http = Listener(native, "HTTPService")
+            listeners.append(await self._bind(self.http, options.http_address, options.http_port))
+        if options.allow_metrics:
+            metrics = Metrics(
+                self.snapshots, options.metrics_config,
+                HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
+            )  # fmt: skip
+            native = HttpServer(
+                MetricsApp(handler(metrics.render), self.executor), asyncio.get_running_loop(), self.epoch
+            )
+            self._limit(native)
+            native.allow_infer = False
+            native.max_input = 65536
+            self.metrics = Listener(native, "Metrics Service")
+            address = options.metrics_address or options.http_address
+            listeners.append(await self._bind(self.metrics, address, options.metrics_port))
+        for listener in listeners:
+            await listener.serve()
+
+    async def _bind(self, listener: Listener, address: str, port: int) -> Listener:
+        try:
+            await listener.start(address, port, reuse_port=self.options.reuse_http_port)
+        except OSError as error:
+            raise OSError(f"Socket '{address}:{port}' already in use ({error.strerror or error})") from None
+        return listener
+
+    def _limit(self, native: HttpServer) -> None:
+        options = self.options
+        native.max_head = options.http_max_head_size
+        native.max_connections = options.http_max_connections
+        native.head_timeout_ns = options.http_header_timeout_secs * 1_000_000_000
+        native.body_timeout_ns = options.http_body_timeout_secs * 1_000_000_000
+        native.idle_timeout_ns = options.http_idle_timeout_secs * 1_000_000_000
+
+    # ---- run
+
+    def snapshots(self) -> Iterable[ModelSnapshot]:
+        """Return the counters of every served version, for the metrics."""
+        took = self.repository.load_seconds()
+        return [_snapshot(r, took.get((r.name, r.version), 0.0)) for r in self.repository.all_ready()]
+
+    def _backend_settings(self, name: str) -> dict[str, str]:
+        """Return ``--backend-config`` of one backend, laid over the global settings."""
+        given = self.options.backend_config
+        return {**given.get("", {}), **given.get(name, {})}
+
+    async def _trim_when_idle(self) -> None:
+        while True:
+            await asyncio.sleep(TRIM_INTERVAL_S)
+            served = self.http.native.requests if self.http else 0
+            if served == self._trimmed_at:
+                memory.trim()
+            self._trimmed_at = served
+
+    def _on_signal(self, number: int) -> None:
+        print(f"Signal ({number}) received.", flush=True)
+        assert self._stop is not None
+        if self._stop.is_set():
+            log.error("second signal, exiting immediately")
+            os._exit(EXIT_FAILURE)
+        self._stop.set()
+
+    # ---- stop
+
+    async def _drain(self) -> int:
+        loop = asyncio.get_running_loop()
+        timeout = float(self.options.exit_timeout_secs)
+        until = time.monotonic() + timeout
+        self.plane.exiting = True
+        if self.http is not None:
+            self.http.begin_drain()
+            while self.http.open_connections and time.monotonic() < until:
+                await asyncio.sleep(0.01)
+        left = max(0.0, until - time.monotonic())
+        unfinished = await loop.run_in_executor(self.executor, self.repository.shutdown, left)
+        if unfinished:
+            log.error("still in use: " + ", ".join(unfinished))
+        if unfinished or (self.http is not None and self.http.open_connections):
+            log.error("Exit timeout expired. Exiting immediately.")
+            os._exit(EXIT_FAILURE)
+        if self.metrics is not None:
+            self.metrics.begin_drain()
+        for listener in (self.http, self.metrics):
+            if listener is not None:
+                listener.close()
+        with contextlib.suppress(RuntimeError):
+            self.executor.shutdown(wait=True)
+        log.close()
+        return 0
+
+    # ---- tables
+
+    def _print_tables(self) -> None:
+        options = self.options
+        log.table(tables.backends((name, "built in", json.dumps(self._backend_settings(name))) for name in backends.NAMES))
+        log.table(tables.models(tables.ModelRow(*row) for row in self.repository.summary()))
+        rows = [
+            ("server_id", options.server_id),
+            ("server_version", TRITON_COMPAT),
+            ("server_extensions", " ".join(EXTENSIONS)),
+            *((f"model_repository_path[{i}]", path) for i, path in enumerate(options.model_repository)),
+            ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
+            *((f"startup_models_{i}", name) for i, name in enumerate(options.load_model)),
+            ("strict_model_config", str(int(options.strict_model_config))),
+            ("model_config_name", options.model_config_name),
+            ("rate_limit", options.rate_limit.upper()),
+            ("strict_readiness", str(int(options.strict_readiness))),
+            ("exit_timeout", str(options.exit_timeout_secs)),
+            ("cache_enabled", "0"),
+        ]
+        log.table(tables.options(rows))
+
+
+def _snapshot(runtime: ModelRuntime, load_seconds: float) -> ModelSnapshot:
+    taken = runtime.native.snapshot()
+    ns = taken["ns"]
+    return ModelSnapshot(
+        model=runtime.name,
+        version=str(runtime.version),
+        tags=dict(runtime.config.metric_tags),
+        success=taken["success"],
+        failures=taken["failures"],
+        inference_count=taken["inference_count"],
+        exec_count=taken["execution_count"],
+        request_ns=ns["request"],
+        queue_ns=ns["queue"],
+        compute_input_ns=ns["compute_input"],
+        compute_infer_ns=ns["compute_infer"],
+        compute_output_ns=ns["compute_output"],
+        pending=taken["pending"],
+        load_seconds=load_seconds,
+        histograms={
+            phase: Histogram(HISTOGRAM_BOUNDS_US, counts, total)
+            for phase, (counts, total) in taken["histograms"].items()
+        },
+    )

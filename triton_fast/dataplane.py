@@ -1,0 +1,200 @@
+"""Every verb of the server, once. Front ends decode into these calls and encode what they return; nothing else.
+
+Verbs raise ``ServerError``; only front ends know protocols. Infer is not here: its data path is native
+(``_native/http``), and asks ``native_model`` for the version to submit to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from triton_fast._native.sched.model import NativeModel
+from triton_fast._version import TRITON_COMPAT
+from triton_fast.config import to_json
+from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
+from triton_fast.repository import IndexRow, ModelRepositoryManager, State
+from triton_fast.scheduling.runtime import ModelRuntime
+from triton_fast.types import TYPES, DataType
+
+EXTENSIONS = (
+    "classification", "sequence", "model_repository", "model_repository(unload_dependents)", "schedule_policy",
+    "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
+    "statistics", "trace", "logging",
+)  # fmt: skip
+MAX_VERSION_DIGITS = 18
+SHM_DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
+
+
+def parse_version(text: str) -> int:
+    """Return the version number of a URL or message field; empty means -1, the version policy's choice."""
+    if not text:
+        return -1
+    if not text.isascii() or not text.isdigit():
+        raise InvalidArg(
+            f"failed to get model version from specified version string '{text}' (details: stol), "
+            "version should be an integral value > 0"
+        )
+    if len(text.lstrip("0")) > MAX_VERSION_DIGITS:
+        raise InvalidArg(f"invalid model version specified '{text}' , version should be an integral value > 0")
+    return int(text)
+
+
+class Dataplane:
+    """The verbs, over one repository.
+
+    Parameters
+    ----------
+    repository
+        Where names resolve to served versions.
+    server_id
+        ``--id``.
+    """
+
+    def __init__(self, repository: ModelRepositoryManager[ModelRuntime], *, server_id: str = "triton") -> None:
+        self.repository = repository
+        self.server_id = server_id
+        self.started = False
+        self.exiting = False
+
+    # ---- server
+
+    def server_live(self) -> bool:
+        self._refuse_exiting()
+        return True
+
+    def server_ready(self) -> bool:
+        self._refuse_exiting()
+        return self.started and self.repository.ready_state()
+
+    def server_metadata(self) -> dict[str, Any]:
+        return {"name": self.server_id, "version": TRITON_COMPAT, "extensions": list(EXTENSIONS)}
+
+    def _refuse_exiting(self) -> None:
+        if self.exiting:
+            raise Unavailable("Server exiting")
+
+    # ---- models
+
+    def native_model(self, name: str, version: int) -> NativeModel:
+        """Return the version that an infer request goes to. The hot path caches the answer by the epoch."""
+        return self._runtime(name, version).native
+
+    def _runtime(self, name: str, version: int) -> ModelRuntime:
+        if self.exiting:
+            raise Unavailable("Server exiting")
+        return self.repository.resolve(name, version)
+
+    def model_ready(self, name: str, version: int) -> bool:
+        self._refuse_exiting()
+        return self.repository.is_ready(name, version)
+
+    def model_metadata(self, name: str, version: int) -> dict[str, Any]:
+        runtime = self._runtime(name, version)
+        config = runtime.config
+        versions = [version] if version >= 0 else self.repository.versions(name)
+        return {
+            "name": runtime.name,
+            "versions": [str(number) for number in versions],
+            "platform": config.platform or config.backend,
+            "inputs": [_tensor_metadata(tensor, config.max_batch_size) for tensor in config.input],
+            "outputs": [_tensor_metadata(tensor, config.max_batch_size) for tensor in config.output],
+        }
+
+    def model_config(self, name: str, version: int) -> dict[str, Any]:
+        return to_json(self._runtime(name, version).config)
+
+    def model_statistics(self, name: str = "", version: int = -1) -> dict[str, Any]:
+        """Return the statistics of one version, of every version of one model, or of all (no name)."""
+        if not name:
+            runtimes = self.repository.all_ready()
+        else:
+            known = [runtime for runtime in self.repository.all_ready() if runtime.name == name]
+            if not known:
+                raise InvalidArg(f"requested model '{name}' is not available")
+            runtimes = [runtime for runtime in known if version in (-1, runtime.version)]
+            if not runtimes:
+                raise InvalidArg(f"requested model version is not available for model '{name}'")
+        return {"model_stats": [_statistics(runtime) for runtime in runtimes]}
+
+    # ---- repository
+
+    def repository_index(self, ready_only: bool = False) -> list[dict[str, str]]:
+        return [_index_row(row) for row in self.repository.index(ready_only)]
+
+    def load_model(self, name: str, parameters: Mapping[str, str | bytes]) -> None:
+        """Load or reload; blocks until the model is ready or failed. ``parameters``: config, file:<path> -> bytes."""
+        self._refuse_exiting()
+        config = parameters.get("config")
+        files = {key: value for key, value in parameters.items() if isinstance(value, bytes)}
+        self.repository.load(name, config_json=config if isinstance(config, str) else None, files=files or None)
+
+    def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
+        self._refuse_exiting()
+        self.repository.unload(name, unload_dependents=unload_dependents)
+
+    # ---- shared memory: off in this build, answered as a server that was started without it
+
+    def shared_memory_status(self, kind: str, region: str) -> list[dict[str, Any]]:
+        if region:
+            raise NotFound(f"Unable to find {kind} shared memory region: '{region}'")
+        return []
+
+    def shared_memory_change(self) -> None:
+        raise Unsupported(SHM_DISABLED)
+
+
+def _index_row(row: IndexRow) -> dict[str, str]:
+    """A model that was never loaded has only its name."""
+    if row.state is State.UNKNOWN:
+        return {"name": row.name}
+    shown = {"name": row.name, "version": str(row.version), "state": row.state.value}
+    if row.reason:
+        shown["reason"] = row.reason
+    return shown
+
+
+def _tensor_metadata(tensor: Any, max_batch_size: int) -> dict[str, Any]:
+    shape = list(tensor.dims)
+    return {
+        "name": tensor.name,
+        "datatype": TYPES[DataType(tensor.data_type)].wire,
+        "shape": [-1, *shape] if max_batch_size > 0 else shape,
+    }
+
+
+def _statistics(runtime: ModelRuntime) -> dict[str, Any]:
+    taken = runtime.native.snapshot()
+    success, failed = taken["success"], sum(taken["failures"].values())
+
+    def duration(count: int, ns: int) -> dict[str, int]:
+        return {"count": count, "ns": ns}
+
+    return {
+        "name": runtime.name,
+        "version": str(runtime.version),
+        "last_inference": taken["last_inference_ms"],
+        "inference_count": taken["inference_count"],
+        "execution_count": taken["execution_count"],
+        "inference_stats": {
+            "success": duration(success, taken["ns"]["request"]),
+            "fail": duration(failed, taken["fail_ns"]),
+            "queue": duration(success, taken["ns"]["queue"]),
+            "compute_input": duration(success, taken["ns"]["compute_input"]),
+            "compute_infer": duration(success, taken["ns"]["compute_infer"]),
+            "compute_output": duration(success, taken["ns"]["compute_output"]),
+            "cache_hit": duration(0, 0),
+            "cache_miss": duration(0, 0),
+        },
+        "response_stats": {},
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": duration(count, input_ns),
+                "compute_infer": duration(count, infer_ns),
+                "compute_output": duration(count, output_ns),
+            }
+            for size, count, input_ns, infer_ns, output_ns in taken["batches"]
+        ],
+        "memory_usage": [],
+    }

@@ -1,0 +1,210 @@
+"""The v2 HTTP routes as one table: pattern, methods, restricted-API category, handler.
+
+Order and patterns are Triton's: full matches on the undecoded path, the query ignored. Infer is matched by the native
+connection first; it stands here too, so that other methods on it get 405 and its category is known.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from triton_fast.dataplane import Dataplane, parse_version
+from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unsupported
+from triton_fast.frontends.http.messages import (
+    Answer,
+    Verb,
+    empty_answer,
+    error_answer,
+    failure,
+    json_answer,
+)
+from triton_fast.observability import log
+
+Handler = Callable[[Dataplane, Verb], Answer]
+
+
+class Route(NamedTuple):
+    """One row of the table. ``blocking``: the handler may take long and runs off the loop thread."""
+
+    pattern: re.Pattern[str]
+    methods: tuple[str, ...]
+    category: str
+    handler: Handler
+    blocking: bool = False
+
+
+# ---- handlers: one for each verb
+
+
+def live(plane: Dataplane, verb: Verb) -> Answer:
+    return empty_answer(200 if plane.server_live() else 400)
+
+
+def ready(plane: Dataplane, verb: Verb) -> Answer:
+    return empty_answer(200 if plane.server_ready() else 400)
+
+
+def server_metadata(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.server_metadata())
+
+
+def model_ready(plane: Dataplane, verb: Verb) -> Answer:
+    if plane.model_ready(*_model(verb)):
+        return empty_answer()
+    return error_answer(400, "Model version not ready")
+
+
+def model_metadata(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.model_metadata(*_model(verb)))
+
+
+def model_config(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.model_config(*_model(verb)))
+
+
+def model_stats(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.model_statistics(*_model(verb)))
+
+
+def all_stats(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.model_statistics())
+
+
+def infer(plane: Dataplane, verb: Verb) -> Answer:
+    # Only what the native path could not take comes here: a version that is no number it can hold.
+    plane.native_model(*_model(verb))
+    raise Internal("the request could not be routed")
+
+
+def later(plane: Dataplane, verb: Verb) -> Answer:
+    raise Unsupported(f"'{verb.path}' is not supported by this version of triton_fast")
+
+
+def repository_index(plane: Dataplane, verb: Verb) -> Answer:
+    wanted = verb.json_object().get("ready", False)
+    if not isinstance(wanted, bool):
+        raise InvalidArg("Invalid value for 'ready': expected a boolean")
+    return json_answer(plane.repository_index(wanted))
+
+
+def repository_load(plane: Dataplane, verb: Verb) -> Answer:
+    _refuse_repository(verb)
+    plane.load_model(verb.params["model"], _load_parameters(verb))
+    return empty_answer()
+
+
+def repository_unload(plane: Dataplane, verb: Verb) -> Answer:
+    _refuse_repository(verb)
+    dependents = _parameters(verb).get("unload_dependents", False)
+    if not isinstance(dependents, bool):
+        raise Internal("Unable to parse 'unload_dependents': attempt to access JSON non-boolean as boolean")
+    plane.unload_model(verb.params["model"], unload_dependents=dependents)
+    return empty_answer()
+
+
+def shared_memory(plane: Dataplane, verb: Verb) -> Answer:
+    if verb.params["action"] == "status":
+        return json_answer(plane.shared_memory_status(verb.params["memory"], verb.params["region"]))
+    plane.shared_memory_change()
+    return empty_answer()
+
+
+_MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+_REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
+_REGION = r"(?:/region/(?P<region>[^/]+))?"
+
+
+def _row(pattern: str, methods: str, category: str, handler: Handler, *, blocking: bool = False) -> Route:
+    return Route(re.compile(pattern), tuple(methods.split()), category, handler, blocking)
+
+
+ROUTES: tuple[Route, ...] = (
+    _row(r"/v2/models/stats", "GET", "statistics", all_stats),
+    _row(r"/v2/logging", "GET POST", "logging", later),
+    _row(_MODEL, "GET", "metadata", model_metadata),
+    _row(_MODEL + "/infer", "POST", "inference", infer),
+    _row(_MODEL + "/generate(?:_stream)?", "POST", "inference", later),
+    _row(_MODEL + "/ready", "GET", "health", model_ready),
+    _row(_MODEL + "/config", "GET", "model-config", model_config),
+    _row(_MODEL + "/stats", "GET", "statistics", model_stats),
+    _row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", later),
+    _row(r"/v2", "GET", "metadata", server_metadata),
+    _row(r"/v2/health/live", "GET", "health", live),
+    _row(r"/v2/health/ready", "GET", "health", ready),
+    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>status)", "GET", "shared-memory",
+         shared_memory),
+    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
+         "shared-memory", shared_memory),
+    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index),
+    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, blocking=True),
+    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
+         blocking=True),
+    _row(r"/v2/trace/setting", "GET POST", "trace", later),
+)  # fmt: skip
+
+
+def find(method: str, path: str) -> tuple[Route | None, dict[str, str], bool]:
+    """Return (route, path parts, method allowed). HEAD is allowed where GET is."""
+    for route in ROUTES:
+        found = route.pattern.fullmatch(path)
+        if found:
+            parts = {key: value or "" for key, value in found.groupdict().items()}
+            return route, parts, ("GET" if method == "HEAD" else method) in route.methods
+    return None, {}, False
+
+
+def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
+    """Call a handler; whatever it raises becomes an answer."""
+    try:
+        return route.handler(plane, verb)
+    except ServerError as error:
+        return failure(error)
+    except Exception as error:
+        log.error(f"{verb.method} {verb.path} failed: {type(error).__name__}: {error}")
+        return error_answer(500, "internal error, see the server log")
+
+
+Dispatch = Callable[[Route, Verb], "Answer | Awaitable[Answer]"]
+
+
+# ---- parts of bodies and paths
+
+
+def _model(verb: Verb) -> tuple[str, int]:
+    return verb.params["model"], parse_version(verb.params.get("version", ""))
+
+
+def _refuse_repository(verb: Verb) -> None:
+    if verb.params["repository"]:
+        raise Unsupported("'repository_name' specification is not supported")
+
+
+def _parameters(verb: Verb) -> dict[str, Any]:
+    parameters = verb.json_object().get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise Internal("Unable to parse 'parameters': attempt to access JSON non-object as object")
+    return parameters
+
+
+def _load_parameters(verb: Verb) -> dict[str, str | bytes]:
+    result: dict[str, str | bytes] = {}
+    for key, value in _parameters(verb).items():
+        if key != "config" and not key.startswith("file:"):
+            raise Internal("unexpected error on creating Triton parameter")
+        if not isinstance(value, str):
+            raise Internal(f"Unable to parse '{key}': attempt to access JSON non-string as string")
+        if key == "config":
+            result[key] = value
+            continue
+        try:
+            result[key] = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidArg(f"load parameter '{key}' must be base64 encoded file content") from None
+    return result
+
+
+__all__ = ["ROUTES", "NotFound", "Route", "find", "run"]
