@@ -38,6 +38,8 @@ from triton_fast.scheduling.threads import usable_cores
 SWITCH_INTERVAL_S = 0.0005
 TRIM_INTERVAL_S = 10.0
 EXIT_FAILURE = 1
+# A scrape has no body to speak of.
+METRICS_MAX_INPUT = 65536
 
 
 def run(options: Options) -> int:
@@ -125,10 +127,9 @@ class Server:
             native = HttpServer(
                 InferApp(self.plane, self.executor, restricted), asyncio.get_running_loop(), self.epoch
             )
-            self._limit(native)
+            self._limit(native, options.http_max_input_size)
             if "inference" in restricted:
                 native.restrict_infer(*restricted["inference"])
-            native.max_input = options.http_max_input_size
             self.http = Listener(native, "HTTPService")
             listeners.append(await self._bind(self.http, options.http_address, options.http_port))
         if options.allow_metrics:
@@ -139,9 +140,8 @@ class Server:
             native = HttpServer(
                 MetricsApp(handler(metrics.render), self.executor), asyncio.get_running_loop(), self.epoch
             )
-            self._limit(native)
+            self._limit(native, METRICS_MAX_INPUT)
             native.allow_infer = False
-            native.max_input = 65536
             self.metrics = Listener(native, "Metrics Service")
             address = options.metrics_address or options.http_address
             listeners.append(await self._bind(self.metrics, address, options.metrics_port))
@@ -155,9 +155,9 @@ class Server:
             raise OSError(f"Socket '{address}:{port}' already in use ({error.strerror or error})") from None
         return listener
 
-    def _limit(self, native: HttpServer) -> None:
+    def _limit(self, native: HttpServer, max_input: int) -> None:
         options = self.options
-        native.max_head = options.http_max_head_size
+        native.set_limits(max_head=options.http_max_head_size, max_input=max_input)
         native.max_connections = options.http_max_connections
         native.head_timeout_ns = options.http_header_timeout_secs * 1_000_000_000
         native.body_timeout_ns = options.http_body_timeout_secs * 1_000_000_000

@@ -23,8 +23,6 @@ class HttpServer:
 
     Attributes
     ----------
-    max_head, max_input, max_body
-        Limits in bytes: a request head; JSON, raw and inflated bodies; any body.
     head_timeout_ns, body_timeout_ns, idle_timeout_ns
         For a head to be whole, a body to be whole (longer for one that keeps up 1 KiB/s), an idle connection.
     max_connections
@@ -38,9 +36,6 @@ class HttpServer:
     connections: set[HttpConnection]
     draining: bool
     allow_infer: bool
-    max_head: int
-    max_input: int
-    max_body: int
     head_timeout_ns: int
     body_timeout_ns: int
     idle_timeout_ns: int
@@ -50,6 +45,9 @@ class HttpServer:
 
     def __init__(self, app: Any, loop: AbstractEventLoop, epoch: Epoch) -> None: ...
     def __call__(self) -> HttpConnection: ...
+    def set_limits(self, *, max_head: int, max_input: int, max_body: int = ...) -> None:
+        """Limit request heads; JSON, raw and inflated bodies; any body (64 GiB). Bytes."""
+
     def restrict_infer(self, name: str, value: str) -> None:
         """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
 

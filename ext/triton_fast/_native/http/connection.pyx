@@ -5,30 +5,30 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
+from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error,
 )
 from triton_fast._native.core.request cimport (
-    Request, Response, T_RECEIVED, Tensor, request_free, request_new,
+    Request, Response, T_RECEIVED, Tensor, request_free,
 )
 from triton_fast._native.core.ring cimport CompletionRing
-from triton_fast._native.core.validate cimport request_from_raw, request_validate
+from triton_fast._native.http.body cimport body_request
+from triton_fast._native.http.head cimport Info, Limits, has_header, head_info, infer_route, text_of
 from triton_fast._native.http.plan cimport (
-    Plan, plan_forget, plan_free, plan_learn, plan_matches, plan_reply_learn, plan_reply_matches, plan_request,
+    Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
-from triton_fast._native.http.reply cimport BlockView, reply_head, status_of
+from triton_fast._native.http.reply cimport BlockView, reply_head
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
 from triton_fast._native.wire.http1 cimport (
-    Chunked, HTTP_ERROR_TEXT, HTTP_MAX_CHUNKS, Head, M_HEAD, M_POST, NUM_OK, Slice, chunked_feed, chunked_init,
-    http1_error_text, http1_infer_len_text, http1_parse_head, http1_parse_int32,
+    Chunked, HTTP_ERROR_TEXT, HTTP_MAX_CHUNKS, Head, M_POST, chunked_feed, chunked_init, http1_error_text,
+    http1_parse_head,
 )
-from triton_fast._native.wire.json_infer cimport json_decode_infer
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_reply cimport json_encode_reply
 
@@ -53,21 +53,6 @@ cdef enum:
     ST_WAIT = 3             # a request is in flight, or its answer has not left yet
     ST_DISCARD = 4          # answered and refused: what still arrives is thrown away, then the connection ends
     ST_CLOSED = 5
-
-# What is kept of a parsed head.
-cdef struct Info:
-    bint infer              # POST .../infer: the native path
-    bint keep_alive
-    bint http10
-    bint head_only          # HEAD: no body in the answer
-    bint chunked
-    bint expect
-    bint denied             # inference is restricted, and the head lacks the header for it
-    bint has_header_len     # Inference-Header-Content-Length: header_len holds
-    int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
-    int32_t encoding_out
-    int64_t header_len
-    size_t length           # of the body, when not chunked
 
 cdef enum:
     SCRATCH = 65536             # bytes read at once when no body is expected
@@ -112,9 +97,7 @@ cdef class HttpServer:
     cdef bytes guard_name   # None: inference is not restricted
     cdef bytes guard_value
     cdef str guard_label
-    cdef public size_t max_head
-    cdef public size_t max_input
-    cdef public size_t max_body
+    cdef Limits limits
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns
@@ -135,9 +118,9 @@ cdef class HttpServer:
         if self.scratch == NULL or self.binary_index == NULL:
             raise MemoryError
         self.allow_infer = True
-        self.max_head = 65536
-        self.max_input = 67108864
-        self.max_body = <size_t>1 << 36
+        self.limits.max_head = 65536
+        self.limits.max_input = 67108864
+        self.limits.max_body = <size_t>1 << 36
         self.head_timeout_ns = <int64_t>30 * 1000000000
         self.body_timeout_ns = <int64_t>60 * 1000000000
         self.idle_timeout_ns = <int64_t>600 * 1000000000
@@ -148,6 +131,12 @@ cdef class HttpServer:
         free(self.binary_index)
         tf_buf_free(&self.out)
         tf_buf_free(&self.json)
+
+    def set_limits(self, *, size_t max_head, size_t max_input, size_t max_body=<size_t>1 << 36):
+        """Limit request heads; JSON, raw and inflated bodies; any body (64 GiB). Bytes."""
+        self.limits.max_head = max_head
+        self.limits.max_input = max_input
+        self.limits.max_body = max_body
 
     def restrict_infer(self, str name, str value):
         """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
@@ -408,7 +397,7 @@ cdef class HttpConnection:
             self.began = now_ns()
             self.deadline = self.began + self.server.head_timeout_ns
         self.server.head.scan_from = self.scan_from
-        rc = http1_parse_head(<const char*>data, n, self.server.max_head, &self.server.head)
+        rc = http1_parse_head(<const char*>data, n, self.server.limits.max_head, &self.server.head)
         if rc == 0:
             self.scan_from = self.server.head.scan_from
             return 0
@@ -466,80 +455,32 @@ cdef class HttpConnection:
     # From the parsed head to self.info. False: it was refused and answered.
     cdef bint take_head(self) except -1:
         cdef Head* h = &self.server.head
-        cdef Info* info = &self.info
-        cdef int32_t value = 0
-        cdef int kind
-        cdef char[HTTP_ERROR_TEXT] text
-        memset(info, 0, sizeof(Info))
-        info.keep_alive = h.keep_alive and not self.server.draining
-        info.http10 = h.minor == 0
-        info.head_only = h.method == M_HEAD
-        info.chunked = h.chunked
-        info.expect = h.expect_continue and h.minor == 1
-        info.length = <size_t>h.content_length if h.has_content_length else 0
-        info.infer = h.method == M_POST and self.server.allow_infer and self.infer_route(&h.path)
-        if info.length > self.server.max_body:
-            self.refuse(413, b"the request body of %d bytes exceeds the limit of %d bytes" % (
-                info.length, self.server.max_body))
-            return False
-        if info.infer:
-            info.denied = self.server.guard_name is not None and not has_header(
-                h, self.server.guard_name, self.server.guard_value)
-            info.encoding_in = encoding_number(&h.content_encoding)
-            if h.accept_encoding.ptr != NULL:
-                info.encoding_out = self.server.app.choose_encoding(text_of(&h.accept_encoding))
-            if h.has_infer_header_len:
-                kind = http1_parse_int32(h.infer_header_len, &value)
-                if kind != NUM_OK:
-                    self.refuse(400, text[:http1_infer_len_text(kind, h.infer_header_len, text, HTTP_ERROR_TEXT)])
-                    return False
-                info.has_header_len = True
-                info.header_len = value
-            elif info.encoding_in == 0 and info.length > self.server.max_input:
-                self.refuse(400, b"request JSON size of %d bytes exceeds the maximum allowed input size of %d bytes. "
-                                 b"Use --http-max-input-size to increase the limit." % (
-                                     info.length, self.server.max_input))
-                return False
-            self.verb = None
-            return True
-        if info.length > self.server.max_input:
-            self.refuse(413, b"the request body of %d bytes exceeds the maximum allowed input size of %d bytes. "
-                             b"Use --http-max-input-size to increase the limit." % (
-                                 info.length, self.server.max_input))
-            return False
-        self.verb = (text_of(&h.method_name), text_of(&h.path), text_of(&h.query),
-                     [(text_of(&h.headers[i].name), text_of(&h.headers[i].value)) for i in range(h.n_headers)])
-        return True
-
-    # Whether path is /v2/models/M[/versions/V]/infer; then sets model_name and model_version.
-    cdef bint infer_route(self, Slice* path) except -1:
-        cdef const char* p = path.ptr
-        cdef size_t n = path.len, at, end
+        cdef int32_t status = 0
+        cdef size_t end = 0
         cdef int64_t version = -1
+        cdef bint infer = h.method == M_POST and self.server.allow_infer and infer_route(&h.path, &end, &version)
+        cdef bytes refused = head_info(h, &self.info, &self.server.limits, infer, &status)
         cdef str name
-        if n < 17 or memcmp(p, b"/v2/models/", 11) != 0 or memcmp(p + n - 6, b"/infer", 6) != 0:
+        self.received = 0
+        if self.server.draining:
+            self.info.keep_alive = False
+        if refused is not None:
+            self.refuse(status, refused)
             return False
-        n -= 6
-        at = 11
-        while at < n and p[at] != c"/":
-            at += 1
-        end = at
-        if end == 11:
-            return False
-        if at < n:
-            # 18 digits cannot overflow; longer numbers go the Python way, which answers as Triton does.
-            if n - at < 11 or n - at > 28 or memcmp(p + at, b"/versions/", 10) != 0:
-                return False
-            version = 0
-            for at in range(at + 10, n):
-                if p[at] < c"0" or p[at] > c"9":
-                    return False
-                version = version * 10 + (p[at] - c"0")
-        name = p[11:end].decode("utf-8", "replace")
-        if name != self.model_name or version != self.model_version:
-            self.model_name = name
-            self.model_version = version
-            self.epoch = -1
+        self.verb = None
+        if infer:
+            name = h.path.ptr[11:end].decode("utf-8", "replace")
+            if name != self.model_name or version != self.model_version:
+                self.model_name = name
+                self.model_version = version
+                self.epoch = -1
+            self.info.denied = self.server.guard_name is not None and not has_header(
+                h, self.server.guard_name, self.server.guard_value)
+            if h.accept_encoding.ptr != NULL:
+                self.info.encoding_out = self.server.app.choose_encoding(text_of(&h.accept_encoding))
+        else:
+            self.verb = (text_of(&h.method_name), text_of(&h.path), text_of(&h.query),
+                         [(text_of(&h.headers[i].name), text_of(&h.headers[i].value)) for i in range(h.n_headers)])
         return True
 
     # The head is done and `rest` bytes of what follows are at hand: make ready for the body, or go on without one.
@@ -550,7 +491,7 @@ cdef class HttpConnection:
                 self.chunks = <Chunked*>malloc(sizeof(Chunked))
                 if self.chunks == NULL:
                     raise MemoryError
-            chunked_init(self.chunks, self.server.max_body if self.info.infer else self.server.max_input,
+            chunked_init(self.chunks, self.server.limits.max_body if self.info.infer else self.server.limits.max_input,
                          HTTP_MAX_CHUNKS)
             self.state = ST_CHUNKED
             self.block = block_new(SMALL_WINDOW)
@@ -640,10 +581,13 @@ cdef class HttpConnection:
             return 0
         for attempt in range(3):
             e.len = 0
-            if self.decode(&e) != 0:
+            self.request = body_request(self.model.ptr, &self.info, &self.server.limits, &self.plan, self.block,
+                                        self.body_at, self.received, &self.planned, &e)
+            if self.request == NULL:
                 self.drop_block()
                 self.fail(e.code, e.text[:e.len])
                 return 0
+            self.block = NULL
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
@@ -670,78 +614,12 @@ cdef class HttpConnection:
         self.fail(e.code, e.text[:e.len])
         return 0
 
-    # Make self.request from the body. 0, or -1 with e filled and no request.
-    cdef int decode(self, tf_error* e) except -2:
-        cdef const char* json = NULL
-        cdef size_t json_len = self.received
-        cdef const uint8_t* binary
-        cdef size_t binary_len
-        cdef Request* r
-        cdef int rc
-        cdef bint raw = self.info.has_header_len and self.info.header_len == 0
-        if self.block != NULL:
-            json = <const char*>self.block.data + self.body_at
-        if self.model.ptr.decoupled:
-            e.code = 5
-            e.len = put_text(e, b"HTTP end point doesn't support models with decoupled transaction policy")
-            return -1
-        if self.info.has_header_len and not raw:
-            if self.info.header_len < 0 or <size_t>self.info.header_len > self.received:
-                e.code = 3
-                e.len = put_text(e, b"inference header size should be in range (0, %d), got: %d" % (
-                    self.received, self.info.header_len))
-                return -1
-            json_len = <size_t>self.info.header_len
-        if json_len > self.server.max_input and not raw:
-            e.code = 3
-            e.len = put_text(e, b"request JSON size of %d bytes exceeds the maximum allowed input size of %d bytes. "
-                             b"Use --http-max-input-size to increase the limit." % (json_len, self.server.max_input))
-            return -1
-        if raw and self.received > self.server.max_input:
-            e.code = 3
-            e.len = put_text(e, b"Raw input has a byte_size (%d bytes) that exceeds the maximum allowed value of %d "
-                             b"bytes. Use --http-max-input-size to increase the limit." % (
-                                 self.received, self.server.max_input))
-            return -1
-        binary = <const uint8_t*>json + json_len
-        binary_len = self.received - json_len
-        self.planned = False
-        if not raw and plan_matches(&self.plan, self.model.ptr, json, json_len, binary_len):
-            r = plan_request(&self.plan, binary)
-            if r == NULL:
-                raise MemoryError
-            self.planned = True
-        else:
-            r = request_new(self.model.ptr)
-            if r == NULL:
-                raise MemoryError
-            if raw:
-                rc = request_from_raw(r, json, self.received, e)
-            elif json_len >= NOGIL_SEND:
-                with nogil:
-                    rc = json_decode_infer(r, json, json_len, binary, binary_len, self.info.has_header_len,
-                                           self.server.max_input, e)
-            else:
-                rc = json_decode_infer(r, json, json_len, binary, binary_len, self.info.has_header_len,
-                                       self.server.max_input, e)
-            if rc == 0:
-                rc = request_validate(r, e)
-            if rc != 0:
-                request_free(r)
-                return -1
-            if not raw and self.info.has_header_len:
-                plan_learn(&self.plan, r, json, json_len, binary, binary_len, self.server.max_input)
-        r.body = self.block
-        self.block = NULL
-        self.request = r
-        return 0
-
     cdef int inflate_body(self) except -1:
         cdef bytes plain
         cdef Block* block
         plain = self.server.app.inflate(
             PyBytes_FromStringAndSize(<char*>self.block.data + self.body_at, self.received) if self.block != NULL
-            else b"", self.info.encoding_in, self.server.max_input)
+            else b"", self.info.encoding_in, self.server.limits.max_input)
         block = block_new(len(plain))
         if block == NULL:
             raise MemoryError
@@ -974,41 +852,3 @@ cdef class HttpConnection:
         else:
             self.abort()
         return 0
-
-
-# Whether a header `name` (lower case) has exactly `value`. Takes the same time for every value of the right length.
-cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
-    cdef const char* wanted = name
-    cdef const char* key = value
-    cdef size_t n = len(name), m = len(value), k
-    cdef uint32_t i
-    cdef unsigned char differs
-    cdef char c
-    for i in range(h.n_headers):
-        if h.headers[i].name.len != n or h.headers[i].value.len != m:
-            continue
-        differs = 0
-        for k in range(n):
-            c = h.headers[i].name.ptr[k]
-            differs |= <unsigned char>((c + 32 if c"A" <= c <= c"Z" else c) ^ wanted[k])
-        for k in range(m):
-            differs |= <unsigned char>(h.headers[i].value.ptr[k] ^ key[k])
-        if differs == 0:
-            return True
-    return False
-
-
-cdef inline str text_of(Slice* s):
-    return s.ptr[:s.len].decode("latin-1") if s.ptr != NULL else ""
-
-
-cdef int32_t encoding_number(Slice* s) except -1:
-    if s.ptr == NULL or s.len == 0:
-        return 0
-    return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)
-
-
-cdef unsigned int put_text(tf_error* e, bytes text) except? 0:
-    cdef size_t n = min(<size_t>len(text), <size_t>2047)
-    memcpy(e.text, <const char*>text, n)
-    return <unsigned int>n

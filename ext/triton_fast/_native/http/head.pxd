@@ -1,0 +1,40 @@
+# From a parsed request head to what the connection keeps of it: route, encodings, lengths, and whether it is refused.
+from libc.stdint cimport int32_t, int64_t
+
+from triton_fast._native.wire.http1 cimport Head, Slice
+
+
+# What is kept of a parsed head.
+cdef struct Info:
+    bint infer              # POST .../infer: the native path
+    bint keep_alive
+    bint http10
+    bint head_only          # HEAD: no body in the answer
+    bint chunked
+    bint expect
+    bint denied             # inference is restricted, and the head lacks the header for it
+    bint has_header_len     # Inference-Header-Content-Length: header_len holds
+    int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
+    int32_t encoding_out
+    int64_t header_len
+    size_t length           # of the body, when not chunked
+
+# What a listener allows.
+cdef struct Limits:
+    size_t max_head
+    size_t max_input        # JSON, raw and inflated bodies
+    size_t max_body         # any body
+
+
+cdef inline str text_of(Slice* s):
+    return s.ptr[:s.len].decode("latin-1") if s.ptr != NULL else ""
+
+
+# Fill info from the head of a request for the v2 API (infer: its path is an infer route). None: go on; else the request
+# is refused with this text and *status.
+cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* status)
+# Whether path is /v2/models/M[/versions/V]/infer; then M is path[11:name_end], and version -1 without V. Numbers that
+# do not fit are left to the Python side, which answers as Triton does.
+cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept
+# Whether a header `name` (lower case) has exactly `value`. Takes the same time for every value of the right length.
+cdef bint has_header(Head* h, bytes name, bytes value) noexcept

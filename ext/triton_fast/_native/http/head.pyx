@@ -1,0 +1,93 @@
+# See head.pxd. Knows the v2 infer route and the headers that matter to it; no sockets, no bodies.
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.string cimport memcmp, memset
+
+from triton_fast._native.wire.http1 cimport (
+    HTTP_ERROR_TEXT, Head, M_HEAD, NUM_OK, Slice, http1_infer_len_text, http1_parse_int32,
+)
+
+
+cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* status):
+    cdef int32_t value = 0
+    cdef int kind
+    cdef char[HTTP_ERROR_TEXT] text
+    memset(info, 0, sizeof(Info))
+    info.infer = infer
+    info.keep_alive = h.keep_alive
+    info.http10 = h.minor == 0
+    info.head_only = h.method == M_HEAD
+    info.chunked = h.chunked
+    info.expect = h.expect_continue and h.minor == 1
+    info.length = <size_t>h.content_length if h.has_content_length else 0
+    status[0] = 413
+    if info.length > limits.max_body:
+        return b"the request body of %d bytes exceeds the limit of %d bytes" % (info.length, limits.max_body)
+    if not infer:
+        if info.length > limits.max_input:
+            return (b"the request body of %d bytes exceeds the maximum allowed input size of %d bytes. "
+                    b"Use --http-max-input-size to increase the limit." % (info.length, limits.max_input))
+        return None
+    status[0] = 400
+    info.encoding_in = encoding_number(&h.content_encoding)
+    if h.has_infer_header_len:
+        kind = http1_parse_int32(h.infer_header_len, &value)
+        if kind != NUM_OK:
+            return text[:http1_infer_len_text(kind, h.infer_header_len, text, HTTP_ERROR_TEXT)]
+        info.has_header_len = True
+        info.header_len = value
+    elif info.encoding_in == 0 and info.length > limits.max_input:
+        return (b"request JSON size of %d bytes exceeds the maximum allowed input size of %d bytes. "
+                b"Use --http-max-input-size to increase the limit." % (info.length, limits.max_input))
+    return None
+
+
+cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept:
+    cdef const char* p = path.ptr
+    cdef size_t n = path.len, at = 11
+    if n < 18 or memcmp(p, b"/v2/models/", 11) != 0 or memcmp(p + n - 6, b"/infer", 6) != 0:
+        return False
+    n -= 6
+    while at < n and p[at] != c"/":
+        at += 1
+    if at == 11:
+        return False
+    name_end[0] = at
+    version[0] = -1
+    if at == n:
+        return True
+    # 18 digits cannot overflow.
+    if n - at < 11 or n - at > 28 or memcmp(p + at, b"/versions/", 10) != 0:
+        return False
+    version[0] = 0
+    for at in range(at + 10, n):
+        if p[at] < c"0" or p[at] > c"9":
+            return False
+        version[0] = version[0] * 10 + (p[at] - c"0")
+    return True
+
+
+cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
+    cdef const char* wanted = name
+    cdef const char* key = value
+    cdef size_t n = len(name), m = len(value), k
+    cdef uint32_t i
+    cdef unsigned char differs
+    cdef char c
+    for i in range(h.n_headers):
+        if h.headers[i].name.len != n or h.headers[i].value.len != m:
+            continue
+        differs = 0
+        for k in range(n):
+            c = h.headers[i].name.ptr[k]
+            differs |= <unsigned char>((c + 32 if c"A" <= c <= c"Z" else c) ^ wanted[k])
+        for k in range(m):
+            differs |= <unsigned char>(h.headers[i].value.ptr[k] ^ key[k])
+        if differs == 0:
+            return True
+    return False
+
+
+cdef int32_t encoding_number(Slice* s) except -1:
+    if s.ptr == NULL or s.len == 0:
+        return 0
+    return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)

@@ -1,0 +1,1 @@
+"""Whole bodies to decoded requests. Native use only: no Python names."""

@@ -1,0 +1,1 @@
+"""Parsed request heads to routes and lengths. Native use only: no Python names."""
