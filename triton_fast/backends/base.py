@@ -29,6 +29,8 @@ class LoadContext:
         ``<repository>/<model>`` and ``<repository>/<model>/<version>``.
     config
         The ``inference.ModelConfig`` message; complete and normalised when ``load`` is called.
+    given
+        The top-level config fields that the user wrote, whatever their value: auto-complete leaves them alone.
     settings
         ``--backend-config`` of this backend laid over the global ones.
     threads_per_instance
@@ -42,6 +44,7 @@ class LoadContext:
     config: Any
     settings: Mapping[str, str] = field(default_factory=dict)
     threads_per_instance: int = 1
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,8 @@ def _located(error: text_format.ParseError, text: str, label: str) -> ConfigErro
 def _similar(path: Path) -> str:
     """Name a file that was probably meant: ``config.pbtxt.txt``, ``Config.pbtxt``, a trailing space."""
     try:
-        names = sorted(entry.name for entry in os.scandir(path.parent) if entry.is_file())
+        with os.scandir(path.parent) as entries:
+            names = sorted(entry.name for entry in entries if not entry.is_dir(follow_symlinks=False))
     except OSError:
         return ""
     for name in names:

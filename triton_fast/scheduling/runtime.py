@@ -37,11 +37,11 @@ def refuse_unsupported(config: Any) -> None:
     """Fail a load, with the reason, where the config asks for a scheduler that this build does not have."""
     scheduler = config.WhichOneof("scheduling_choice")
     if scheduler in ("sequence_batching", "ensemble_scheduling"):
-        raise Unsupported(f"model '{config.name}' asks for {scheduler}, which this version of triton_fast does not have")
+        raise Unsupported(f"model '{config.name}' asks for {scheduler}, which this version does not serve")
     if config.model_transaction_policy.decoupled:
-        raise Unsupported(f"model '{config.name}' is decoupled, which this version of triton_fast does not have")
+        raise Unsupported(f"model '{config.name}' is decoupled, which this version does not serve")
     if config.batch_input or config.batch_output or any(tensor.allow_ragged_batch for tensor in config.input):
-        raise Unsupported(f"model '{config.name}' asks for ragged batching, which this version of triton_fast does not have")
+        raise Unsupported(f"model '{config.name}' asks for ragged batching, which this version does not serve")
 
 
 def ignored_fields(config: Any) -> list[str]:

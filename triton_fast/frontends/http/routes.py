@@ -139,7 +139,7 @@ ROUTES: tuple[Route, ...] = (
          shared_memory),
     _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
          "shared-memory", shared_memory),
-    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index),
+    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, blocking=True),
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, blocking=True),
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
          blocking=True),

@@ -1,0 +1,203 @@
+"""The backend's three duties: say what a model file contains, open it, hand out instances.
+
+Knows configs and ORT sessions; nothing of front ends, schedulers or the repository beyond one model's directory.
+"""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from triton_fast._native.ort import capi
+from triton_fast._native.ort.instance import OrtInstance
+from triton_fast._native.ort.session import Session, SessionOptions
+from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.onnxruntime import library
+from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan, need
+from triton_fast.backends.onnxruntime.values import whole
+from triton_fast.config import ModelTensor, check_against_model, complete_from_model
+from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, make
+from triton_fast.observability import log
+from triton_fast.types import DataType
+
+if TYPE_CHECKING:
+    from triton_fast._native.ort.session import TensorRow
+
+DEFAULT_MAX_BATCH_SIZE = 4
+_LFS = b"version https://git-lfs"
+Key = tuple[bool, int]  # on a GPU, and which
+
+
+class OnnxRuntimeBackend(Backend):
+    name = "onnxruntime"
+    platform = "onnxruntime_onnx"
+    default_filename = "model.onnx"
+
+    def __init__(self) -> None:
+        self.version = library.open_library()
+
+    def complete_config(self, context: LoadContext) -> Any:
+        config = context.config
+        if config.output and (config.input or config.batch_input):
+            return config
+        library.prepare(context.settings)
+        default = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
+        # Only names, types and shapes are wanted: no optimisation, no thread pool.
+        options = SessionOptions()
+        options.log(context.name, 3)
+        options.graph_level(0)
+        options.threads(1, 1)
+        for path in make_plan(context, available=capi.providers(), global_pool=False).libraries:
+            options.custom_ops(path)
+        session = _open(context, options)
+        complete_from_model(
+            config, _tensors(session.inputs), _tensors(session.outputs),
+            default_max_batch_size=whole(default, "default-max-batch-size"),
+        )  # fmt: skip
+        return config
+
+    def load(self, context: LoadContext) -> BackendModel:
+        pool = library.prepare(context.settings)
+        plan = make_plan(context, available=capi.providers(), global_pool=pool)
+        return OnnxModel(context, plan)
+
+
+class OnnxModel(BackendModel):
+    """One opened version. Sessions are made when an instance needs one; see ``SessionPlan.shareable``."""
+
+    def __init__(self, context: LoadContext, plan: SessionPlan) -> None:
+        self._context = context
+        self._plan = plan
+        self._lock = threading.Lock()
+        self._sessions: dict[Key, Session] = {}
+        groups = context.config.instance_group
+        kinds = context.config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
+        gpu = bool(groups) and kinds.values_by_number[groups[0].kind].name == "KIND_GPU"
+        device = groups[0].gpus[0] if gpu and groups[0].gpus else 0
+        self._sessions[(gpu, device)] = self._new_session((gpu, device))
+
+    def create_instance(self, spec: InstanceSpec) -> OrtInstance:
+        gpu = spec.kind == "KIND_GPU"
+        session = self._session((gpu, spec.device if gpu else 0))
+        config = self._context.config
+        inputs = {row[0]: row for row in (*session.initializers, *session.inputs)}
+        outputs = {row[0]: row for row in session.outputs}
+        lead = _lead_symbol(session, batched=config.max_batch_size > 0)
+        with _clean(self._context):
+            return OrtInstance(
+                spec.name,
+                session,
+                config.max_batch_size,
+                [inputs[tensor.name][:4] for tensor in config.input],
+                [
+                    (outputs[tensor.name][:4], lead is None or outputs[tensor.name][4][:1] == (lead,))
+                    for tensor in config.output
+                ],
+                dict(self._plan.run_entries),
+            )
+
+    def close(self) -> None:
+        with self._lock:
+            self._sessions.clear()
+        library.flush_log()
+
+    def _session(self, key: Key) -> Session:
+        with self._lock:
+            found = self._sessions.get(key) if self._plan.shareable else self._sessions.pop(key, None)
+            if found is None:
+                found = self._new_session(key)
+                if self._plan.shareable:
+                    self._sessions[key] = found
+            return found
+
+    def _new_session(self, key: Key) -> Session:
+        context, (gpu, device) = self._context, key
+        if gpu:
+            need("CUDAExecutionProvider", "cuda", context.name, capi.providers())
+        with _clean(context):
+            options = build(self._plan, gpu=gpu, device=device)
+        session = _open(context, options)
+        check_against_model(
+            context.config, _tensors(session.inputs), _tensors(session.outputs),
+            optional=_tensors(session.initializers),
+        )  # fmt: skip
+        log.verbose(
+            1, f"opened {_shown(context, _model_path(context))}", model=context.name, intra=self._plan.intra,
+            providers=",".join(provider.name for provider in self._plan.providers) or "CPU",
+        )  # fmt: skip
+        return session
+
+
+def _lead_symbol(session: Session, *, batched: bool) -> str | None:
+    """Return the name all inputs give their first dimension; '?' if they disagree, None without batching.
+
+    An output that gives its first dimension the same name has one row per batch item, so its memory can be made ready
+    before the run.
+    """
+    if not batched:
+        return None
+    names = {row[4][0] for row in session.inputs if row[4]}
+    name = names.pop() if len(names) == 1 else ""
+    return name or "?"
+
+
+def _tensors(rows: tuple[TensorRow, ...]) -> list[ModelTensor]:
+    return [ModelTensor(row[0], DataType(row[1]), row[3]) for row in rows]
+
+
+def _model_path(context: LoadContext) -> Path:
+    """Return the model file: the configured name, or model.onnx inside it where that is a directory."""
+    path = context.version_dir / (context.config.default_model_filename or OnnxRuntimeBackend.default_filename)
+    return path / "model.onnx" if path.is_dir() else path
+
+
+def _shown(context: LoadContext, path: Path) -> str:
+    """Return a path as clients may see it: relative to the repository."""
+    try:
+        return str(path.relative_to(context.model_dir.parent))
+    except ValueError:
+        return path.name
+
+
+def _open(context: LoadContext, options: SessionOptions) -> Session:
+    path = _model_path(context)
+    shown = _shown(context, path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidArg(f"unable to load model '{context.name}', '{shown}' is not a regular file")
+        if status.st_size == 0:
+            raise InvalidArg(f"unable to load model '{context.name}', '{shown}' is empty")
+        with path.open("rb") as file:
+            head = file.read(len(_LFS))
+    except FileNotFoundError:
+        raise Unavailable(f"unable to find '{shown}' for model instance '{context.name}'") from None
+    except OSError as error:
+        raise Unavailable(f"unable to read '{shown}' of model '{context.name}': {error.strerror}") from None
+    if head == _LFS:
+        raise InvalidArg(
+            f"unable to load model '{context.name}', '{shown}' is a Git LFS pointer, not a model: run git lfs pull"
+        )
+    with _clean(context):
+        return Session(str(path), options)
+
+
+@contextmanager
+def _clean(context: LoadContext) -> Iterator[None]:
+    """Keep absolute paths out of the errors of ORT, and its log lines in front of them."""
+    try:
+        yield
+    except ServerError as error:
+        text = error.message
+        for folder in {str(context.model_dir.parent), str(context.model_dir.parent.resolve())}:
+            if folder not in ("", "/", "."):
+                text = text.replace(folder + "/", "")
+        raise make(error.code, text) from None
+    except (MemoryError, OverflowError, UnicodeError) as error:
+        raise Internal(f"unable to load model '{context.name}': {type(error).__name__}") from None
+    finally:
+        library.flush_log()

@@ -1,0 +1,102 @@
+"""From a model directory to what a version's start needs: the config, its backend and the load context.
+
+Knows configs and backends. Must not start anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from triton_fast import config as configs
+from triton_fast.backends.base import Backend, LoadContext
+from triton_fast.errors import InvalidArg, Unsupported
+
+_SCHEDULERS = {
+    "sequence_batching": "sequence batching",
+    "ensemble_scheduling": "ensembles",
+}
+
+
+class Preparer:
+    """Reads and completes configs.
+
+    Parameters
+    ----------
+    find_backend
+        Name -> backend, or None for one that this build does not have.
+    settings
+        ``--backend-config`` of a backend by name, the global ones included.
+    strict
+        ``--disable-auto-complete-config``.
+    cpu_count, gpus
+        What instance groups may use: usable cores and the ids of usable GPUs.
+    schedulers
+        The scheduling blocks that this build serves.
+    """
+
+    def __init__(
+        self,
+        find_backend: Callable[[str], Backend | None],
+        *,
+        settings: Callable[[str], Mapping[str, str]] = lambda _: {},
+        strict: bool = False,
+        config_name: str = "",
+        cpu_count: int = 1,
+        gpus: Sequence[int] = (),
+        schedulers: frozenset[str] = frozenset({"dynamic_batching"}),
+    ) -> None:
+        self._find_backend = find_backend
+        self._settings = settings
+        self._strict = strict
+        self._config_name = config_name
+        self._cpu_count = max(1, cpu_count)
+        self._gpus = tuple(gpus)
+        self._schedulers = schedulers
+
+    def read(self, name: str, model_dir: Path, override_json: str | None = None) -> configs.Parsed:
+        """Return the model's config, checked, as far as it can be told without opening a model file.
+
+        Raises
+        ------
+        ConfigError, Unsupported, InvalidArg
+        """
+        parsed = configs.read_model_config(
+            model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name
+        )
+        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
+        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=self._strict)
+        return parsed
+
+    def version(
+        self, name: str, version: int, model_dir: Path, version_dir: Path, parsed: configs.Parsed
+    ) -> tuple[LoadContext, Backend]:
+        """Return the context and the backend to start one version with; ``parsed`` itself is not changed.
+
+        Raises
+        ------
+        ServerError
+            The build has no such scheduler or backend, or the model file contradicts the config.
+        """
+        config = parsed.config
+        scheduler = config.WhichOneof("scheduling_choice")
+        if scheduler is not None and scheduler not in self._schedulers:
+            what = _SCHEDULERS.get(scheduler, scheduler)
+            raise Unsupported(f"model '{name}' uses {what} ('{scheduler}'), which this version does not serve")
+        backend = self._find_backend(config.backend)
+        if backend is None:
+            raise InvalidArg(
+                f"unable to find backend library for backend '{config.backend}', try specifying runtime on the "
+                "model configuration."
+            )
+        own = type(config)()
+        own.CopyFrom(config)
+        settings = dict(self._settings(config.backend))
+        context = LoadContext(name, version, model_dir, version_dir, own, settings, given=parsed.given)
+        if self._strict:
+            return context, backend
+        own = backend.complete_config(context)
+        configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus)
+        configs.validate(own, model_dir, name=name, gpus=self._gpus)
+        return dataclasses.replace(context, config=own), backend

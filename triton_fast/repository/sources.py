@@ -1,0 +1,202 @@
+"""Where models come from: the source interface, the local directory, and the names that may reach them.
+
+A name from the network is never joined to a path: it is looked up among the names that the directory lists.
+Source: spec/http.md section 7, spec/security.md SEC-01. Knows nothing of versions, configs or loading.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from triton_fast.config.errors import did_you_mean
+from triton_fast.errors import Internal, InvalidArg, NotFound
+from triton_fast.observability import log
+
+EMPTY_NAME = "Model name cannot be empty. Please enter a valid name to deploy."
+DUPLICATE = "model appears in two or more repositories"
+_SHOWN_NAME = 256
+
+
+class MaterializedDir:
+    """A model directory on the local disk, shared by the versions loaded from it.
+
+    Starts with one holder. ``on_unused`` runs once, when the last holder releases it.
+    """
+
+    def __init__(self, path: Path, on_unused: Callable[[], None] | None = None) -> None:
+        self.path = path
+        self._on_unused = on_unused
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    def hold(self) -> MaterializedDir:
+        with self._lock:
+            self._holders += 1
+        return self
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            is_last = self._holders == 0
+        if is_last and self._on_unused is not None:
+            self._on_unused()
+
+
+class Source(Protocol):
+    """One ``--model-repository``."""
+
+    @property
+    def location(self) -> str: ...
+
+    def list_models(self) -> list[str]:
+        """Return the model names, sorted. Raises Internal when the repository can not be read."""
+
+    def list_others(self) -> list[str]:
+        """Return names that look like models but are none (files); for hints only."""
+
+    def materialize(self, name: str) -> MaterializedDir:
+        """Return the model's directory on the local disk. Raises NotFound for a name that is not listed."""
+
+
+class LocalSource:
+    """A directory whose sub-directories are the models."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises InvalidArg when ``path`` is no directory."""
+        if not os.fspath(path):
+            raise InvalidArg("the model repository path is empty")
+        self._path = Path(os.path.abspath(path))
+        if not self._path.is_dir():
+            what = "is not a directory" if self._path.exists() else "does not exist"
+            raise InvalidArg(f"model repository '{path}' {what}")
+
+    @property
+    def location(self) -> str:
+        return str(self._path)
+
+    def list_models(self) -> list[str]:
+        return self._names(directories=True)
+
+    def list_others(self) -> list[str]:
+        return self._names(directories=False)
+
+    def materialize(self, name: str) -> MaterializedDir:
+        if name not in self.list_models():
+            raise NotFound(f"model '{name}' is not in the repository")
+        return MaterializedDir(self._path / name)
+
+    def _names(self, *, directories: bool) -> list[str]:
+        try:
+            with os.scandir(self._path) as entries:
+                found = [entry.name for entry in entries if _is_dir(entry) == directories]
+        except OSError as error:
+            raise Internal(f"failed to open model repository {self._path}: {error.strerror}") from None
+        return sorted(name for name in found if not name.startswith(".") and _is_utf8(name))
+
+
+class Repositories:
+    """All sources as one."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = tuple(sources)
+
+    def listing(self) -> dict[str, list[Source]]:
+        """Return every model name with the sources that hold it, sorted by name; unreadable sources are logged."""
+        found: dict[str, list[Source]] = {}
+        for source in self.sources:
+            try:
+                names = source.list_models()
+            except Internal as error:
+                log.error(str(error))
+                continue
+            for name in names:
+                found.setdefault(name, []).append(source)
+        return dict(sorted(found.items()))
+
+    def locate(self, name: str) -> Source:
+        """Return the one source that holds the model.
+
+        Raises
+        ------
+        NotFound
+            No source has it; the message names what was probably meant.
+        InvalidArg
+            More than one has it.
+        """
+        listing = self.listing()
+        owners = listing.get(name, [])
+        if len(owners) > 1:
+            raise InvalidArg(DUPLICATE)
+        if owners:
+            return owners[0]
+        hint = name_hint(name, listing, self._others())
+        raise NotFound("model not found in any model repository" + (f"; {hint}" if hint else ""))
+
+    def _others(self) -> list[str]:
+        found: list[str] = []
+        for source in self.sources:
+            try:
+                found += source.list_others()
+            except Internal:
+                continue
+        return found
+
+
+def check_name(name: str) -> None:
+    """Refuse a model name that could mean a path. Raises InvalidArg with Triton's text."""
+    if not name:
+        raise InvalidArg(EMPTY_NAME)
+    if name in (".", "..") or any(char in name for char in "/\\\0") or not _is_utf8(name):
+        raise InvalidArg(f"invalid model name '{shown(name)}', model name must not contain path traversal characters")
+
+
+def shown(name: str) -> str:
+    """Return a name from outside as it may stand in a message: of bounded length and always valid UTF-8."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _SHOWN_NAME else f"{text[:_SHOWN_NAME]}..."
+
+
+def name_hint(name: str, models: Iterable[str], files: Iterable[str] = ()) -> str:
+    """Return what was probably meant by a model name that does not exist, or an empty string."""
+    models = list(models)
+    plain = _plain(name)
+    for model in models:
+        if _plain(model) != plain:
+            continue
+        if model != model.strip():
+            return f"the directory is named '{model}', with a space at an end: rename it to '{model.strip()}'"
+        if name != name.strip():
+            return f"the name has a space at an end: did you mean '{model}'?"
+        return f"did you mean '{model}'?"
+    if name in files:
+        return f"'{shown(name)}' is a file, a model is a directory"
+    return did_you_mean(name, models)
+
+
+def odd_names(models: Iterable[str]) -> list[str]:
+    """Return the names with white space at an end: nobody can see it, and no request will match."""
+    return [model for model in models if model != model.strip()]
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFKC", name[:_SHOWN_NAME]).strip().casefold().replace("-", "_")
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

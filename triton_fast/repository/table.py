@@ -1,0 +1,299 @@
+"""The state of every model version, and the lookup on the data path.
+
+Writers hold a lock; readers do not: each model has one immutable snapshot, replaced whole, and the epoch counts
+the replacements. Source: spec/http.md section 2, spec/model_config.md section 12. Knows nothing of files and loading.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from triton_fast._native.sched.model import Epoch
+from triton_fast.errors import NotFound, ServerError, Unavailable
+from triton_fast.repository.fingerprint import Fingerprint
+from triton_fast.repository.sources import DUPLICATE, MaterializedDir, shown
+
+UNLOADED = "unloaded"
+
+
+class State(str, Enum):
+    UNKNOWN = "UNKNOWN"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Runtime(Protocol):
+    """What the repository needs of a running model version."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def config(self) -> Any: ...
+
+    def stop(self, timeout_s: float | None = None) -> bool: ...
+
+
+R = TypeVar("R", bound=Runtime)
+
+
+class IndexRow(NamedTuple):
+    """``version`` -1: no version; ``state`` UNKNOWN: never loaded; an empty field is left out on the wire."""
+
+    name: str
+    version: int
+    state: State
+    reason: str
+
+
+@dataclass(eq=False)
+class Entry(Generic[R]):
+    """One version. ``load_s``: seconds its load took; ``directory``: held while the runtime may read from it."""
+
+    version: int
+    state: State
+    reason: str = ""
+    runtime: R | None = None
+    load_s: float = 0.0
+    directory: MaterializedDir | None = None
+    dirname: str = ""
+
+
+@dataclass(eq=False)
+class Record(Generic[R]):
+    """One model. ``wanted``: loaded or asked to be; ``failure``: why it could not even reach its versions."""
+
+    name: str
+    entries: dict[int, Entry[R]] = field(default_factory=dict)
+    wanted: bool = True
+    failure: str = ""
+    # How the directory looked at the last successful load, where it was; None after unload or a load with overrides.
+    mark: Fingerprint | None = None
+    location: str = ""
+
+    def is_at(self, location: str, mark: Fingerprint) -> bool:
+        return self.location == location and self.mark == mark
+
+    @property
+    def ready(self) -> dict[int, Entry[R]]:
+        return {v: entry for v, entry in sorted(self.entries.items()) if entry.state is State.READY}
+
+
+class _Snapshot(NamedTuple, Generic[R]):
+    latest: R | None
+    ready: Mapping[int, R]
+    known: frozenset[int]
+
+
+class ModelTable(Generic[R]):
+    """All records. ``epoch`` advances after every change that a lookup can see; the data path compares it."""
+
+    def __init__(self, epoch: Epoch | None = None) -> None:
+        self.epoch = epoch or Epoch()
+        self.closing = False
+        self._lock = threading.Lock()
+        self._records: dict[str, Record[R]] = {}
+        self._published: dict[str, _Snapshot[R]] = {}
+
+    # Lookup: no lock.
+
+    def resolve(self, name: str, version: int = -1) -> R:
+        """Return the runtime of a version, -1 for the highest ready one.
+
+        Raises
+        ------
+        NotFound, Unavailable
+            With Triton's texts.
+        """
+        snapshot = self._published.get(name)
+        if snapshot is not None:
+            found = snapshot.latest if version < 0 else snapshot.ready.get(version)
+            if found is not None:
+                return found
+        raise self._missing(snapshot, name, version)
+
+    def is_ready(self, name: str, version: int = -1) -> bool:
+        """Tell whether a version is ready. Raises NotFound for a model or version nobody ever loaded."""
+        snapshot = self._published.get(name)
+        if snapshot is None or (version >= 0 and version not in snapshot.known):
+            raise self._missing(snapshot, name, version)
+        return (snapshot.latest if version < 0 else snapshot.ready.get(version)) is not None
+
+    def versions(self, name: str) -> list[int]:
+        """Return the ready versions, ascending. Raises NotFound when there is none."""
+        snapshot = self._published.get(name)
+        if snapshot is None or snapshot.latest is None:
+            raise self._missing(snapshot, name, -1)
+        return sorted(snapshot.ready)
+
+    def all_ready(self) -> list[R]:
+        """Return the runtimes of all ready versions, by name and version."""
+        with self._lock:
+            published = sorted(self._published.items())
+        return [runtime for _, snapshot in published for _, runtime in sorted(snapshot.ready.items())]
+
+    def _missing(self, snapshot: _Snapshot[R] | None, name: str, version: int) -> ServerError:
+        if self.closing:
+            return Unavailable("Server not ready")
+        text = f"Request for unknown model: '{shown(name)}'"
+        if snapshot is None:
+            return NotFound(f"{text} is not found")
+        if version < 0:
+            return NotFound(f"{text} has no available versions")
+        if version in snapshot.known:
+            return Unavailable(f"{text} version {version} is not at ready state")
+        return NotFound(f"{text} version {version} is not found")
+
+    # Reports.
+
+    def index(self, listing: Mapping[str, int], *, ready_only: bool = False) -> list[IndexRow]:
+        """Return one row a version, by name and version. ``listing``: name -> repositories that hold it."""
+        rows: list[IndexRow] = []
+        with self._lock:
+            for name in sorted({*listing, *self._records}):
+                rows += self._rows(name, listing.get(name, 0))
+        return [row for row in rows if row.state is State.READY] if ready_only else rows
+
+    def _rows(self, name: str, owners: int) -> list[IndexRow]:
+        record = self._records.get(name)
+        if record is not None and (record.ready or (record.entries and not record.failure and owners < 2)):
+            return [
+                IndexRow(name, version, entry.state, entry.reason) for version, entry in sorted(record.entries.items())
+            ]
+        if owners > 1:
+            return [IndexRow(name, -1, State.UNAVAILABLE, DUPLICATE)]
+        if record is not None and record.failure:
+            return [IndexRow(name, -1, State.UNAVAILABLE, record.failure)]
+        return [IndexRow(name, -1, State.UNKNOWN, "")]
+
+    def summary(self) -> list[tuple[str, str, str]]:
+        """Return (model, version, status) of everything that was asked for; version ``-`` where there is none."""
+        with self._lock:
+            rows = [row for name in sorted(self._records) for row in self._rows(name, 0)]
+        return [
+            (name, str(version) if version >= 0 else "-", f"{state.value}: {reason}" if reason else state.value)
+            for name, version, state, reason in rows
+            if state is not State.UNKNOWN
+        ]
+
+    def all_wanted_ready(self) -> bool:
+        with self._lock:
+            return all(record.ready for record in self._records.values() if record.wanted)
+
+    def load_seconds(self) -> dict[tuple[str, int], float]:
+        """Return how long the load of each ready version took."""
+        with self._lock:
+            return {(r.name, v): entry.load_s for r in self._records.values() for v, entry in r.ready.items()}
+
+    def unfinished(self) -> list[IndexRow]:
+        """Return the versions that are neither gone nor failed."""
+        done = (State.UNKNOWN, State.UNAVAILABLE)
+        return [row for row in self.index({}) if row.state not in done]
+
+    # Changes.
+
+    def record(self, name: str) -> Record[R] | None:
+        """Return the model's record, for reading under the model's operation lock."""
+        with self._lock:
+            return self._records.get(name)
+
+    def names(self) -> list[str]:
+        with self._lock:
+            return sorted(self._records)
+
+    def loading(self, name: str, versions: Iterable[int]) -> None:
+        """Show the versions as LOADING unless they are served now."""
+        with self._lock:
+            record = self._wanted(name)
+            for version in versions:
+                entry = record.entries.get(version)
+                if entry is None or entry.state is not State.READY:
+                    record.entries[version] = Entry(version, State.LOADING)
+            record.failure = ""
+            self._publish(record)
+
+    def failed(self, name: str, reason: str) -> None:
+        """Note that the model did not get as far as loading a version."""
+        with self._lock:
+            record = self._wanted(name)
+            record.failure = reason
+            self._publish(record)
+
+    def versions_failed(self, name: str, reasons: Mapping[int, str]) -> None:
+        """Note why the versions that were loading are not served; those that were served before stay."""
+        with self._lock:
+            record = self._records[name]
+            for version, reason in reasons.items():
+                if record.entries[version].state is State.LOADING:
+                    record.entries[version] = Entry(version, State.UNAVAILABLE, reason)
+            self._publish(record)
+
+    def swap(
+        self, name: str, fresh: Iterable[Entry[R]], keep: Collection[int], mark: Fingerprint | None, location: str
+    ) -> list[Entry[R]] | None:
+        """Serve ``fresh`` and the kept versions, in one step; return what was served and is not any more.
+
+        None, and nothing is changed, when the server is closing.
+        """
+        with self._lock:
+            if self.closing:
+                return None
+            record = self._records[name]
+            retired = [entry for version, entry in record.ready.items() if version not in keep]
+            for entry in retired:
+                entry.state = State.UNLOADING
+            for entry in fresh:
+                entry.state = State.READY
+                record.entries[entry.version] = entry
+            record.mark, record.location, record.failure = mark, location, ""
+            self._publish(record)
+            return retired
+
+    def retire(self, name: str) -> list[Entry[R]]:
+        """Stop serving a model; return what was served."""
+        with self._lock:
+            record = self._records.get(name)
+            if record is None:
+                return []
+            retired = list(record.ready.values())
+            for entry in record.entries.values():
+                # A failure that the user has answered with an unload is settled.
+                if entry.state is State.UNAVAILABLE:
+                    entry.reason = UNLOADED
+            for entry in retired:
+                entry.state = State.UNLOADING
+            record.wanted, record.failure, record.mark = False, "", None
+            self._publish(record)
+            return retired
+
+    def gone(self, entry: Entry[R]) -> None:
+        """Note that a retired version has ended."""
+        with self._lock:
+            entry.state, entry.reason, entry.runtime = State.UNAVAILABLE, UNLOADED, None
+
+    def close(self) -> None:
+        """From now on nothing new is served, and a failed lookup says that the server is not ready."""
+        with self._lock:
+            self.closing = True
+            self.epoch.advance()
+
+    def _wanted(self, name: str) -> Record[R]:
+        record = self._records.setdefault(name, Record(name))
+        record.wanted = True
+        return record
+
+    def _publish(self, record: Record[R]) -> None:
+        ready = {version: entry.runtime for version, entry in record.ready.items() if entry.runtime is not None}
+        latest = ready[max(ready)] if ready else None
+        self._published[record.name] = _Snapshot(latest, ready, frozenset(record.entries))
+        # After the snapshot: who reads the new number sees the new snapshot.
+        self.epoch.advance()
