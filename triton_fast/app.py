@@ -72,7 +72,8 @@ class Server:
         self.repository: ModelRepositoryManager[ModelRuntime] = ModelRepositoryManager(
             [LocalSource(Path(path)) for path in options.model_repository], preparer, ModelRuntime.start,
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
-            load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness, epoch=self.epoch,
+            load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
+            allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
         self.http: Listener | None = None
@@ -223,7 +224,8 @@ class Server:
 
     def _print_tables(self) -> None:
         options = self.options
-        log.table(tables.backends((name, "built in", json.dumps(self._backend_settings(name))) for name in backends.NAMES))
+        settings = {name: json.dumps(self._backend_settings(name)) for name in backends.NAMES}
+        log.table(tables.backends((name, "built in", text) for name, text in settings.items()))
         log.table(tables.models(tables.ModelRow(*row) for row in self.repository.summary()))
         rows = [
             ("server_id", options.server_id),

@@ -127,6 +127,7 @@ class Options:
     http_max_connections: int
     http_max_head_size: int
     access_log: float
+    allow_code_upload: bool
 
     cpu_only: bool  # TRITON_SERVER_CPU_ONLY is set
     warnings: tuple[str, ...]  # deprecated flags, in Triton's words; stderr before anything else

@@ -102,7 +102,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("load-model", v.STRS, (), _REPO, "Model to load at start in mode \"explicit\"; may be given several times. "
          "\"*\", alone, loads all.", repeatable=True),
     Flag("model-config-name", v.CONFIG_NAME, "", _REPO, "Use configs/<name>.pbtxt of a model, where it exists, instead "
-         "of config.pbtxt.", later="custom configuration names are not there yet: config.pbtxt is used"),
+         "of config.pbtxt."),
     Flag("model-load-thread-count", v.INT, 4, _REPO, "Models loaded at the same time."),
     Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed.",
          later="a failed load is not tried again yet"),
@@ -115,7 +115,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-port", v.PORT, 8000, _HTTP, "Port to listen on for HTTP; 0 takes a free one."),
     Flag("reuse-http-port", v.BOOL, False, _HTTP, "Let several servers, all with this flag, share the HTTP port."),
     Flag("http-header-forward-pattern", v.REGEX, "", _HTTP, "Regular expression; request headers that match it, in any "
-         "case, become request parameters."),
+         "case, become request parameters.", later="headers are not forwarded yet"),
     Flag("http-thread-count", v.INT, 8, _HTTP, "Threads that serve HTTP.",
          later="one event loop serves all connections, so a thread count has no effect"),
     Flag("http-max-input-size", v.bounded(1, v.INT64[1], "Error: --http-max-input-size must be greater than 0.",
@@ -233,7 +233,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-max-connections", v.COUNT, 4096, OURS, "HTTP connections open at the same time."),
     Flag("http-max-head-size", v.bounded(1024, 1 << 20), 32768, OURS, "Largest request line and headers together.",
          unit="bytes"),
-    Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none."),
+    Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
+        later="there is no access log yet"),
+    Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who may "
+        "load models can then run code."),
 
     Flag("strict-model-config", v.BOOL, None, DEPRECATED, "True: as --disable-auto-complete-config.",
          replaced_by="--disable-auto-complete-config"),
