@@ -22,6 +22,7 @@ PROTOS = Path("protos")
 DESCRIPTORS = Path("triton_fast/protos/v2.binpb")
 DEBUG = os.environ.get("TF_DEBUG") == "1"
 ASAN = os.environ.get("TF_ASAN") == "1"
+VARIANT = "-asan" if ASAN else "-debug" if DEBUG else ""
 ONLY = tuple(filter(None, os.environ.get("TF_EXT", "").split(",")))
 
 DIRECTIVES = {
@@ -41,7 +42,8 @@ def compile_args(cplusplus: bool) -> tuple[list[str], list[str]]:
     args.append("-std=c++17" if cplusplus else "-std=gnu11")
     link: list[str] = []
     if ASAN:
-        args += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
+        args += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+        args += ["-fno-sanitize-recover=undefined"]
         link += ["-fsanitize=address,undefined"]
     elif DEBUG:
         args += ["-O0", "-g"]
@@ -111,15 +113,14 @@ class BuildExt(build_ext):
             self.distribution.ext_modules[:] = cythonize(
                 self.distribution.ext_modules,
                 include_path=[str(EXT)],
-                build_dir="build/cython",
+                build_dir="build/cython" + VARIANT,
                 compiler_directives=DIRECTIVES,
                 emit_linenums=DEBUG or ASAN,
-                nthreads=0,
+                nthreads=os.cpu_count() if not ONLY else 0,
                 quiet=bool(ONLY),
             )
         super().finalize_options()
-        if ASAN:
-            self.build_temp += "-asan"
+        self.build_temp += VARIANT
 
     def run(self) -> None:
         compile_protos()

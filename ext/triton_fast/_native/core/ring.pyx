@@ -3,6 +3,7 @@ from libc.stdint cimport uint64_t
 from posix.unistd cimport close, read, write
 
 from triton_fast._native.core.native cimport tf_cas_ptr, tf_load_ptr, tf_swap_ptr
+from triton_fast._native.core.request cimport Request, request_free, request_new
 
 
 cdef extern from "<sys/eventfd.h>" nogil:
@@ -63,3 +64,36 @@ cdef class CompletionRing:
             oldest = p
             p = after
         return oldest
+
+
+def _push(CompletionRing ring not None, numbers):
+    """Deliver one chain of new responses, each marked with a number (tests only)."""
+    cdef Response* first = NULL
+    cdef Response* last = NULL
+    cdef Request* r
+    for number in numbers:
+        r = request_new(NULL)
+        if r == NULL:
+            raise MemoryError
+        r.stamps[0] = number
+        if first == NULL:
+            first = &r.response
+        else:
+            last.next = &r.response
+        last = &r.response
+    if first != NULL:
+        with nogil:
+            ring.ring.sink.deliver(&ring.ring.sink, first, last)
+
+
+def _drain(CompletionRing ring not None):
+    """Take all responses off the ring, free them and return their numbers, oldest first (tests only)."""
+    cdef Response* p = ring.drain()
+    cdef Response* after
+    numbers = []
+    while p != NULL:
+        after = p.next
+        numbers.append(p.request.stamps[0])
+        request_free(p.request)
+        p = after
+    return numbers

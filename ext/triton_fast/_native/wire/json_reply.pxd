@@ -1,0 +1,15 @@
+# The v2 infer response as JSON, with the order of its binary sections. C++ (std::to_chars).
+from libc.stdint cimport int32_t
+
+from triton_fast._native.core.labels cimport LabelTable
+from triton_fast._native.core.native cimport tf_buf, tf_error
+from triton_fast._native.core.request cimport Response
+
+
+# Write the JSON part of a successful response to out, and the indices (into p.outputs) of the tensors that must follow
+# it as binary to binary_index (room for p.n_outputs). An output is binary when its Wanted says so, or the request's
+# binary_default. Returns the number of binary tensors, or -1 with e filled (FP16/BF16 as JSON, ...).
+cdef int32_t json_encode_reply(Response* p, LabelTable** labels, tf_buf* out, int32_t* binary_index,
+                               tf_error* e) noexcept nogil
+# Quote and escape one UTF-8 text as a JSON string (with the quotes); bytes that are no UTF-8 become U+FFFD.
+cdef void json_put_string(tf_buf* out, const char* text, size_t n) noexcept nogil

@@ -1,0 +1,10 @@
+"""Names of the per-model counters that ``NativeModel.snapshot`` returns. Source: core/stats.pyx."""
+
+HISTOGRAM_BOUNDS_US: tuple[int, ...]
+"""Upper bounds of the latency histograms in microseconds, ascending; one more bucket holds what is longer."""
+
+PHASES: tuple[str, ...]
+"""request (all of it), queue, compute_input, compute_infer, compute_output."""
+
+FAILURE_REASONS: tuple[str, ...]
+"""REJECTED (by the queue), CANCELED, BACKEND, OTHER."""
