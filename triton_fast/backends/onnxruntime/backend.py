@@ -56,7 +56,7 @@ class OnnxRuntimeBackend(Backend):
         session = _open(context, options)
         complete_from_model(
             config, _tensors(session.inputs), _tensors(session.outputs),
-            default_max_batch_size=whole(default, "default-max-batch-size"),
+            default_max_batch_size=whole(default, "default-max-batch-size"), given=context.given,
         )  # fmt: skip
         return config
 

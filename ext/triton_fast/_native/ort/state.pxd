@@ -1,0 +1,69 @@
+# What one ONNX Runtime instance owns. Only its instance thread touches it, so nothing here is atomic.
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.native cimport tf_error
+from triton_fast._native.core.request cimport MAX_RANK
+from triton_fast._native.ort.capi cimport OrtAllocator, OrtMemoryInfo, OrtRunOptions, OrtValue, tf_ort
+from triton_fast._native.ort.session cimport SessionHold
+
+
+# An input or output in the config's order, with what the model says of it.
+cdef struct OrtIo:
+    char* name
+    int32_t dtype
+    int32_t element         # ONNX element type number
+    int32_t size            # bytes of an element; 0 for STRING
+    int32_t rank            # of the ONNX tensor, the batch dimension included
+    int64_t* dims           # rank entries as ORT sees them; -1 = variable
+    bint fixed              # output: its size follows from the batch alone, so it can be allocated before the run
+    int64_t row_bytes       # output, if fixed: bytes of one batch item (of the whole tensor when there is no batch)
+
+# An output after a run: what the responses are slices of.
+cdef struct View:
+    uint8_t* data
+    size_t nbytes
+    Block* block            # one ref
+    Block* offsets          # STRING: count + 1 size_t, where element i starts in the content without length prefixes
+    int64_t per_row         # STRING: elements of one batch item
+    int64_t lead            # first dimension as the model gave it
+    bint split              # whether it can be cut into the requests of the batch
+    int32_t ndim
+    int64_t[MAX_RANK + 2] dims      # as clients see it; dims[0] is the whole batch's
+
+cdef struct OrtRun:
+    const tf_ort* api
+    SessionHold* hold
+    OrtAllocator* allocator         # ORT's default one; it owns itself
+    OrtMemoryInfo* cpu
+    OrtRunOptions* options
+    int64_t max_batch               # 0: no batch dimension
+    int32_t n_inputs
+    int32_t n_outputs
+    OrtIo* inputs
+    OrtIo* outputs
+    # Arguments of one Run, n_in and n_out long, and what they borrow.
+    int32_t n_in
+    int32_t n_out
+    const char** in_names
+    OrtValue** in_values
+    Block** in_blocks               # gathered copies; NULL where the request's own bytes were used
+    const char** out_names
+    OrtValue** out_values
+    Block** out_blocks              # memory given to ORT; NULL where ORT allocates
+    int32_t* out_index              # position in outputs
+    int32_t* place                  # by position in outputs: position in views, -1 = not computed
+    View* views
+    tf_error error
+    char[2048] text
+    # Counters for tests and metrics.
+    int64_t runs
+    int64_t reruns
+    int64_t borrowed                # input tensors used where they lay
+    int64_t copied_bytes            # input bytes copied together
+    int64_t bound                   # output tensors allocated before the run
+
+
+# Bytes that nobody reads, for tensors without elements.
+cdef enum:
+    NOTHING_SIZE = 64

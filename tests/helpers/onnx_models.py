@@ -1,0 +1,174 @@
+"""Small real ONNX models for tests, made with the onnx package. Each function returns the bytes of a .onnx file.
+
+Knows nothing of the server. Batched models name their first dimension "batch"; others are fixed or fully variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Dims = Sequence[int | str | None]
+
+# config name -> ONNX element type, for every datatype of the v2 protocol
+ELEMENT = {
+    "BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16, "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64, "INT8": TensorProto.INT8, "INT16": TensorProto.INT16, "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64, "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE,
+    "STRING": TensorProto.STRING, "BF16": TensorProto.BFLOAT16,
+}  # fmt: skip
+
+
+def _info(name: str, kind: str, dims: Dims) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, ELEMENT[kind], list(dims))
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    weights: Sequence[onnx.TensorProto] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(list(nodes), "g", list(inputs), list(outputs), list(weights))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    if metadata:
+        helper.set_model_props(model, dict(metadata))
+    return model
+
+
+def identity(kind: str = "FP32", dims: Dims = ("batch", 4), metadata: Mapping[str, str] | None = None) -> bytes:
+    """OUTPUT0 = INPUT0, of any datatype and shape."""
+    node = helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])
+    model = _model([node], [_info("INPUT0", kind, dims)], [_info("OUTPUT0", kind, dims)], metadata=metadata)
+    return model.SerializeToString()
+
+
+def passthrough(kind: str = "FP32", dims: Dims = ("batch", 4)) -> bytes:
+    """A graph input that is a graph output without a node between them, beside a computed output."""
+    node = helper.make_node("Identity", ["INPUT0"], ["COPY"])
+    infos = [_info("INPUT0", kind, dims), _info("COPY", kind, dims)]
+    return _model([node], [_info("INPUT0", kind, dims)], infos).SerializeToString()
+
+
+def add_sub(kind: str = "INT32", dims: Dims = ("batch", 16)) -> bytes:
+    """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1."""
+    nodes = [
+        helper.make_node("Add", ["INPUT0", "INPUT1"], ["OUTPUT0"]),
+        helper.make_node("Sub", ["INPUT0", "INPUT1"], ["OUTPUT1"]),
+    ]
+    inputs = [_info("INPUT0", kind, dims), _info("INPUT1", kind, dims)]
+    outputs = [_info("OUTPUT0", kind, dims), _info("OUTPUT1", kind, dims)]
+    return _model(nodes, inputs, outputs).SerializeToString()
+
+
+def mlp(features: int = 16, hidden: int = 16, classes: int = 4, seed: int = 7) -> bytes:
+    """Two dense layers with a Relu between them, softmax at the end; dynamic batch."""
+    rng = np.random.default_rng(seed)
+    shapes = {"w1": (features, hidden), "b1": (hidden,), "w2": (hidden, classes), "b2": (classes,)}
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node("Gemm", ["INPUT", "w1", "b1"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "w2", "b2"], ["y"]),
+        helper.make_node("Softmax", ["y"], ["OUTPUT"], axis=-1),
+    ]
+    return _model(
+        nodes, [_info("INPUT", "FP32", ("batch", features))], [_info("OUTPUT", "FP32", ("batch", classes))], weights
+    ).SerializeToString()
+
+
+def scalar(kind: str = "FP32") -> bytes:
+    """OUTPUT0 = INPUT0 + INPUT0, both of rank 0."""
+    node = helper.make_node("Add", ["INPUT0", "INPUT0"], ["OUTPUT0"])
+    return _model([node], [_info("INPUT0", kind, ())], [_info("OUTPUT0", kind, ())]).SerializeToString()
+
+
+def row_sum(dims: Dims = ("batch", 4)) -> bytes:
+    """OUTPUT0[b] = sum of row b: an output without dimensions beside the batch."""
+    weights = [numpy_helper.from_array(np.array([1], np.int64), "axes")]
+    node = helper.make_node("ReduceSum", ["INPUT0", "axes"], ["OUTPUT0"], keepdims=0)
+    outputs = [_info("OUTPUT0", "FP32", dims[:1])]
+    return _model([node], [_info("INPUT0", "FP32", dims)], outputs, weights).SerializeToString()
+
+
+def batch_loser(symbol: str = "found") -> bytes:
+    """OUTPUT0 = (row, column) of each non-zero element, declared ``[symbol, 2]``: as many rows as there are non-zeros.
+
+    OUTPUT1 = INPUT0. With ``symbol="batch"`` the model claims that OUTPUT0 has a row per batch item.
+    """
+    nodes = [
+        helper.make_node("NonZero", ["INPUT0"], ["nz"]),
+        helper.make_node("Transpose", ["nz"], ["OUTPUT0"]),
+        helper.make_node("Identity", ["INPUT0"], ["OUTPUT1"]),
+    ]
+    outputs = [_info("OUTPUT0", "INT64", (symbol, 2)), _info("OUTPUT1", "FP32", ("batch", 4))]
+    return _model(nodes, [_info("INPUT0", "FP32", ("batch", 4))], outputs).SerializeToString()
+
+
+def gather(rows: int = 8) -> bytes:
+    """OUTPUT0 = table[INDEX]: an index out of range is an error at run time."""
+    table = numpy_helper.from_array(np.arange(rows, dtype=np.float32), "table")
+    node = helper.make_node("Gather", ["table", "INDEX"], ["OUTPUT0"], axis=0)
+    return _model(
+        [node], [_info("INDEX", "INT64", ("batch", 1))], [_info("OUTPUT0", "FP32", ("batch", 1))], [table]
+    ).SerializeToString()
+
+
+def nonzero() -> bytes:
+    """OUTPUT0 = indices of the non-zero elements: its size is known only after the run."""
+    node = helper.make_node("NonZero", ["INPUT0"], ["OUTPUT0"])
+    return _model([node], [_info("INPUT0", "FP32", ("n",))], [_info("OUTPUT0", "INT64", (1, "k"))]).SerializeToString()
+
+
+def overridable(default: Sequence[float] = (1.0, 2.0)) -> bytes:
+    """OUTPUT0 = INPUT0 + BIAS, where BIAS is an initializer that a request may override."""
+    n = len(default)
+    weights = [numpy_helper.from_array(np.array(default, np.float32), "BIAS")]
+    node = helper.make_node("Add", ["INPUT0", "BIAS"], ["OUTPUT0"])
+    inputs = [_info("INPUT0", "FP32", (n,)), _info("BIAS", "FP32", (n,))]
+    return _model([node], inputs, [_info("OUTPUT0", "FP32", (n,))], weights).SerializeToString()
+
+
+def constant_output(values: Sequence[float] = (3.0, 4.0)) -> bytes:
+    """CONSTANT is a weight that is an output too; OUTPUT0 = INPUT0 + CONSTANT."""
+    n = len(values)
+    weights = [numpy_helper.from_array(np.array(values, np.float32), "CONSTANT")]
+    node = helper.make_node("Add", ["INPUT0", "CONSTANT"], ["OUTPUT0"])
+    outputs = [_info("OUTPUT0", "FP32", (n,)), _info("CONSTANT", "FP32", (n,))]
+    return _model([node], [_info("INPUT0", "FP32", (n,))], outputs, weights).SerializeToString()
+
+
+def sequence_output() -> bytes:
+    """An output that is no tensor: refused at load."""
+    node = helper.make_node("SequenceConstruct", ["INPUT0"], ["OUTPUT0"])
+    value = helper.make_tensor_sequence_value_info("OUTPUT0", TensorProto.FLOAT, [2])
+    return _model([node], [_info("INPUT0", "FP32", (2,))], [value]).SerializeToString()
+
+
+def matmul_chain(size: int = 256, depth: int = 4, seed: int = 3) -> bytes:
+    """``depth`` square matrix products: enough work to be split over threads."""
+    rng = np.random.default_rng(seed)
+    weights = [
+        numpy_helper.from_array((rng.standard_normal((size, size)) / size**0.5).astype(np.float32), f"w{i}")
+        for i in range(depth)
+    ]
+    names = ["INPUT0", *(f"h{i}" for i in range(1, depth)), "OUTPUT0"]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(depth)]
+    return _model(
+        nodes, [_info("INPUT0", "FP32", ("batch", size))], [_info("OUTPUT0", "FP32", ("batch", size))], weights
+    ).SerializeToString()
+
+
+def write_external(target: Path, size: int = 64) -> None:
+    """Write ``target/model.onnx`` with its weights in ``target/weights.bin``."""
+    target.mkdir(parents=True, exist_ok=True)
+    model = onnx.load_from_string(matmul_chain(size, 1))
+    onnx.save_model(
+        model, str(target / "model.onnx"), save_as_external_data=True, all_tensors_to_one_file=True,
+        location="weights.bin", size_threshold=0,
+    )  # fmt: skip
