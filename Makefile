@@ -1,0 +1,59 @@
+# Entry points; the work is done in scripts/. VENV=DIR and PYTHON=COMMAND choose the venv and its interpreter.
+
+VENV ?= .venv
+export VENV
+py = $(VENV)/bin/python
+digits = examples/models/digits/1/model.onnx
+add_sub = examples/models/add_sub/1/model.onnx
+
+.DEFAULT_GOAL := build
+.PHONY: help build models demo serve test check asan fuzz soak bench bench-check clean
+
+help:           ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+
+build:          ## venv, Python packages and native extensions, only what is missing or changed
+	@scripts/setup.sh
+
+models: build   ## the example models, trained and written on demand
+	@$(MAKE) --no-print-directory $(digits) $(add_sub)
+
+$(digits): examples/digits/train.py examples/digits/cnn.py examples/digits/data.py
+	@OPENBLAS_NUM_THREADS=1 $(py) examples/digits/train.py
+
+$(add_sub): examples/add_sub/build.py
+	@$(py) examples/add_sub/build.py
+
+demo: models    ## start the server, classify real images with curl and tritonclient, stop it
+	@bash -c '. scripts/lib.sh; need curl curl'
+	@$(py) -m scripts.demo
+
+serve: models   ## serve examples/models in the foreground; ARGS= adds flags
+	@exec $(py) -m triton_fast --model-repository=examples/models $(ARGS)
+
+test: models    ## all tests; T='-k expression' or T=path narrows
+	@$(py) -m pytest $(T)
+
+check: build    ## ruff, cython-lint, mypy --strict, layers and tree rules
+	@scripts/check.sh
+
+asan: build     ## native tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/asan.sh
+
+fuzz: build     ## the fuzzers, TF_FUZZ_SECONDS (60) in all
+	@scripts/fuzz.sh
+
+soak: models    ## 200 000 mixed requests (TF_SOAK_REQUESTS)
+	@TF_SOAK_REQUESTS=$${TF_SOAK_REQUESTS:-200000} $(py) -m pytest -m soak -o timeout=3600 tests $(T)
+
+bench: build    ## load against nginx (and TRITON_REFERENCE=launcher); ARGS=--quick
+	@scripts/bench_tools.sh wrk nginx
+	@$(py) -m bench.server $(ARGS)
+
+bench-check: build ## instruction counts against bench/baselines; ARGS=--update rewrites them
+	@scripts/bench_tools.sh valgrind
+	@$(py) -m bench.micro $(ARGS)
+
+clean:          ## remove what the build made (not the venv)
+	@rm -rf build dist *.egg-info triton_fast/protos/v2.binpb
+	@find triton_fast -name '*.so' -delete

@@ -1,0 +1,125 @@
+"""The registry of micro benchmarks: name -> number of calls. As a program: python -m bench.micro.cases NAME N.
+
+A case is a function that sets up and then makes N calls of one native entry point, with real requests as data.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+# The head that tritonclient sends for a small binary request.
+HEAD = (
+    b"POST /v2/models/mlp/infer HTTP/1.1\r\n"
+    b"Host: 127.0.0.1:8000\r\n"
+    b"User-Agent: geventhttpclient-2.3.1\r\n"
+    b"Accept: */*\r\n"
+    b"Content-Type: application/octet-stream\r\n"
+    b"Inference-Header-Content-Length: 165\r\n"
+    b"Content-Length: 229\r\n"
+    b"\r\n"
+)
+# A browser's GET with long values, to see the cost per byte.
+LONG_HEAD = (
+    b"GET /v2/models/mlp/config HTTP/1.1\r\n"
+    b"Host: inference.example.com\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36\r\n"
+    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n"
+    b"Accept-Language: de-CH,de;q=0.9,en;q=0.8\r\n"
+    b"Accept-Encoding: gzip, deflate, br, zstd\r\n"
+    b"Cookie: session=" + b"0123456789abcdef" * 16 + b"\r\n"
+    b"Connection: keep-alive\r\n"
+    b"\r\n"
+)
+
+
+def parse_small(n: int) -> None:
+    from triton_fast._native.wire.http1 import repeat_parse
+
+    assert repeat_parse(HEAD, n) == n * len(HEAD)
+
+
+def parse_long(n: int) -> None:
+    from triton_fast._native.wire.http1 import repeat_parse
+
+    assert repeat_parse(LONG_HEAD, n) == n * len(LONG_HEAD)
+
+
+def parse_to_dict(n: int) -> None:
+    from triton_fast._native.wire.http1 import parse_head
+
+    for _ in range(n):
+        parse_head(HEAD)
+
+
+SIXTEEN = struct.pack("<16f", *(i / 7 - 1 for i in range(16)))
+
+
+def infer_json(*, binary: bool, count: int) -> bytes:
+    tensor: dict[str, object] = {"name": "INPUT", "shape": [1, count], "datatype": "FP32"}
+    if binary:
+        tensor["parameters"] = {"binary_data_size": 4 * count}
+    else:
+        tensor["data"] = [float(f"{i / 7 - 1:.6g}") for i in range(count)]
+    outputs = [{"name": "OUTPUT", "parameters": {"binary_data": binary}}]
+    return json.dumps({"inputs": [tensor], "outputs": outputs}, separators=(",", ":")).encode()
+
+
+def model():
+    """A native model of one input and one output of 16 floats and a batch dimension."""
+    from triton_fast._native.core.request import ModelHandle
+    from triton_fast.types import DataType
+
+    # What ModelHandle reads of config.IoSpec, without the imports of config.
+    fixed = {"dtype": DataType.FP32, "dims": (16,), "reshape": None, "optional": False, "ragged": False}
+    specs = [[SimpleNamespace(name=name, **fixed)] for name in ("INPUT", "OUTPUT")]
+    return ModelHandle("mlp", 1, 64, *specs)
+
+
+def decode(n: int, *, binary: bool, count: int) -> None:
+    from triton_fast._native.wire.json_infer import bench
+
+    assert bench(infer_json(binary=binary, count=count), SIXTEEN if binary else b"", n) == n
+
+
+def validate(n: int) -> None:
+    from triton_fast._native.core.validate import check
+    from triton_fast.types import DataType
+
+    check(model(), [("INPUT", DataType.FP32, (1, 16), SIXTEEN)], ["OUTPUT"], repeat=n)
+
+
+def reply(n: int, *, binary: int) -> None:
+    from triton_fast._native.wire.json_reply import encode
+    from triton_fast.types import DataType
+
+    outputs = [(0, DataType.FP32, (1, 16), SIXTEEN)]
+    _, sections = encode(model(), outputs, binary_default=binary, repeat=n)
+    assert len(sections) == binary
+
+
+_RUN: dict[str, tuple[Callable[[int], None], int]] = {
+    "http1-head-infer": (parse_small, 20_000),
+    "http1-head-browser": (parse_long, 20_000),
+    "http1-parse_head-dict": (parse_to_dict, 2_000),
+    "json-decode-binary": (partial(decode, binary=True, count=16), 10_000),
+    "json-decode-16-floats": (partial(decode, binary=False, count=16), 10_000),
+    "json-decode-1000-floats": (partial(decode, binary=False, count=1000), 500),
+    "validate-one-input": (validate, 20_000),
+    "json-reply-binary": (partial(reply, binary=1), 10_000),
+    "json-reply-16-floats": (partial(reply, binary=0), 10_000),
+}
+CASES = {name: calls for name, (_, calls) in _RUN.items()}
+
+
+def main() -> None:
+    name, calls = sys.argv[1], int(sys.argv[2])
+    _RUN[name][0](calls)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""make bench: triton_fast against nginx (and the real Triton, if TRITON_REFERENCE names a launcher), same machine.
+
+Run from the repository root as ``python -m bench.server [--quick] [--strict] [--only NAME]``. Rounds of the peers
+alternate, so that a change of the machine's speed meets all of them. Raw figures go to bench/out/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.server import load, models, report
+from bench.server.cases import CASES, Case
+from bench.server.nginx import Nginx
+from scripts.server_process import ROOT, ServerProcess
+
+OUT = ROOT / "bench" / "out"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.server", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="2 rounds of 1 s: does it run, not how fast is it")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4, help="length of one round of one peer")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 when a target is missed")
+    parser.add_argument("--server-args", default="", help="further flags for triton_fast, separated by spaces")
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.seconds = 2, 1
+    return given
+
+
+def check_answer(server: ServerProcess, case: Case) -> load.Answer:
+    """One request of the case: status 200 and the right values, else an error with what came back."""
+    answer = load.post(server.http_port, case.path, case.body, case.headers)
+    case.verify(answer.status, answer.headers, answer.body)
+    return answer
+
+
+def main() -> int:
+    given = options()
+    cases = [case for case in CASES if given.only in case.name]
+    if not cases:
+        raise SystemExit(f"no case contains '{given.only}'; there are {', '.join(case.name for case in CASES)}")
+    started = time.strftime("%Y-%m-%dT%H%M%S")
+    with tempfile.TemporaryDirectory(prefix="triton_fast-bench-") as folder, ExitStack() as stack:
+        scratch = Path(folder)
+        models.write_onnx(scratch / "onnx")
+        ours = stack.enter_context(
+            ServerProcess(scratch / "onnx", scratch / "triton_fast.log", args=tuple(given.server_args.split()))
+        )
+        print(f"triton_fast ready in {ours.ready_seconds:.2f} s", flush=True)
+        answers = {case.name: check_answer(ours, case) for case in cases}
+        nginx = stack.enter_context(Nginx(scratch, {case.nginx_path: answers[case.name] for case in cases}))
+        peers = {"triton_fast": ours, "nginx": nginx}
+        if launcher := os.environ.get("TRITON_REFERENCE"):
+            models.write_python(scratch / "python")
+            real = stack.enter_context(
+                ServerProcess(scratch / "python", scratch / "triton.log", command=[launcher], ready_timeout=300)
+            )
+            print("reference Triton (Python identity models) ready", flush=True)
+            for case in cases:
+                answer = load.post(real.http_port, case.path, case.body, case.headers)
+                case.verify_shape(answer.status, answer.headers, answer.body)
+            peers["triton"] = real
+
+        results = []
+        for case in cases:
+            runner = load.Wrk(scratch, case, given.seconds)
+            rounds: dict[str, list[dict]] = {name: [] for name in peers}
+            for peer in peers.values():  # one short round that does not count: caches, pools, clock frequency
+                runner.run(peer.http_port, case.nginx_path if peer is nginx else case.path, seconds=1)
+            for _ in range(given.rounds):
+                for name, peer in peers.items():
+                    path = case.nginx_path if peer is nginx else case.path
+                    before = peer.cpu_seconds()
+                    figures = runner.run(peer.http_port, path)
+                    figures["cpu_seconds"] = peer.cpu_seconds() - before
+                    figures["rss_bytes"] = peer.rss_bytes()
+                    rounds[name].append(figures)
+            print(f"  {case.name}: {given.rounds} rounds done", flush=True)
+            check_answer(ours, case)
+            results.append(report.Result(case, rounds))
+        code = ours.stop()
+
+    report.print_table(results)
+    OUT.mkdir(parents=True, exist_ok=True)
+    target = OUT / f"server-{started}{'-quick' if given.quick else ''}.json"
+    target.write_text(json.dumps(report.raw(results, given, machine()), indent=1) + "\n")
+    print(f"raw figures: {target.relative_to(ROOT)}")
+    wrong = [line for result in results for line in result.faults()]
+    if code:
+        wrong.append(f"triton_fast ended with code {code} on SIGTERM")
+    for line in wrong:
+        print(f"error: {line}", file=sys.stderr)
+    missed = given.strict and any(result.met() is False for result in results)
+    return 1 if wrong or missed else 0
+
+
+def machine() -> dict[str, object]:
+    cpu = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+           if line.startswith("model name")]
+    return {"cpu": cpu[0] if cpu else platform.machine(), "cores": len(os.sched_getaffinity(0)),
+            "kernel": platform.release(), "python": platform.python_version()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
