@@ -37,6 +37,8 @@ from triton_fast.scheduling.threads import usable_cores
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
 TRIM_INTERVAL_S = 10.0
+# How long the loop waits in place for the answer of a lone request, while that has been paying.
+POLL_NS = 50_000
 EXIT_FAILURE = 1
 # A scrape has no body to speak of.
 METRICS_MAX_INPUT = 65536
@@ -129,6 +131,7 @@ class Server:
                 InferApp(self.plane, self.executor, restricted), asyncio.get_running_loop(), self.epoch
             )
             self._limit(native, options.http_max_input_size)
+            native.poll_ns = POLL_NS if usable_cores() > 1 else 0
             if "inference" in restricted:
                 native.restrict_infer(*restricted["inference"])
             self.http = Listener(native, "HTTPService")

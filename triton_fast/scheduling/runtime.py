@@ -15,7 +15,10 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.config import io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
-from triton_fast.scheduling.threads import threads_per_instance
+from triton_fast.scheduling.threads import threads_per_instance, usable_cores
+
+# How long an instance looks for work before it sleeps, while that has been paying (see sched/queue.pyx).
+SPIN_NS = 50_000
 
 
 def instance_specs(config: Any) -> list[InstanceSpec]:
@@ -117,7 +120,7 @@ class ModelRuntime:
             for spec in specs:
                 instance = model.create_instance(spec)
                 if not spec.passive:
-                    native.start_instance(instance)
+                    native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0)
             return cls(context, native, model)
         except BaseException:
             native.stop(abort=True)

@@ -27,6 +27,9 @@ class HttpServer:
         For a head to be whole, a body to be whole (longer for one that keeps up 1 KiB/s), an idle connection.
     max_connections
         More are closed at once; 0 = no limit.
+    poll_ns
+        How long the answer of a lone infer request may be waited for in place; 0 = never. It adapts: where answers do
+        not come in time it is hardly tried.
     requests, in_flight
         Requests begun; infer requests submitted and not yet answered.
     """
@@ -40,6 +43,7 @@ class HttpServer:
     body_timeout_ns: int
     idle_timeout_ns: int
     max_connections: int
+    poll_ns: int
     requests: int
     in_flight: int
 
@@ -56,11 +60,15 @@ class HttpServer:
 
     def detach(self) -> None: ...
     def on_completions(self) -> None: ...
+    def wake(self) -> None: ...
     def tick(self) -> None:
         """Close what has waited too long. Call about once a second."""
 
     def begin_drain(self) -> None:
         """Close idle connections now and the others after their answer."""
+
+    def end_incomplete(self) -> None:
+        """Refuse (503) the requests that have not come whole; for a while after ``begin_drain``."""
 
     def abort_all(self) -> None: ...
 

@@ -16,6 +16,7 @@ cdef extern from "tf_atomics.h" nogil:
     void* tf_load_ptr(void** p)
     void* tf_swap_ptr(void** p, void* v)
     bint tf_cas_ptr(void** p, void* expected, void* wanted)
+    void tf_fence()
     void tf_pause()
     void tf_lock(int32_t* p)
     void tf_unlock(int32_t* p)

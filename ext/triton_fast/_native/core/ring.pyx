@@ -1,8 +1,10 @@
 # An intrusive stack with one swap per drain: no capacity to exceed, no lock, no allocation. See ring.pxd.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from posix.unistd cimport close, read, write
 
-from triton_fast._native.core.native cimport tf_cas_ptr, tf_load_ptr, tf_swap_ptr
+from triton_fast._native.core.native cimport (
+    now_ns, tf_cas_ptr, tf_fence, tf_load32, tf_load_ptr, tf_pause, tf_store32, tf_swap_ptr,
+)
 from triton_fast._native.core.request cimport Request, request_free, request_new
 
 
@@ -31,7 +33,9 @@ cdef void ring_deliver(Sink* sink, Response* first, Response* last) noexcept nog
         if tf_cas_ptr(&ring.head, seen, reversed):
             break
     if seen == NULL:
-        write(ring.fd, &one, 8)
+        tf_fence()
+        if tf_load32(&ring.polled) == 0:
+            write(ring.fd, &one, 8)
 
 
 cdef class CompletionRing:
@@ -53,17 +57,32 @@ cdef class CompletionRing:
 
     cdef Response* drain(self) noexcept nogil:
         cdef uint64_t count
-        cdef Response* p
-        cdef Response* after
-        cdef Response* oldest = NULL
         read(self.ring.fd, &count, 8)
-        p = <Response*>tf_swap_ptr(&self.ring.head, NULL)
-        while p != NULL:
-            after = p.next
-            p.next = oldest
-            oldest = p
-            p = after
-        return oldest
+        return take(&self.ring)
+
+    cdef Response* poll(self, int64_t budget_ns) noexcept nogil:
+        cdef int64_t end = now_ns() + budget_ns
+        cdef int i
+        tf_store32(&self.ring.polled, 1)
+        while tf_load_ptr(&self.ring.head) == NULL and now_ns() < end:
+            for i in range(8):
+                tf_pause()
+        # A producer that saw the flag wrote no eventfd: what it pushed is seen by the look after the flag is down.
+        tf_store32(&self.ring.polled, 0)
+        tf_fence()
+        return take(&self.ring)
+
+
+cdef Response* take(Ring* ring) noexcept nogil:
+    cdef Response* p = <Response*>tf_swap_ptr(&ring.head, NULL)
+    cdef Response* after
+    cdef Response* oldest = NULL
+    while p != NULL:
+        after = p.next
+        p.next = oldest
+        oldest = p
+        p = after
+    return oldest
 
 
 def _push(CompletionRing ring not None, numbers):

@@ -24,7 +24,7 @@ from triton_fast._native.http.plan cimport (
 )
 from triton_fast._native.http.reply cimport BlockView, reply_head
 from triton_fast._native.sched.model cimport Epoch, NativeModel
-from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
+from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake
 from triton_fast._native.wire.http1 cimport (
     Chunked, HTTP_ERROR_TEXT, HTTP_MAX_CHUNKS, Head, M_POST, chunked_feed, chunked_init, http1_error_text,
     http1_parse_head,
@@ -62,6 +62,9 @@ cdef enum:
     DISCARD_MAX = 16777216      # bytes thrown away after a refusal, so that the client reads its answer
     MAX_IOV = 64
     NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
+    POLL_LUCK_MAX = 8           # polls that paid, remembered
+    POLL_LUCK_LOSS = 4          # what one in vain costs
+    POLL_REST = 64              # lone requests that are not polled for after that
     MIN_RATE = 1024             # bytes per second a body must keep up after its timeout
 
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -104,6 +107,10 @@ cdef class HttpServer:
     cdef public int64_t max_connections
     cdef readonly int64_t requests
     cdef readonly int64_t in_flight
+    cdef public int64_t poll_ns     # how long a lone request's answer may be waited for in place; 0 = never
+    cdef int32_t poll_luck
+    cdef list to_wake               # models whose instances are woken when this round of reading is over
+    cdef object wake_soon
 
     def __cinit__(self, app, loop, Epoch epoch not None):
         self.app = app
@@ -118,6 +125,8 @@ cdef class HttpServer:
         if self.scratch == NULL or self.binary_index == NULL:
             raise MemoryError
         self.allow_infer = True
+        self.to_wake = []
+        self.wake_soon = self.wake
         self.limits.max_head = 65536
         self.limits.max_input = 67108864
         self.limits.max_body = <size_t>1 << 36
@@ -156,7 +165,10 @@ cdef class HttpServer:
 
     def on_completions(self):
         """Deliver every finished response to its connection."""
-        cdef Response* p = self.ring.drain()
+        self.deliver(self.ring.drain(), None)
+
+    # reader: a connection that is in the middle of its bytes and will go on with them itself.
+    cdef int deliver(self, Response* p, HttpConnection reader) except -1:
         cdef Response* after
         cdef HttpConnection connection
         while p != NULL:
@@ -166,10 +178,48 @@ cdef class HttpServer:
             self.in_flight -= 1
             try:
                 connection.on_response(p)
+                if connection is not reader and connection.state == ST_HEAD:
+                    connection.use_pending()
             except Exception as error:
                 self.app.failed(error)
                 connection.abort()
             p = after
+        return 0
+
+    def wake(self):
+        """Wake instances for what was submitted in this round of reading: one wake-up for many requests."""
+        cdef NativeModel model
+        for model in self.to_wake:
+            queue_wake(model.queue)
+        self.to_wake.clear()
+
+    # A model has a new request and a sleeping instance.
+    cdef int wake_later(self, NativeModel model) except -1:
+        if self.in_flight == 1:
+            queue_wake(model.queue)
+        elif not self.to_wake:
+            self.to_wake.append(model)
+            self.loop.call_soon(self.wake_soon)
+        elif model not in self.to_wake:
+            self.to_wake.append(model)
+        return 0
+
+    # The answer of the only request in flight, if it comes at once: a small model is done before this thread would have
+    # gone to sleep and been woken.
+    cdef Response* poll_answer(self) noexcept:
+        cdef Response* p
+        if self.poll_luck < 0:
+            self.poll_luck += 1
+            return NULL
+        with nogil:
+            p = self.ring.poll(self.poll_ns)
+        if p != NULL:
+            self.poll_luck = min(self.poll_luck + 1, POLL_LUCK_MAX)
+        else:
+            self.poll_luck -= POLL_LUCK_LOSS
+            if self.poll_luck < 0:
+                self.poll_luck = -POLL_REST
+        return p
 
     def tick(self):
         """Close what has waited too long. Call about once a second."""
@@ -184,8 +234,19 @@ cdef class HttpServer:
         cdef HttpConnection connection
         self.draining = True
         for connection in list(self.connections):
+            connection.memo.len = 0
             if connection.state == ST_HEAD and connection.pending.len == connection.pending_pos:
                 connection.close()
+            elif connection.state != ST_HEAD:
+                connection.info.keep_alive = False
+
+    def end_incomplete(self):
+        """Refuse the requests that have not come whole. After ``begin_drain``, when they had their time."""
+        cdef HttpConnection connection
+        for connection in list(self.connections):
+            if connection.state < ST_WAIT:
+                memset(&connection.info, 0, sizeof(Info))
+                connection.refuse(503, b"Server exiting")
 
     def abort_all(self):
         cdef HttpConnection connection
@@ -296,8 +357,14 @@ cdef class HttpConnection:
 
     def resume_writing(self):
         self.paused = False
-        if self.state == ST_WAIT and self.answered:
+        if self.state != ST_WAIT or not self.answered:
+            return
+        try:
             self.next_request()
+            self.use_pending()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         # The window that the next read fills: the rest of a body in its own block, else the server's scratch.
@@ -389,6 +456,8 @@ cdef class HttpConnection:
             return self.consume_chunks(data, n)
         if self.memo.len and self.memo.len <= n and memcmp(self.memo.data, data, self.memo.len) == 0:
             self.began = now_ns()
+            self.head_begun = False
+            self.scan_from = 0
             used = self.memo.len
             self.begin_body(n - used)
             return used
@@ -476,6 +545,10 @@ cdef class HttpConnection:
                 self.epoch = -1
             self.info.denied = self.server.guard_name is not None and not has_header(
                 h, self.server.guard_name, self.server.guard_value)
+            if self.info.denied and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
+                # A large body is not taken from who may not send it.
+                self.refuse_with(self.server.app.denied(self.server.guard_label))
+                return False
             if h.accept_encoding.ptr != NULL:
                 self.info.encoding_out = self.server.app.choose_encoding(text_of(&h.accept_encoding))
         else:
@@ -491,8 +564,7 @@ cdef class HttpConnection:
                 self.chunks = <Chunked*>malloc(sizeof(Chunked))
                 if self.chunks == NULL:
                     raise MemoryError
-            chunked_init(self.chunks, self.server.limits.max_body if self.info.infer else self.server.limits.max_input,
-                         HTTP_MAX_CHUNKS)
+            chunked_init(self.chunks, self.info.limit, HTTP_MAX_CHUNKS)
             self.state = ST_CHUNKED
             self.block = block_new(SMALL_WINDOW)
         elif self.info.length == 0:
@@ -549,9 +621,14 @@ cdef class HttpConnection:
             self.abort()
             return
         self.task = None
-        if self.state != ST_CLOSED:
+        if self.state == ST_CLOSED:
+            return
+        try:
             self.reply(*result)
             self.use_pending()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
 
     cdef int drop_block(self) except -1:
         block_unref(self.block)
@@ -566,6 +643,8 @@ cdef class HttpConnection:
     cdef int dispatch_infer(self) except -1:
         cdef tf_error e
         cdef int status, attempt
+        cdef bint wake = False
+        cdef Response* p
         if self.info.denied:
             self.drop_block()
             self.reply(*self.server.app.denied(self.server.guard_label))
@@ -591,10 +670,16 @@ cdef class HttpConnection:
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
-            status = queue_submit(self.model.queue, self.request, &e)
+            status = queue_submit(self.model.queue, self.request, &wake, &e)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
                 self.server.in_flight += 1
+                if wake:
+                    self.server.wake_later(self.model)
+                if self.server.in_flight == 1 and self.server.poll_ns:
+                    p = self.server.poll_answer()
+                    if p != NULL:
+                        self.server.deliver(p, self)
                 return 0
             # The body may still be needed for another try.
             if self.request.body != NULL:
@@ -643,7 +728,8 @@ cdef class HttpConnection:
             request_free(r)
             return 0
         try:
-            if p.code == TF_OK and self.planned and plan_reply_matches(&self.plan, p) and self.info.keep_alive:
+            if (p.code == TF_OK and self.planned and plan_reply_matches(&self.plan, p) and self.info.keep_alive
+                    and not self.info.http10 and not self.info.encoding_out):
                 self.send(self.plan.reply.data, self.plan.reply.len, p, self.plan.n_binary, self.plan.binary_index)
             elif p.code == TF_OK:
                 if p.n_outputs > server.binary_room:
@@ -663,8 +749,6 @@ cdef class HttpConnection:
                 self.fail(p.code, p.text[:p.text_len])
         finally:
             request_free(r)
-        if self.state == ST_HEAD:
-            self.use_pending()
         return 0
 
     cdef int grow_binary(self, int32_t n) except -1:
@@ -725,6 +809,9 @@ cdef class HttpConnection:
 
     # Answer and end: the message is broken or will not be read to its end.
     cdef int refuse(self, int32_t status, bytes text) except -1:
+        return self.refuse_with(self.server.app.refusal(status, text))
+
+    cdef int refuse_with(self, tuple answer) except -1:
         self.drop_block()
         self.info.keep_alive = False
         self.info.length = 0
@@ -732,7 +819,7 @@ cdef class HttpConnection:
         self.state = ST_WAIT
         self.answered = False
         self.server.requests += 1
-        self.reply(*self.server.app.refusal(status, text))
+        self.reply(*answer)
         return 0
 
     def reply(self, int status, headers, bytes body):
@@ -806,7 +893,7 @@ cdef class HttpConnection:
 
     cdef int next_request(self) except -1:
         if not self.info.keep_alive or self.server.draining:
-            if self.lingering:
+            if self.lingering and not self.server.draining:
                 # Refused before its end: let the client finish sending and read the answer.
                 self.state = ST_DISCARD
                 self.received = 0

@@ -18,6 +18,7 @@ cdef struct Info:
     int32_t encoding_out
     int64_t header_len
     size_t length           # of the body, when not chunked
+    size_t limit            # of the body
 
 # What a listener allows.
 cdef struct Limits:

@@ -19,6 +19,7 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* s
     info.chunked = h.chunked
     info.expect = h.expect_continue and h.minor == 1
     info.length = <size_t>h.content_length if h.has_content_length else 0
+    info.limit = limits.max_input
     status[0] = 413
     if info.length > limits.max_body:
         return b"the request body of %d bytes exceeds the limit of %d bytes" % (info.length, limits.max_body)
@@ -35,10 +36,24 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* s
             return text[:http1_infer_len_text(kind, h.infer_header_len, text, HTTP_ERROR_TEXT)]
         info.has_header_len = True
         info.header_len = value
-    elif info.encoding_in == 0 and info.length > limits.max_input:
-        return (b"request JSON size of %d bytes exceeds the maximum allowed input size of %d bytes. "
-                b"Use --http-max-input-size to increase the limit." % (info.length, limits.max_input))
-    return None
+        if value != 0 and info.encoding_in == 0:
+            # Only what follows the JSON may be larger than max_input.
+            info.limit = limits.max_body
+            if value > 0 and limits.max_input < <size_t>value <= info.length:
+                return too_large(b"request JSON size of %d bytes exceeds the maximum allowed input size of", value, limits)
+    if info.length <= info.limit:
+        return None
+    if info.encoding_in:
+        return too_large(b"compressed request size of %d bytes exceeds the maximum allowed input size of", info.length,
+                         limits)
+    if info.has_header_len:
+        return too_large(b"Raw input has a byte_size (%d bytes) that exceeds the maximum allowed value of", info.length,
+                         limits)
+    return too_large(b"request JSON size of %d bytes exceeds the maximum allowed input size of", info.length, limits)
+
+
+cdef bytes too_large(bytes text, size_t n, Limits* limits):
+    return (text + b" %d bytes. Use --http-max-input-size to increase the limit.") % (n, limits.max_input)
 
 
 cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept:
@@ -55,11 +70,15 @@ cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept:
     version[0] = -1
     if at == n:
         return True
-    # 18 digits cannot overflow.
-    if n - at < 11 or n - at > 28 or memcmp(p + at, b"/versions/", 10) != 0:
+    if n - at < 11 or memcmp(p + at, b"/versions/", 10) != 0:
+        return False
+    at += 10
+    while at + 1 < n and p[at] == c"0":
+        at += 1
+    if n - at > 18:             # 18 digits cannot overflow
         return False
     version[0] = 0
-    for at in range(at + 10, n):
+    for at in range(at, n):
         if p[at] < c"0" or p[at] > c"9":
             return False
         version[0] = version[0] * 10 + (p[at] - c"0")

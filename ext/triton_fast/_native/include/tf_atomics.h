@@ -18,6 +18,8 @@ static inline void *tf_swap_ptr(void **p, void *v) { return __atomic_exchange_n(
 static inline int tf_cas_ptr(void **p, void *expected, void *wanted) {
     return __atomic_compare_exchange_n(p, &expected, wanted, 1, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
+/* Orders a store before a later load, for two sides that each write one flag and then read the other's. */
+static inline void tf_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void tf_pause(void) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();

@@ -88,7 +88,8 @@ static inline const char *tf_json_ws(const char *p) {
 
 /* The next character that is no whitespace, when the last one taken may have been a '}'. */
 static inline char tf_json_after(tf_json *c) {
-    if (__builtin_expect(c->p == c->end, 0)) { /* the text is over: an error, whose offset counts what white space follows */
+    if (__builtin_expect(c->p == c->end, 0)) {
+        /* The text is over: an error, and its offset counts the white space that follows. */
         while (c->p < c->lim && (*c->p == ' ' || *c->p == '\n' || *c->p == '\r' || *c->p == '\t')) c->p++;
         return 0;
     }
@@ -148,7 +149,8 @@ static inline int tf_json_string(tf_json *c, tf_json_str *out) {
             memcpy(&x, p, 8);
             q = x ^ TFJ_REPEAT('"');
             b = x ^ TFJ_REPEAT('\\');
-            hit = (((x - TFJ_REPEAT(0x20)) & ~x) | ((q - TFJ_REPEAT(1)) & ~q) | ((b - TFJ_REPEAT(1)) & ~b)) & TFJ_REPEAT(0x80);
+            hit = ((x - TFJ_REPEAT(0x20)) & ~x) | ((q - TFJ_REPEAT(1)) & ~q) | ((b - TFJ_REPEAT(1)) & ~b);
+            hit &= TFJ_REPEAT(0x80);
             if (hit) {
                 p += __builtin_ctzll(hit) >> 3;
                 break;

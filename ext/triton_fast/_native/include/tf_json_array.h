@@ -10,8 +10,10 @@
 enum { TFJ_A_OK = 0, TFJ_A_TYPE, TFJ_A_MORE, TFJ_A_DEEP, TFJ_A_ROOM };
 enum { TFJ_MAX_NESTING = 100 };
 
-/* The element readers: the character after the element at p, or NULL with c->reason set (syntax) or not (wrong type). */
-template <typename T, bool Signed> static inline const char *tf_json_take_int(tf_json *c, const char *p, const char *safe, T *out) {
+/* The element readers: the character after the element at p, or NULL with c->reason set (syntax) or not (wrong type).
+ * safe: c->lim - 8. */
+template <typename T, bool Signed>
+static inline const char *tf_json_take_int(tf_json *c, const char *p, const char *safe, T *out) {
     const char *start = p;
     bool minus = *p == '-';
     p += minus;
@@ -24,7 +26,8 @@ template <typename T, bool Signed> static inline const char *tf_json_take_int(tf
                 w = w * 10 + digit;
                 p++;
             }
-        if (__builtin_expect(p - digits <= 18 && (Signed || !minus) && (*p == ',' || (*p != '.' && (*p | 32) != 'e')), 1)) {
+        bool whole = *p == ',' || (*p != '.' && (*p | 32) != 'e');
+        if (__builtin_expect(whole && p - digits <= 18 && (Signed || !minus), 1)) {
             *out = (T)(Signed && minus ? 0 - w : w); /* narrowing is silent, as in the real server */
             return p;
         }
@@ -41,7 +44,8 @@ template <typename T, bool Signed> static inline const char *tf_json_take_int(tf
 static const double tf_json_sign[2] = {1.0, -1.0};
 
 /* Floats go by way of double, as in the real server; a double out of a float's range becomes infinite. */
-template <typename T> static inline const char *tf_json_take_float(tf_json *c, const char *p, const char *safe, T *out) {
+template <typename T>
+static inline const char *tf_json_take_float(tf_json *c, const char *p, const char *safe, T *out) {
     const char *start = p;
     bool minus = *p == '-';
     p += minus;

@@ -65,8 +65,8 @@ static inline uint64_t tf_json_eight(uint64_t x) {
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define TFJ_SWAR 1
-/* Eight characters at p; digits become 0..9 by the xor. *other: the top bit of each byte that is no digit (exact for the
- * lowest of them only). */
+/* Eight characters at p; digits become 0..9 by the xor. *other: the top bit of each byte that is no digit (exact for
+ * the lowest of them only). */
 static inline uint64_t tf_json_load(const char *p, uint64_t *other) {
     uint64_t x;
     memcpy(&x, p, 8);
@@ -82,7 +82,8 @@ static inline const char *tf_json_digits(const char *p, const char *safe, uint64
     while (p <= safe) {
         uint64_t other, x = tf_json_load(p, &other);
         if (other) {
-            uint64_t bits = (uint64_t)__builtin_ctzll(other); /* 8 n + 7 for n digits; what is no digit gives way to zeros */
+            /* 8 n + 7 for n digits; the shift puts leading zeros in place of what is no digit. */
+            uint64_t bits = (uint64_t)__builtin_ctzll(other);
             if (bits > 7) *w = *w * tf_json_tens[bits >> 3] + tf_json_eight(x << (71 - bits));
             return p + (bits >> 3);
         }
@@ -221,7 +222,7 @@ static int tf_json_number(tf_json *c, tf_json_num *n) {
     return 0;
 }
 
-/* A plain unsigned integer of at most 18 digits at c->p: taken, or false and nothing is (then tf_json_number decides). */
+/* A plain unsigned integer of at most 18 digits at c->p is taken; else false (then tf_json_number decides). */
 static inline bool tf_json_plain(tf_json *c, uint64_t *out) {
     const char *p = c->p;
     uint64_t w = (uint64_t)(unsigned char)*p - '0';

@@ -13,7 +13,7 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport (
-    SUBMIT_OK, pthread_cond_t, pthread_mutex_t, queue_cancel, queue_submit,
+    SUBMIT_OK, pthread_cond_t, pthread_mutex_t, queue_cancel, queue_submit, queue_wake,
 )
 
 from triton_fast.errors import Cancelled, make
@@ -37,6 +37,8 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     CLOCK_MONOTONIC = 1
 
+MAX_WAIT_S = 1e9        # what is longer waits for ever as far as anybody can tell, and fits in ns
+
 
 # Shared by the caller and the delivering thread; whoever drops the last reference frees it.
 cdef struct Waiter:
@@ -45,6 +47,7 @@ cdef struct Waiter:
     pthread_mutex_t lock
     pthread_cond_t cond
     Response* done
+    bint cancelled          # nothing will come
 
 
 cdef void waiter_unref(Waiter* w) noexcept nogil:
@@ -94,6 +97,7 @@ cdef class InferCall:
         cdef pthread_condattr_t attr
         cdef Py_ssize_t i, k
         cdef int status
+        cdef bint wake = False
         cdef const uint8_t[::1] view
         self.model = model
         r = request_new(model.ptr)
@@ -154,7 +158,9 @@ cdef class InferCall:
             pthread_condattr_setclock(&attr, CLOCK_MONOTONIC)
             pthread_cond_init(&self.waiter.cond, &attr)
             r.sink = &self.waiter.sink
-            status = queue_submit(model.queue, r, &e)
+            status = queue_submit(model.queue, r, &wake, &e)
+            if wake:
+                queue_wake(model.queue)
             if status != SUBMIT_OK:
                 self.waiter.refs = 1
                 raise make(e.code, e.text[:e.len].decode("utf-8", "replace"))
@@ -170,13 +176,16 @@ cdef class InferCall:
 
     def cancel(self):
         """Take the request back. Returns False when an instance already has it."""
-        if self.waiter == NULL or self.request == NULL or self.waiter.done != NULL:
-            return False
-        if not queue_cancel(self.model.queue, self.request):
+        cdef Waiter* w = self.waiter
+        if self.request == NULL or not queue_cancel(self.model.queue, self.request):
             return False
         request_free(self.request)
         self.request = NULL
-        waiter_unref(self.waiter)
+        pthread_mutex_lock(&w.lock)
+        w.cancelled = True
+        pthread_cond_broadcast(&w.cond)
+        pthread_mutex_unlock(&w.lock)
+        waiter_unref(w)
         return True
 
     def wait(self, timeout_s=None):
@@ -186,11 +195,13 @@ cdef class InferCall:
         ------
         TimeoutError
             Not finished within timeout_s; the request goes on.
+        Cancelled
+            ``cancel`` took the request back, before the call or during it.
         ServerError
             The model's or the queue's error.
         """
         cdef Waiter* w = self.waiter
-        cdef int64_t until = now_ns() + <int64_t>(timeout_s * 1e9) if timeout_s is not None else 0
+        cdef int64_t until = now_ns() + <int64_t>(min(timeout_s, MAX_WAIT_S) * 1e9) if timeout_s is not None else 0
         cdef timespec ts
         cdef Response* p
         cdef Tensor* t
@@ -202,13 +213,15 @@ cdef class InferCall:
         ts.tv_nsec = until % 1000000000
         with nogil:
             pthread_mutex_lock(&w.lock)
-            while w.done == NULL and rc == 0:
+            while w.done == NULL and not w.cancelled and rc == 0:
                 if until:
                     rc = pthread_cond_timedwait(&w.cond, &w.lock, &ts)
                 else:
                     pthread_cond_wait(&w.cond, &w.lock)
             p = w.done
             pthread_mutex_unlock(&w.lock)
+        if p == NULL and self.request == NULL:
+            raise Cancelled("the request was cancelled")
         if p == NULL:
             raise TimeoutError(f"no response within {timeout_s} s")
         if p.code != TF_OK:

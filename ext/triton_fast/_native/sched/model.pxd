@@ -2,7 +2,7 @@
 from triton_fast._native.core.request cimport ModelHandle
 from triton_fast._native.core.stats cimport Stats
 from triton_fast._native.sched.queue cimport Queue
-from triton_fast._native.wire.json_reply cimport LabelTable
+from triton_fast._native.core.labels cimport LabelTable
 
 
 # A number that changes whenever a name may resolve to another model version: front ends compare it with the one their

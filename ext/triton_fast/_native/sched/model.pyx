@@ -1,5 +1,7 @@
 # Owns the queue and runs one native thread per instance. A thread never holds the GIL: it pulls a batch, runs the
 # backend, stamps and counts, and delivers chains of responses. Knows nothing of configs, front ends or backends.
+import threading
+
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
@@ -16,10 +18,15 @@ from triton_fast._native.core.stats cimport (
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
-from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_stop, queue_take
-from triton_fast._native.wire.json_reply cimport LabelTable
+from triton_fast._native.sched.queue cimport (
+    Queue, pthread_mutex_t, queue_free, queue_new, queue_stop, queue_take,
+)
+from triton_fast._native.core.labels cimport LabelTable
 
 from triton_fast.errors import Internal
+
+# The longest delay or queue timeout: 31 years, which still fits when added to a clock in ns.
+cdef int64_t MAX_US = 1000000000000000
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -28,6 +35,11 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_join(pthread_t t, void** result)
     int pthread_setname_np(pthread_t t, const char* name)
     pthread_t pthread_self()
+    bint pthread_equal(pthread_t a, pthread_t b)
+    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
+    int pthread_mutex_destroy(pthread_mutex_t* m)
+    int pthread_mutex_lock(pthread_mutex_t* m)
+    int pthread_mutex_unlock(pthread_mutex_t* m)
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:
@@ -44,6 +56,7 @@ cdef struct Runner:
     execute_fn execute
     void* state
     int64_t spin_ns
+    pthread_mutex_t joining     # several callers of stop may wait for the same thread
     bint joined
     Request** taken         # room for MAX_TAKE
 
@@ -170,6 +183,29 @@ cdef void drop_labels(NativeModel self) noexcept:
     self.labels = NULL
 
 
+cdef inline int64_t ns_of(microseconds) except -1:
+    return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
+
+
+cdef void free_runners(NativeModel self):
+    cdef Runner* run
+    cdef size_t address
+    while self.runners:
+        address = self.runners.pop()
+        run = <Runner*>address
+        pthread_mutex_destroy(&run.joining)
+        free(run.taken)
+        free(run)
+
+
+cdef bint on_own_thread(NativeModel self):
+    cdef size_t address
+    for address in self.runners:
+        if not (<Runner*>address).joined and pthread_equal((<Runner*>address).thread, pthread_self()):
+            return True
+    return False
+
+
 cdef class Epoch:
     """``value`` changes with every change of what names resolve to."""
 
@@ -197,20 +233,19 @@ cdef class NativeModel(ModelHandle):
     """
 
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
-                 preferred=(), int64_t delay_us=0, int64_t max_queue_size=0, int64_t timeout_us=0,
-                 bint timeout_override=False):
+                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
         set_labels(self, outputs)
         self.queue.policy.single = not dynamic or max_batch < 1
         self.queue.policy.max_batch = max_batch if max_batch > 0 else 1
-        self.queue.policy.delay_ns = 0 if self.queue.policy.single else delay_us * 1000
+        self.queue.policy.delay_ns = 0 if self.queue.policy.single else ns_of(delay_us)
         self.queue.policy.n_preferred = <int32_t>len(preferred)
         for i, size in enumerate(sorted(preferred)):
             self.queue.policy.preferred[i] = size
         self.queue.max_size = max_queue_size
-        self.queue.timeout_ns = timeout_us * 1000
+        self.queue.timeout_ns = ns_of(timeout_us)
         self.queue.timeout_override = timeout_override
 
     def __cinit__(self, *args, **kwargs):
@@ -221,10 +256,21 @@ cdef class NativeModel(ModelHandle):
         if self.queue == NULL:
             raise MemoryError
 
+    def __del__(self):
+        # Here and not in __dealloc__: the garbage collector calls it while the references are still whole, and the
+        # threads use what the instances own.
+        if self.queue == NULL:
+            return
+        if on_own_thread(self):
+            # The last reference went away inside a Python instance; its thread can not wait for itself.
+            threading.Thread(target=self.stop, kwargs={"abort": True}, daemon=True).start()
+            return
+        self.stop(abort=True)
+        free_runners(self)
+
     def __dealloc__(self):
+        free_runners(self)
         if self.queue != NULL:
-            if self.runners:
-                self.stop(abort=True)
             queue_free(self.queue)
         stats_clear(&self.stats)
         drop_labels(self)
@@ -234,6 +280,8 @@ cdef class NativeModel(ModelHandle):
         cdef Runner* run
         if instance.execute == NULL:
             raise ValueError("the instance has no execute function")
+        if tf_load32(<int32_t*>&self.queue.stopping):
+            raise Internal(f"model '{self.name}' was stopped; load it again to start instances")
         run = <Runner*>calloc(1, sizeof(Runner))
         if run == NULL:
             raise MemoryError
@@ -246,7 +294,9 @@ cdef class NativeModel(ModelHandle):
         run.execute = instance.execute
         run.state = instance.state
         run.spin_ns = spin_ns
+        pthread_mutex_init(&run.joining, NULL)
         if pthread_create(&run.thread, NULL, run_instance, run) != 0:
+            pthread_mutex_destroy(&run.joining)
             free(run.taken)
             free(run)
             raise Internal(f"cannot start a thread for instance '{instance.name}'")
@@ -259,23 +309,33 @@ cdef class NativeModel(ModelHandle):
     def stop(self, *, bint abort=False):
         """Take no more requests, execute what is queued (or answer it with an error if abort), join the threads.
 
-        Blocks without the GIL until the last batch has been delivered. Calling it again is harmless.
+        Blocks without the GIL until the last batch has been delivered. Calling it again, also from another thread
+        meanwhile, is harmless.
         """
         cdef Runner* run
         cdef size_t address
+        if on_own_thread(self):
+            raise Internal(f"model '{self.name}' can not be stopped from one of its own instances")
+        if abort:
+            self.abort()
         queue_stop(self.queue, abort)
-        while self.runners:
-            address = self.runners.pop()
+        for address in tuple(self.runners):
             run = <Runner*>address
             with nogil:
-                pthread_join(run.thread, NULL)
-                free(run.taken)
-                free(run)
+                pthread_mutex_lock(&run.joining)
+                if not run.joined:
+                    pthread_join(run.thread, NULL)
+                    run.joined = True
+                pthread_mutex_unlock(&run.joining)
+        self.abort()        # what is left had no instance to go to
         self.instances.clear()
 
     def abort(self):
-        """Answer all that is queued with an error; what runs goes on. Does not wait."""
+        """Answer all that is queued with an error, at once; what runs goes on. Does not wait."""
+        cdef int64_t now = 0
         queue_stop(self.queue, True)
+        with nogil:
+            queue_take(self.queue, NULL, 0, &now)   # refuses what is queued; with nothing left it returns 0
 
     @property
     def pending(self):

@@ -43,10 +43,11 @@ cdef inline bint scan_add(const Policy* p, Scan* s, int64_t rows) noexcept nogil
     for i in range(p.n_preferred):
         if p.preferred[i] == s.rows:
             s.best_n = s.n
-    if s.rows >= p.max_batch or s.n >= MAX_TAKE:
+    if (s.rows >= p.max_batch or s.n >= MAX_TAKE
+            or (p.n_preferred and s.rows >= p.preferred[p.n_preferred - 1])):
         s.full = True
         return False
-    return not (p.n_preferred and s.rows >= p.preferred[p.n_preferred - 1])
+    return True
 
 
 # How many requests to take now; 0 with *wait_until set when the batch should still grow.

@@ -48,6 +48,15 @@ cdef dict inputs_of(Request* r):
     return result
 
 
+# Whether the client wants output k (all, when it named none).
+cdef bint wants(Request* r, int32_t k) noexcept:
+    cdef int32_t i
+    for i in range(r.n_wanted):
+        if r.wanted[i].index == k:
+            return True
+    return r.n_wanted == 0
+
+
 cdef int answer(Request* r, dict outputs) except -1:
     cdef int32_t i, k, n = 0
     cdef Tensor* t
@@ -55,7 +64,7 @@ cdef int answer(Request* r, dict outputs) except -1:
     found = []
     for i in range(r.model.n_outputs):
         name = r.model.outputs[i].name[:r.model.outputs[i].name_len].decode()
-        if name in outputs:
+        if wants(r, i) and name in outputs:
             found.append((i, outputs[name]))
     t = response_outputs(&r.response, <int32_t>len(found))
     if t == NULL:
@@ -83,7 +92,11 @@ cdef int answer(Request* r, dict outputs) except -1:
 
 cdef void fail(Request* r, object error) noexcept:
     cdef int32_t code = int(error.code) if isinstance(error, ServerError) else TF_INTERNAL
-    text = str(error).encode("utf-8", "replace") or type(error).__name__.encode()
+    try:
+        text = str(error).encode("utf-8", "replace")
+    except Exception:       # of the error's own __str__; the request must fail all the same
+        text = b""
+    text = text or type(error).__name__.encode()
     response_fail(&r.response, code, <const char*>text, len(text))
 
 

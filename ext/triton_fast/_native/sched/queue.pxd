@@ -33,6 +33,7 @@ cdef struct Queue:
     int32_t count           # atomic for readers without the lock
     int32_t idle            # instance threads waiting on `wake`
     int32_t spinning        # instance threads looking at `count`
+    int32_t spin_luck       # how well looking has paid lately; below zero nobody looks
     bint stopping
     bint aborting           # what is queued is answered with an error instead of executed
     Policy policy
@@ -57,7 +58,9 @@ cdef enum:
 cdef Queue* queue_new(Stats* stats) noexcept nogil
 cdef void queue_free(Queue* q) noexcept nogil
 # Hand r over. On SUBMIT_OK the queue owns it until its sink gets it; else the caller still owns it and e is filled.
-cdef int queue_submit(Queue* q, Request* r, tf_error* e) noexcept nogil
+# *wake: an instance sleeps that should take it; the caller must call queue_wake soon, once for several submits.
+cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept nogil
+cdef void queue_wake(Queue* q) noexcept nogil
 # Take r out if it is still queued: True, and the caller owns it again (nothing is delivered). False: an instance has
 # it; it will be delivered.
 cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil

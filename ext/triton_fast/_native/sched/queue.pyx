@@ -33,7 +33,13 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_condattr_setclock(pthread_condattr_t* a, int clock)
     int pthread_condattr_destroy(pthread_condattr_t* a)
 
+cdef enum:
+    SPIN_LUCK_MAX = 8       # looks that paid, remembered
+    SPIN_LUCK_LOSS = 4      # what a look in vain costs
+    SPIN_REST = 64          # times an instance sleeps at once after that
+
 cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
+cdef const char* EXPIRED = b"Request timeout expired"
 
 
 cdef Queue* queue_new(Stats* stats) noexcept nogil:
@@ -196,10 +202,10 @@ cdef void unlink(Queue* q, Request* r) noexcept nogil:
 
 # ---- the public side
 
-cdef int queue_submit(Queue* q, Request* r, tf_error* e) noexcept nogil:
+cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept nogil:
     cdef Bucket* b
     cdef int64_t timeout
-    cdef bint wake
+    wake[0] = False
     pthread_mutex_lock(&q.lock)
     if q.stopping:
         pthread_mutex_unlock(&q.lock)
@@ -242,11 +248,13 @@ cdef int queue_submit(Queue* q, Request* r, tf_error* e) noexcept nogil:
         ready_add(q, b)
     tf_store32(&q.count, q.count + 1)
     # While a batch waits out its delay somebody already sleeps until the oldest deadline: wake only for a whole batch.
-    wake = q.idle > 0 and q.spinning == 0 and (q.policy.delay_ns == 0 or q.count == 1 or b.in_ready)
+    wake[0] = q.idle > 0 and q.spinning == 0 and (q.policy.delay_ns == 0 or q.count == 1 or b.in_ready)
     pthread_mutex_unlock(&q.lock)
-    if wake:
-        pthread_cond_signal(&q.wake)
     return SUBMIT_OK
+
+
+cdef void queue_wake(Queue* q) noexcept nogil:
+    pthread_cond_signal(&q.wake)
 
 
 cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil:
@@ -261,29 +269,73 @@ cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil:
     return True
 
 
-# Answer r, which is off the queue, with an error. No lock is held.
-cdef void refuse(Queue* q, Request* r, int32_t state, const char* text, size_t n) noexcept nogil:
+# Requests taken off the queue to be refused, oldest first, linked by q_next.
+cdef struct Refused:
+    Request* head
+    Request* tail
+
+
+# Take r off the queue for refusal. Under the lock, its new state too: a cancel after this finds it gone.
+cdef void set_aside(Queue* q, Request* r, int32_t state, Refused* refused) noexcept nogil:
     tf_store32(&r.state, state)
-    response_fail(&r.response, TF_UNAVAILABLE, text, n)
-    stats_failure(q.stats, FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
-    r.response.next = NULL
-    r.sink.deliver(r.sink, &r.response, &r.response)
+    unlink(q, r)
+    r.q_next = NULL
+    if refused.tail != NULL:
+        refused.tail.q_next = r
+    else:
+        refused.head = r
+    refused.tail = r
 
 
-# The next batch of bucket b, if it may go now: unlinks and returns how many.
-cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t* wait_until) noexcept nogil:
+# Answer all that was set aside with an error. No lock is held.
+cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
+    cdef Request* r = refused.head
+    cdef Request* after
+    cdef const char* text
+    while r != NULL:
+        after = r.q_next
+        text = STOPPING
+        if tf_load32(&r.state) == REQ_EXPIRED:
+            text = EXPIRED
+        response_fail(&r.response, TF_UNAVAILABLE, text, strlen(text))
+        stats_failure(q.stats, FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
+        r.response.next = NULL
+        r.sink.deliver(r.sink, &r.response, &r.response)
+        r = after
+    refused.head = NULL
+    refused.tail = NULL
+
+
+# The next batch of bucket b, if it may go now: unlinks and returns how many. Requests on the way that are past their
+# deadline are set aside; else the earliest deadline is a time to look again.
+cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t* wait_until,
+                       Refused* refused) noexcept nogil:
     cdef Scan scan
     cdef Request* r = b.head
+    cdef Request* after
     cdef int32_t i, n
-    cdef int64_t until = 0
+    cdef int64_t until = 0, deadline = 0
     scan_begin(&scan)
-    while r != NULL and scan_add(&q.policy, &scan, r.batch):
-        r = r.b_next
+    while r != NULL:
+        after = r.b_next
+        if r.deadline and r.deadline <= now:
+            set_aside(q, r, REQ_EXPIRED, refused)   # drops the bucket with its last request
+            r = after
+            continue
+        if r.deadline and (deadline == 0 or r.deadline < deadline):
+            deadline = r.deadline
+        if not scan_add(&q.policy, &scan, r.batch):
+            break
+        r = after
+    if scan.n == 0:
+        return 0
     n = scan_decide(&q.policy, &scan, b.head.stamps[T_QUEUED], now, &until)
     if n == 0:
         if q.stopping:
             n = scan.n      # nothing more will join
         else:
+            if deadline and deadline < until:
+                until = deadline
             if wait_until[0] == 0 or until < wait_until[0]:
                 wait_until[0] = until
             return 0
@@ -299,37 +351,36 @@ cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t*
 cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil:
     cdef Bucket* b
     cdef Bucket* after
-    cdef Request* r
+    cdef Refused refused
     cdef int32_t n, i
     cdef int64_t wait_until, spin_end
     cdef timespec ts
+    memset(&refused, 0, sizeof(Refused))
     pthread_mutex_lock(&q.lock)
     while True:
         while q.head != NULL:
             now[0] = now_ns()
-            r = q.head
-            if q.aborting or (r.deadline and r.deadline <= now[0]):
-                unlink(q, r)
-                pthread_mutex_unlock(&q.lock)
-                if q.aborting:
-                    refuse(q, r, REQ_DONE, STOPPING, strlen(STOPPING))
-                else:
-                    refuse(q, r, REQ_EXPIRED, b"Request timeout expired", 23)
-                pthread_mutex_lock(&q.lock)
-                continue
             wait_until = 0
-            n = take_from(q, <Bucket*>r.bucket, out, now[0], &wait_until)
-            if n == 0:
+            n = 0
+            if q.aborting:
+                while q.head != NULL:
+                    set_aside(q, q.head, REQ_DONE, &refused)
+            else:
+                n = take_from(q, <Bucket*>q.head.bucket, out, now[0], &wait_until, &refused)
                 b = q.ready_head
                 while b != NULL and n == 0:
                     after = b.ready_next
-                    n = take_from(q, b, out, now[0], &wait_until)
+                    n = take_from(q, b, out, now[0], &wait_until, &refused)
                     b = after
-            if n:
-                if q.head != NULL and q.idle and q.spinning == 0:
-                    pthread_cond_signal(&q.wake)    # more to do, and somebody to do it
+            if n and q.head != NULL and q.idle and q.spinning == 0:
+                pthread_cond_signal(&q.wake)    # more to do, and somebody to do it
+            if n or refused.head != NULL:
                 pthread_mutex_unlock(&q.lock)
-                return n
+                refuse(q, &refused)
+                if n:
+                    return n
+                pthread_mutex_lock(&q.lock)
+                continue
             ts.tv_sec = wait_until // 1000000000
             ts.tv_nsec = wait_until % 1000000000
             q.idle += 1
@@ -338,17 +389,26 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
         if q.stopping:
             pthread_mutex_unlock(&q.lock)
             return 0
-        if spin_ns and q.spinning == 0:
+        if spin_ns and q.spin_luck < 0:
+            q.spin_luck += 1
+        elif spin_ns and q.spinning == 0:
             # Look for work a little before sleeping: a wake-up through the kernel costs more than most small models.
             q.spinning = 1
             pthread_mutex_unlock(&q.lock)
             spin_end = now_ns() + spin_ns
-            while tf_load32(&q.count) == 0 and not q.stopping and now_ns() < spin_end:
+            while tf_load32(&q.count) == 0 and not tf_load32(<int32_t*>&q.stopping) and now_ns() < spin_end:
                 for i in range(16):
                     tf_pause()
             pthread_mutex_lock(&q.lock)
             q.spinning = 0
-            if q.head != NULL or q.stopping:
+            if q.head != NULL:
+                q.spin_luck = min(q.spin_luck + 1, SPIN_LUCK_MAX)
+                continue
+            # Requests come too seldom: do not burn the processor for the next ones.
+            q.spin_luck -= SPIN_LUCK_LOSS
+            if q.spin_luck < 0:
+                q.spin_luck = -SPIN_REST
+            if q.stopping:
                 continue
         q.idle += 1
         pthread_cond_wait(&q.wake, &q.lock)
@@ -357,7 +417,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
 
 cdef void queue_stop(Queue* q, bint abort) noexcept nogil:
     pthread_mutex_lock(&q.lock)
-    q.stopping = True
+    tf_store32(<int32_t*>&q.stopping, True)     # a spinning thread looks without the lock
     if abort:
         q.aborting = True
     pthread_cond_broadcast(&q.wake)
