@@ -2,10 +2,10 @@
 # for tests. A delay per execution may be asked for.
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport strlen
+from libc.string cimport memcpy, strlen
 from posix.time cimport timespec
 
-from triton_fast._native.core.memory cimport Block, block_ref
+from triton_fast._native.core.memory cimport block_new, block_ref
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, now_ns
 from triton_fast._native.core.request cimport Request, Tensor, response_fail, response_outputs
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
@@ -51,11 +51,19 @@ cdef void answer(Request* r) noexcept nogil:
             return
         t[0] = source[0]
         t.index = k
-        # The memory is the input's own block, or the body that the input borrows from.
-        if t.block == NULL:
+        # The memory is the input's own block, or the body that the input borrows from. What lies in the request's
+        # arena (small JSON tensors) dies with the request and is copied.
+        if t.block == NULL and r.body != NULL and r.body.data <= t.ptr < r.body.data + r.body.cap:
             t.block = r.body
         if t.block != NULL:
             block_ref(t.block)
+        elif t.nbytes:
+            t.block = block_new(t.nbytes)
+            if t.block == NULL:
+                response_fail(&r.response, TF_INTERNAL, b"out of memory", 13)
+                return
+            memcpy(t.block.data, t.ptr, t.nbytes)
+            t.ptr = t.block.data
         t += 1
 
 

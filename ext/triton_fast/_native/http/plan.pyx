@@ -11,6 +11,12 @@ from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.wire.json_infer cimport json_decode_infer
 
 
+# Whether a tensor is borrowed from the binary part; small JSON tensors lie in the request's arena instead.
+cdef inline bint lies_in(Tensor* t, const uint8_t* bin, size_t bin_len) noexcept nogil:
+    return t.block == NULL and t.ptr != NULL and bin <= t.ptr <= bin + bin_len and (
+        t.nbytes <= bin_len - <size_t>(t.ptr - bin))
+
+
 cdef bint plan_matches(Plan* p, Model* m, const char* json, size_t json_len, size_t bin_len) noexcept nogil:
     return (p.proto != NULL and p.proto.model == m and p.json.len == json_len and p.bin_len == bin_len
             and memcmp(p.json.data, json, json_len) == 0)
@@ -68,7 +74,7 @@ cdef void plan_learn(Plan* p, Request* r, const char* json, size_t json_len, con
     if json_len == 0 or json_len > PLAN_MAX_JSON or r.n_inputs > PLAN_MAX_TENSORS or r.params != NULL:
         return
     for i in range(r.n_inputs):
-        if r.inputs[i].block != NULL or r.inputs[i].dtype == DT_STRING:
+        if r.inputs[i].dtype == DT_STRING or not lies_in(&r.inputs[i], bin, bin_len):
             return
     for i in range(r.n_wanted):
         if r.wanted[i].classes:     # classification changes the wanted outputs of its request
@@ -88,7 +94,7 @@ cdef void plan_learn(Plan* p, Request* r, const char* json, size_t json_len, con
         request_free(proto)
         return
     for i in range(proto.n_inputs):
-        p.offsets[i] = <size_t>(proto.inputs[i].ptr - bin) if proto.inputs[i].nbytes else 0
+        p.offsets[i] = <size_t>(proto.inputs[i].ptr - bin)
         proto.inputs[i].ptr = NULL
     p.proto = proto
 

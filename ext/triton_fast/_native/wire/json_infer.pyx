@@ -21,7 +21,7 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.wire.json_scan cimport (
     TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN, TFJ_ROOT,
     tf_json, tf_json_bytes, tf_json_element, tf_json_fail, tf_json_member, tf_json_names, tf_json_names_add,
-    tf_json_names_free, tf_json_num, tf_json_number, tf_json_plain, tf_json_numbers, tf_json_reason, tf_json_seed,
+    tf_json_names_free, tf_json_num, tf_json_number, tf_json_numbers, tf_json_plain, tf_json_reason, tf_json_seed,
     tf_json_set_power, tf_json_skip, tf_json_str, tf_json_string, tf_json_strings, tf_json_unescape, tf_json_ws,
 )
 
@@ -333,10 +333,12 @@ cdef int odd_strings(Decoder* d) noexcept nogil:
         request_id = d.r.id
         id_len = cut(d.r.id_len)
     if d.odd_got < d.odd_expected:
-        return tf_fail(d.e, TF_INVALID_ARG, b"[request id: %.*s] expected %lld string elements for inference input '%.*s' "
+        return tf_fail(d.e, TF_INVALID_ARG,
+                       b"[request id: %.*s] expected %lld string elements for inference input '%.*s' "
                        b"for model '%.*s', got %lld", id_len, request_id, <long long>d.odd_expected, cut(t.name_len),
                        t.name, model_len(d), model_name(d), <long long>d.odd_got)
-    return tf_fail(d.e, TF_INVALID_ARG, b"[request id: %.*s] unexpected number of string elements %lld for inference input "
+    return tf_fail(d.e, TF_INVALID_ARG,
+                   b"[request id: %.*s] unexpected number of string elements %lld for inference input "
                    b"'%.*s' for model '%.*s', expecting %lld", id_len, request_id, <long long>d.odd_expected + 1,
                    cut(t.name_len), t.name, model_len(d), model_name(d), <long long>d.odd_expected)
 
@@ -352,7 +354,8 @@ cdef int json_decode_infer(Request* r, const char* json, size_t json_len, const 
     cdef char* copy = NULL
     cdef int rc
     if json_len > max_input:
-        return tf_fail(e, TF_INVALID_ARG, b"request JSON size of %llu bytes exceeds the maximum allowed input size of %llu "
+        return tf_fail(e, TF_INVALID_ARG,
+                       b"request JSON size of %llu bytes exceeds the maximum allowed input size of %llu "
                        b"bytes. Use --http-max-input-size to increase the limit.", <unsigned long long>json_len,
                        <unsigned long long>max_input)
     e.code = TF_INTERNAL
@@ -526,9 +529,10 @@ def bench(bytes json not None, bytes binary not None=b"", int n=1):
     cdef size_t text_len = len(json), bin_len = len(binary)
     cdef tf_error e
     cdef Request* r
-    cdef int i, good = 0
+    cdef int good = 0
+    cdef int _i
     with nogil:
-        for i in range(n):
+        for _i in range(n):
             r = request_new(NULL)
             if r == NULL:
                 break

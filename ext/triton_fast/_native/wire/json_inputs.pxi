@@ -108,7 +108,8 @@ cdef int bad_shape(Decoder* d, Input* t, int64_t why) noexcept nogil:
         return tf_fail(d.e, TF_INVALID_ARG,
                        b"invalid shape for input '%.*s': shape [%s] contains one or more invalid dimensions",
                        cut(t.name.len), t.name.ptr, dims)
-    return tf_fail(d.e, TF_INVALID_ARG, b"invalid shape for input '%.*s': shape [%s] causes total element count to exceed "
+    return tf_fail(d.e, TF_INVALID_ARG,
+                   b"invalid shape for input '%.*s': shape [%s] causes total element count to exceed "
                    b"maximum size of 9223372036854775807", cut(t.name.len), t.name.ptr, dims)
 
 
@@ -123,7 +124,8 @@ cdef int room(Decoder* d, Input* t, size_t n) noexcept nogil:
 
 
 cdef int too_large(Decoder* d, Input* t, uint64_t n) noexcept nogil:
-    return tf_fail(d.e, TF_INVALID_ARG, b"JSON input '%.*s' has a byte_size (%llu bytes) that exceeds the maximum allowed "
+    return tf_fail(d.e, TF_INVALID_ARG,
+                   b"JSON input '%.*s' has a byte_size (%llu bytes) that exceeds the maximum allowed "
                    b"value of %llu bytes. Use --http-max-input-size to increase the limit.",
                    cut(t.name.len), t.name.ptr, <unsigned long long>n, <unsigned long long>d.max_input)
 
@@ -137,7 +139,8 @@ cdef int bad_data(Decoder* d, int32_t dtype, int why) noexcept nogil:
         return tf_fail(d.e, TF_INVALID_ARG, b"%sJSON nesting depth exceeds maximum allowed limit (%d)",
                        pick(dtype != DT_STRING, b"Unable to parse 'data': "), <int>TFJ_MAX_NESTING)
     if dtype == DT_STRING:
-        return tf_fail(d.e, TF_INTERNAL, b"Unable to parse JSON bytes array: attempt to access JSON non-string as string")
+        return tf_fail(d.e, TF_INTERNAL,
+                       b"Unable to parse JSON bytes array: attempt to access JSON non-string as string")
     if why == TFJ_A_MORE:
         return tf_fail(d.e, TF_INTERNAL, b"Unable to parse 'data': Shape does not match true shape of 'data' field")
     if kind == c'f':
@@ -209,7 +212,8 @@ cdef int read_data(Decoder* d, Input* t) noexcept nogil:
     if t.dtype == DT_STRING:
         return read_strings(d, t, n)
     if size > 1 and n > INT64_MAX // size:
-        return tf_fail(d.e, TF_INVALID_ARG, b"byte size overflow for input '%.*s': element count (%lld) * data type size "
+        return tf_fail(d.e, TF_INVALID_ARG,
+                       b"byte size overflow for input '%.*s': element count (%lld) * data type size "
                        b"(%d) exceeds maximum allowed size (9223372036854775807)", cut(t.name.len), t.name.ptr,
                        <long long>n, <int>size)
     total = <size_t>n * <size_t>size
@@ -290,8 +294,10 @@ cdef int finish_input(Decoder* d, Input* t) noexcept nogil:
     if has_data + (x.binary_size != 0) + (x.region != 0) != 1:
         if not has_data and not x.binary_size and not x.region:
             return tf_fail(d.e, TF_INVALID_ARG, b"Input must set only one of the following fields: 'data', "
-                           b"'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'. But no field is set")
-        return tf_fail(d.e, TF_INVALID_ARG, b"Input must set only one of the following fields: 'data', 'binary_data_size' "
+                           b"'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'. "
+                           b"But no field is set")
+        return tf_fail(d.e, TF_INVALID_ARG,
+                       b"Input must set only one of the following fields: 'data', 'binary_data_size' "
                        b"in 'parameters', 'shared_memory_region' in 'parameters'. But set%s%s%s",
                        pick(has_data, b" 'data'"), pick(x.binary_size != 0, b" 'binary_data_size'"),
                        pick(x.region != 0, b" 'shared_memory_region'"))
@@ -317,10 +323,12 @@ cdef int finish_input(Decoder* d, Input* t) noexcept nogil:
         size = x.binary_size_value
         left = d.bin_len - d.bin_used
         if size and not d.has_header_len:
-            return tf_fail(d.e, TF_INVALID_ARG, b"must specify valid 'Infer-Header-Content-Length' in request header and "
+            return tf_fail(d.e, TF_INVALID_ARG,
+                           b"must specify valid 'Infer-Header-Content-Length' in request header and "
                            b"'binary_data_size' when passing inputs in binary data format")
         if size > left:
-            return tf_fail(d.e, TF_INVALID_ARG, b"unexpected size for input '%.*s', expecting %llu additional bytes for "
+            return tf_fail(d.e, TF_INVALID_ARG,
+                           b"unexpected size for input '%.*s', expecting %llu additional bytes for "
                            b"model '%.*s'", cut(t.name.len), t.name.ptr, <unsigned long long>(size - left),
                            model_len(d), model_name(d))
         if size:

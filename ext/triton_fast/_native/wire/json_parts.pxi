@@ -147,22 +147,36 @@ cdef inline int read_bool(Decoder* d, bint* out, int* found) noexcept nogil:
 cdef int32_t dtype_of(const tf_json_str* s) noexcept nogil:
     cdef const char* p = s.ptr
     if s.len == 4:
-        if memcmp(p, b"FP32", 4) == 0: return DT_FP32
-        if memcmp(p, b"FP16", 4) == 0: return DT_FP16
-        if memcmp(p, b"FP64", 4) == 0: return DT_FP64
-        if memcmp(p, b"INT8", 4) == 0: return DT_INT8
-        if memcmp(p, b"BOOL", 4) == 0: return DT_BOOL
-        if memcmp(p, b"BF16", 4) == 0: return DT_BF16
+        if memcmp(p, b"FP32", 4) == 0:
+            return DT_FP32
+        if memcmp(p, b"FP16", 4) == 0:
+            return DT_FP16
+        if memcmp(p, b"FP64", 4) == 0:
+            return DT_FP64
+        if memcmp(p, b"INT8", 4) == 0:
+            return DT_INT8
+        if memcmp(p, b"BOOL", 4) == 0:
+            return DT_BOOL
+        if memcmp(p, b"BF16", 4) == 0:
+            return DT_BF16
     elif s.len == 5:
-        if memcmp(p, b"BYTES", 5) == 0: return DT_STRING
-        if memcmp(p, b"INT64", 5) == 0: return DT_INT64
-        if memcmp(p, b"INT32", 5) == 0: return DT_INT32
-        if memcmp(p, b"UINT8", 5) == 0: return DT_UINT8
-        if memcmp(p, b"INT16", 5) == 0: return DT_INT16
+        if memcmp(p, b"BYTES", 5) == 0:
+            return DT_STRING
+        if memcmp(p, b"INT64", 5) == 0:
+            return DT_INT64
+        if memcmp(p, b"INT32", 5) == 0:
+            return DT_INT32
+        if memcmp(p, b"UINT8", 5) == 0:
+            return DT_UINT8
+        if memcmp(p, b"INT16", 5) == 0:
+            return DT_INT16
     elif s.len == 6:
-        if memcmp(p, b"UINT64", 6) == 0: return DT_UINT64
-        if memcmp(p, b"UINT32", 6) == 0: return DT_UINT32
-        if memcmp(p, b"UINT16", 6) == 0: return DT_UINT16
+        if memcmp(p, b"UINT64", 6) == 0:
+            return DT_UINT64
+        if memcmp(p, b"UINT32", 6) == 0:
+            return DT_UINT32
+        if memcmp(p, b"UINT16", 6) == 0:
+            return DT_UINT16
     return DT_INVALID
 
 
