@@ -235,8 +235,8 @@ FLAGS: tuple[Flag, ...] = (
          unit="bytes"),
     Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
         later="there is no access log yet"),
-    Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who may "
-        "load models can then run code."),
+    Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "
+        "may load models can then run code."),
 
     Flag("strict-model-config", v.BOOL, None, DEPRECATED, "True: as --disable-auto-complete-config.",
          replaced_by="--disable-auto-complete-config"),

@@ -10,6 +10,7 @@ IDENTITY, GZIP, DEFLATE, UNKNOWN = range(4)
 _WBITS = {GZIP: 31, DEFLATE: 15}
 # A gzip file may be several members end to end; a bomb may be many thousands.
 MAX_MEMBERS = 1000
+PIECE = 65536
 
 
 def inflate(data: bytes, encoding: int, limit: int) -> bytes:
@@ -27,24 +28,28 @@ def inflate(data: bytes, encoding: int, limit: int) -> bytes:
     if not data:
         raise InvalidArg("nothing to be decompressed")
     parts: list[bytes] = []
-    total = 0
+    total = at = 0
     for _ in range(MAX_MEMBERS):
         member = zlib.decompressobj(_WBITS[encoding])
-        try:
-            part = member.decompress(data, limit - total + 1)
-        except zlib.error as error:
-            raise InvalidArg(f"the compressed request body is not valid: {error}") from None
-        total += len(part)
-        if total > limit:
-            raise InvalidArg(
-                f"Decompressed data size exceeds the maximum allowed value of {limit} bytes. "
-                "Use --http-max-input-size to increase the limit."
-            )
-        parts.append(part)
+        while not member.eof and at < len(data):
+            # By pieces: what follows a member is copied by zlib each time.
+            piece = data[at : at + PIECE]
+            at += len(piece)
+            try:
+                part = member.decompress(piece, limit - total + 1)
+            except zlib.error as error:
+                raise InvalidArg(f"the compressed request body is not valid: {error}") from None
+            total += len(part)
+            if total > limit:
+                raise InvalidArg(
+                    f"Decompressed data size exceeds the maximum allowed value of {limit} bytes. "
+                    "Use --http-max-input-size to increase the limit."
+                )
+            parts.append(part)
         if not member.eof:
             raise InvalidArg("the compressed request body is truncated")
-        data = member.unused_data
-        if not data:
+        at -= len(member.unused_data)
+        if at == len(data):
             return b"".join(parts)
         if encoding == DEFLATE:
             break

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from triton_fast.errors import STATUS, Code, Internal, ServerError
+from triton_fast.errors import STATUS, Code, Internal, InvalidArg, ServerError
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 JSON_HEADERS = [("Content-Type", "application/json")]
 MAX_DEPTH = 64
+# Bytes of JSON of a verb; a load request carries files and may be as large as any body.
+MAX_JSON = 1 << 20
+MAX_LOAD_JSON = 1 << 40
+# Commas, and quotes, brackets and escapes: an object of Python for each would be memory many times the body's.
+MAX_MARKS = 1_000_000
+_MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +32,21 @@ class Verb:
     body: bytes = b""
     params: dict[str, str] = field(default_factory=dict)
 
-    def json_object(self) -> dict[str, Any]:
+    def json_object(self, limit: int = MAX_JSON) -> dict[str, Any]:
         """Return the body as a JSON object; an empty body is an empty one.
 
         Raises
         ------
+        InvalidArg
+            The body has more than ``limit`` bytes, or more parts than any such message needs.
         Internal
             The body is no JSON, or no object: Triton answers 500 here.
         """
         if not self.body:
             return {}
-        if _depth(self.body) > MAX_DEPTH:
-            raise Internal(f"failed to parse the request JSON buffer: nested deeper than {MAX_DEPTH} levels")
+        if len(self.body) > limit:
+            raise InvalidArg(f"the request JSON of {len(self.body)} bytes exceeds the limit of {limit} bytes")
+        _check_size(self.body)
         try:
             value = orjson.loads(self.body)
         except ValueError as error:
@@ -46,31 +56,26 @@ class Verb:
         return value
 
 
-def _depth(text: bytes) -> int:
-    """Return a bound on the nesting depth: brackets opened and not closed, those inside strings counted too."""
-    if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
-        return 0
-    depth = deepest = 0
-    in_string = skip = False
-    for byte in text:
-        if skip:
-            skip = False
+def _check_size(text: bytes) -> None:
+    """Refuse JSON that nests too deep or would become too many objects, before any is made."""
+    if text.count(b",") > MAX_MARKS:
+        raise InvalidArg(f"the request JSON has more than {MAX_MARKS} parts")
+    depth = 0
+    in_string = False
+    for n, mark in enumerate(_MARK.finditer(text)):
+        if n == MAX_MARKS:
+            raise InvalidArg(f"the request JSON has more than {MAX_MARKS} parts")
+        sign = mark[0]
+        if sign == b'"':
+            in_string = not in_string
         elif in_string:
-            if byte == 0x5C:
-                skip = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
+            continue
+        elif sign in b"[{":
             depth += 1
-            if depth > deepest:
-                deepest = depth
-                if deepest > MAX_DEPTH:
-                    return deepest
-        elif byte in (0x5D, 0x7D):
+            if depth > MAX_DEPTH:
+                raise Internal(f"failed to parse the request JSON buffer: nested deeper than {MAX_DEPTH} levels")
+        elif sign in b"]}":
             depth -= 1
-    return deepest
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:

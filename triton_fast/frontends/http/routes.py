@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from triton_fast.dataplane import Dataplane, parse_version
 from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unsupported
 from triton_fast.frontends.http.messages import (
+    MAX_JSON,
+    MAX_LOAD_JSON,
     Answer,
     Verb,
     empty_answer,
@@ -183,8 +185,8 @@ def _refuse_repository(verb: Verb) -> None:
         raise Unsupported("'repository_name' specification is not supported")
 
 
-def _parameters(verb: Verb) -> dict[str, Any]:
-    parameters = verb.json_object().get("parameters", {})
+def _parameters(verb: Verb, limit: int = MAX_JSON) -> dict[str, Any]:
+    parameters = verb.json_object(limit).get("parameters", {})
     if not isinstance(parameters, dict):
         raise Internal("Unable to parse 'parameters': attempt to access JSON non-object as object")
     return parameters
@@ -192,7 +194,7 @@ def _parameters(verb: Verb) -> dict[str, Any]:
 
 def _load_parameters(verb: Verb) -> dict[str, str | bytes]:
     result: dict[str, str | bytes] = {}
-    for key, value in _parameters(verb).items():
+    for key, value in _parameters(verb, MAX_LOAD_JSON).items():
         if key != "config" and not key.startswith("file:"):
             raise Internal("unexpected error on creating Triton parameter")
         if not isinstance(value, str):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
+from typing import cast
 
 from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import NativeModel
@@ -113,8 +114,10 @@ class Listener:
             The address can not be bound.
         """
         loop = asyncio.get_running_loop()
+        # uvloop calls the factory and takes a buffered protocol; asyncio's stub knows plain ones only.
+        factory = cast("Callable[[], asyncio.BaseProtocol]", self.native)
         self._server = await loop.create_server(
-            self.native, address, port, reuse_port=reuse_port or None, backlog=1024, start_serving=False
+            factory, address, port, reuse_port=reuse_port or None, backlog=1024, start_serving=False
         )
         bound = self._server.sockets[0].getsockname()
         self.address, self.port = address, bound[1]
@@ -134,10 +137,15 @@ class Listener:
         if self._server is not None:
             self._server.close()
 
-    def begin_drain(self) -> None:
-        """Stop accepting; answer what is in hand, then close each connection."""
+    def begin_drain(self, grace_s: float = 0.5) -> None:
+        """Stop accepting; answer what is in hand, then close each connection.
+
+        A request that has not come whole after ``grace_s`` is refused: a client that stopped in the middle must not
+        hold up the end.
+        """
         self.stop_accepting()
         self.native.begin_drain()
+        asyncio.get_running_loop().call_later(grace_s, self.native.end_incomplete)
 
     @property
     def open_connections(self) -> int:

@@ -1,5 +1,5 @@
-# The identity backend's instance: output i is input i, by reference, without a copy. For measuring the server itself and
-# for tests. A delay per execution may be asked for.
+# The identity backend's instance: output i is input i, by reference, without a copy. For measuring the server itself
+# and for tests. A delay per execution may be asked for.
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen

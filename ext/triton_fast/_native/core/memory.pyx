@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from posix.stdlib cimport posix_memalign
 
-from triton_fast._native.core.native cimport MEM_CPU, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock
+from triton_fast._native.core.native cimport MEM_CPU, tf_add64, tf_load64, tf_lock, tf_unlock
 
 cdef enum:
     MIN_SHIFT = 9

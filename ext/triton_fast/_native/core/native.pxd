@@ -42,6 +42,11 @@ cdef extern from "tf_buf.h" nogil:
     void tf_buf_free(tf_buf* b)
 
 
+cdef extern from "tf_types.h" nogil:
+    int32_t dtype_size(int32_t dtype)
+    const char* dtype_name(int32_t dtype)
+
+
 # The eight Triton error codes (triton_fast/errors.py), and success.
 cdef enum:
     TF_OK = -1
@@ -83,35 +88,3 @@ cdef inline int64_t now_ns() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_MONOTONIC, &ts)
     return <int64_t>ts.tv_sec * 1000000000 + ts.tv_nsec
-
-
-# Bytes of one element; 0 for STRING and for numbers that are no datatype.
-cdef inline int32_t dtype_size(int32_t dtype) noexcept nogil:
-    if dtype == DT_FP32 or dtype == DT_INT32 or dtype == DT_UINT32:
-        return 4
-    if dtype == DT_INT64 or dtype == DT_UINT64 or dtype == DT_FP64:
-        return 8
-    if dtype == DT_BOOL or dtype == DT_UINT8 or dtype == DT_INT8:
-        return 1
-    if dtype == DT_FP16 or dtype == DT_BF16 or dtype == DT_INT16 or dtype == DT_UINT16:
-        return 2
-    return 0
-
-
-# The v2 protocol's name of a datatype ("BYTES" for STRING), NUL-terminated; "<invalid>" for others.
-cdef inline const char* dtype_name(int32_t dtype) noexcept nogil:
-    if dtype == DT_BOOL: return b"BOOL"
-    if dtype == DT_UINT8: return b"UINT8"
-    if dtype == DT_UINT16: return b"UINT16"
-    if dtype == DT_UINT32: return b"UINT32"
-    if dtype == DT_UINT64: return b"UINT64"
-    if dtype == DT_INT8: return b"INT8"
-    if dtype == DT_INT16: return b"INT16"
-    if dtype == DT_INT32: return b"INT32"
-    if dtype == DT_INT64: return b"INT64"
-    if dtype == DT_FP16: return b"FP16"
-    if dtype == DT_FP32: return b"FP32"
-    if dtype == DT_FP64: return b"FP64"
-    if dtype == DT_STRING: return b"BYTES"
-    if dtype == DT_BF16: return b"BF16"
-    return b"<invalid>"

@@ -1,5 +1,5 @@
-# Requests come from a slab of fixed chunks: the struct first, the rest of the chunk is the request's arena. What does not
-# fit is malloc'd and freed with it. Knows nothing of protocols, queues or backends.
+# Requests come from a slab of fixed chunks: the struct first, the rest of the chunk is the request's arena. What does
+# not fit is malloc'd and freed with it. Knows nothing of protocols, queues or backends.
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -240,5 +240,3 @@ cdef class ModelHandle:
 def stats():
     """Return the debug counters: live_requests, live_models."""
     return {"live_requests": tf_load64(&live_requests), "live_models": tf_load64(&live_models)}
-
-

@@ -62,10 +62,10 @@ cdef class CompletionRing:
 
     cdef Response* poll(self, int64_t budget_ns) noexcept nogil:
         cdef int64_t end = now_ns() + budget_ns
-        cdef int i
+        cdef int _i
         tf_store32(&self.ring.polled, 1)
         while tf_load_ptr(&self.ring.head) == NULL and now_ns() < end:
-            for i in range(8):
+            for _i in range(8):
                 tf_pause()
         # A producer that saw the flag wrote no eventfd: what it pushed is seen by the look after the flag is down.
         tf_store32(&self.ring.polled, 0)
@@ -105,9 +105,7 @@ def _push(CompletionRing ring not None, numbers):
             ring.ring.sink.deliver(&ring.ring.sink, first, last)
 
 
-def _drain(CompletionRing ring not None):
-    """Take all responses off the ring, free them and return their numbers, oldest first (tests only)."""
-    cdef Response* p = ring.drain()
+cdef list numbers_of(Response* p):
     cdef Response* after
     numbers = []
     while p != NULL:
@@ -116,3 +114,16 @@ def _drain(CompletionRing ring not None):
         request_free(p.request)
         p = after
     return numbers
+
+
+def _drain(CompletionRing ring not None):
+    """Take all responses off the ring, free them and return their numbers, oldest first (tests only)."""
+    return numbers_of(ring.drain())
+
+
+def _poll(CompletionRing ring not None, int64_t budget_ns):
+    """Do what ``_drain`` does after looking for up to budget_ns (tests only)."""
+    cdef Response* p
+    with nogil:
+        p = ring.poll(budget_ns)
+    return numbers_of(p)

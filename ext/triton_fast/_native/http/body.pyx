@@ -1,5 +1,5 @@
 # See body.pxd. JSON with binary tensors, or raw binary data; the plan short-cuts a head seen before.
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNSUPPORTED, tf_error, tf_fail
@@ -35,12 +35,12 @@ cdef Request* body_request(Model* model, Info* info, Limits* limits, Plan* plan,
             return NULL
         json_len = <size_t>info.header_len
     if raw and n > limits.max_input:
-        tf_fail(e, TF_INVALID_ARG, "Raw input has a byte_size (%zu bytes) that exceeds the maximum allowed value of %zu "
-                "bytes. Use --http-max-input-size to increase the limit.", n, limits.max_input)
+        tf_fail(e, TF_INVALID_ARG, "Raw input has a byte_size (%zu bytes) that exceeds the maximum allowed value of "
+                "%zu bytes. Use --http-max-input-size to increase the limit.", n, limits.max_input)
         return NULL
     if json_len > limits.max_input:
-        tf_fail(e, TF_INVALID_ARG, "request JSON size of %zu bytes exceeds the maximum allowed input size of %zu bytes. "
-                "Use --http-max-input-size to increase the limit.", json_len, limits.max_input)
+        tf_fail(e, TF_INVALID_ARG, "request JSON size of %zu bytes exceeds the maximum allowed input size of %zu "
+                "bytes. Use --http-max-input-size to increase the limit.", json_len, limits.max_input)
         return NULL
     binary = <const uint8_t*>json + json_len
     binary_len = n - json_len

@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport (
-    TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error,
+    TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
 from triton_fast._native.core.request cimport (
     Request, Response, T_RECEIVED, Tensor, request_free,
@@ -443,7 +443,7 @@ cdef class HttpConnection:
 
     # Use bytes for the message in hand; returns how many, 0 when more must come first.
     cdef size_t consume(self, const uint8_t* data, size_t n) except? 0:
-        cdef size_t used, made
+        cdef size_t used
         cdef int rc
         if self.state == ST_BODY:
             used = min(n, self.info.length - self.received)
@@ -642,7 +642,7 @@ cdef class HttpConnection:
 
     cdef int dispatch_infer(self) except -1:
         cdef tf_error e
-        cdef int status, attempt
+        cdef int status, _
         cdef bint wake = False
         cdef Response* p
         if self.info.denied:
@@ -658,7 +658,7 @@ cdef class HttpConnection:
             self.drop_block()
             self.fail(error.code, str(error).encode("utf-8", "replace"))
             return 0
-        for attempt in range(3):
+        for _ in range(3):
             e.len = 0
             self.request = body_request(self.model.ptr, &self.info, &self.server.limits, &self.plan, self.block,
                                         self.body_at, self.received, &self.planned, &e)
@@ -722,7 +722,6 @@ cdef class HttpConnection:
         cdef int32_t n_binary
         cdef tf_error e
         cdef HttpServer server = self.server
-        cdef size_t head_len
         self.request = NULL
         if self.state != ST_WAIT:
             request_free(r)

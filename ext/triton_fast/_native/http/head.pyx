@@ -40,7 +40,8 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* s
             # Only what follows the JSON may be larger than max_input.
             info.limit = limits.max_body
             if value > 0 and limits.max_input < <size_t>value <= info.length:
-                return too_large(b"request JSON size of %d bytes exceeds the maximum allowed input size of", value, limits)
+                return too_large(b"request JSON size of %d bytes exceeds the maximum allowed input size of", value,
+                                 limits)
     if info.length <= info.limit:
         return None
     if info.encoding_in:

@@ -1,9 +1,9 @@
 # See plan.pxd. Only heads whose tensors are all binary and of fixed element size are remembered: JSON data differ from
 # request to request, and BYTES elements must be walked each time anyway.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from triton_fast._native.core.native cimport DT_STRING, tf_buf, tf_buf_free, tf_buf_put, tf_error
+from triton_fast._native.core.native cimport DT_STRING, tf_buf_free, tf_buf_put, tf_error
 from triton_fast._native.core.request cimport (
     Model, Request, Response, Tensor, request_alloc, request_free, request_new,
 )

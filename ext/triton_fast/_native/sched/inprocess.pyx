@@ -8,7 +8,7 @@ from posix.time cimport timespec
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport TF_OK, now_ns, tf_add32, tf_error
 from triton_fast._native.core.request cimport (
-    Request, Response, Sink, Tensor, Wanted, T_QUEUED, request_alloc, request_free, request_new,
+    Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel

@@ -14,7 +14,7 @@ from triton_fast._native.core.request cimport (
 )
 from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats, stats_clear,
-    stats_execution, stats_failure, stats_snapshot, stats_success,
+    stats_execution, stats_snapshot, stats_success,
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
@@ -69,7 +69,6 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
     cdef Sink* sink
     cdef Response* first = NULL
     cdef Response* last = NULL
-    cdef int64_t failed = 0
     if batch.t_input == 0:
         batch.t_input = batch.requests[0].stamps[T_STARTED]
     if batch.t_computed < batch.t_input:

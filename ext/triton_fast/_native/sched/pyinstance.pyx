@@ -3,7 +3,7 @@
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy
 
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
@@ -58,9 +58,8 @@ cdef bint wants(Request* r, int32_t k) noexcept:
 
 
 cdef int answer(Request* r, dict outputs) except -1:
-    cdef int32_t i, k, n = 0
+    cdef int32_t i, k
     cdef Tensor* t
-    cdef int64_t[::1] unused
     found = []
     for i in range(r.model.n_outputs):
         name = r.model.outputs[i].name[:r.model.outputs[i].name_len].decode()

@@ -9,11 +9,11 @@ from triton_fast._native.core.native cimport (
     TF_UNAVAILABLE, now_ns, tf_cas32, tf_error, tf_fail, tf_load32, tf_pause, tf_store32,
 )
 from triton_fast._native.core.request cimport (
-    REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_NEW, REQ_QUEUED, REQ_RUNNING, Request, Response, T_QUEUED, T_STARTED,
+    REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, T_STARTED,
     response_fail,
 )
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
-from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE, Policy, Scan, scan_add, scan_begin, scan_decide
+from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
 
 
 cdef extern from "<pthread.h>" nogil:
@@ -352,7 +352,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
     cdef Bucket* b
     cdef Bucket* after
     cdef Refused refused
-    cdef int32_t n, i
+    cdef int32_t n, _i
     cdef int64_t wait_until, spin_end
     cdef timespec ts
     memset(&refused, 0, sizeof(Refused))
@@ -397,7 +397,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
             pthread_mutex_unlock(&q.lock)
             spin_end = now_ns() + spin_ns
             while tf_load32(&q.count) == 0 and not tf_load32(<int32_t*>&q.stopping) and now_ns() < spin_end:
-                for i in range(16):
+                for _i in range(16):
                     tf_pause()
             pthread_mutex_lock(&q.lock)
             q.spinning = 0
@@ -424,7 +424,8 @@ cdef void queue_stop(Queue* q, bint abort) noexcept nogil:
     pthread_mutex_unlock(&q.lock)
 
 
-def decide(sizes, int64_t oldest_ns, int64_t now, *, int64_t max_batch, int64_t delay_ns=0, preferred=(), bint single=False):
+def decide(sizes, int64_t oldest_ns, int64_t now, *, int64_t max_batch, int64_t delay_ns=0, preferred=(),
+           bint single=False):
     """Run the pure policy over queued batch sizes, oldest first.
 
     Returns

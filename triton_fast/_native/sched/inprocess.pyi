@@ -1,0 +1,80 @@
+"""Requests from Python code in this process: warm-up, tests. Copies tensors both ways. Source: sched/inprocess.pyx."""
+
+from collections.abc import Sequence
+
+from typing_extensions import Buffer
+
+from triton_fast._native.sched.model import NativeModel
+
+# name, DataType number, shape, bytes (STRING in wire form: uint32 LE length + bytes per element)
+Input = tuple[str, int, Sequence[int], Buffer]
+# DataType number, shape, bytes
+Output = tuple[int, tuple[int, ...], bytes]
+
+class InferCall:
+    """One request on its way; made is submitted.
+
+    A call that is dropped is executed all the same.
+
+    Parameters
+    ----------
+    model
+        Where to submit it; kept as long as the call.
+    inputs
+        Copied.
+    outputs
+        Names wanted; empty for all.
+    id
+        The request's id, for error texts.
+    priority, timeout_us
+        As in the protocol; the model's queue policy says what they do.
+
+    Raises
+    ------
+    ServerError
+        What validation or the queue answered: InvalidArg, or Unavailable when the queue is full or the model stops.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        inputs: Sequence[Input],
+        outputs: Sequence[str] = (),
+        *,
+        id: str = "",
+        priority: int = 0,
+        timeout_us: int = 0,
+    ) -> None: ...
+    def cancel(self) -> bool:
+        """Take the request back if no instance has it yet; whoever waits gets ``Cancelled``.
+
+        Returns
+        -------
+        bool
+            False when an instance has it, or it has ended: its outcome stands.
+        """
+
+    def wait(self, timeout_s: float | None = None) -> dict[str, Output]:
+        """Block, without the GIL, until the request has ended; return its outputs. May be called again.
+
+        Raises
+        ------
+        TimeoutError
+            Not finished within timeout_s; the request goes on.
+        Cancelled
+            ``cancel`` took the request back, before the call or during it.
+        ServerError
+            The model's or the queue's error.
+        """
+
+def infer(
+    model: NativeModel,
+    inputs: Sequence[Input],
+    outputs: Sequence[str] = (),
+    *,
+    timeout_s: float | None = None,
+    id: str = "",
+    priority: int = 0,
+    timeout_us: int = 0,
+) -> dict[str, Output]:
+    """Submit and wait: see ``InferCall``."""

@@ -1,0 +1,138 @@
+"""A served model version: its queue, its counters and its instance threads. Source: sched/model.pyx."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from triton_fast._native.core.request import Io, ModelHandle
+from triton_fast._native.sched.instance import NativeInstance
+
+class Epoch:
+    """A number that changes whenever a name may resolve to another model version.
+
+    Front ends compare ``value`` with the one their cached resolution was made at.
+    """
+
+    value: int
+    def advance(self) -> None:
+        """Add one; call it after the change is visible."""
+
+class NativeModel(ModelHandle):
+    """A model version that takes requests.
+
+    Parameters
+    ----------
+    name, version
+        As clients name them.
+    max_batch : int
+        Rows one batch may have; 0 for a model without a batch dimension.
+    inputs, outputs : sequence of config.IoSpec
+        What requests are checked against. Labels of outputs are copied.
+    decoupled : bool
+        Whether a request may have other than one response.
+    dynamic : bool
+        Requests may share a batch; else each is executed alone.
+    preferred : sequence of int
+        Preferred batch sizes in rows, at most 64, in any order.
+    delay_us : int
+        How long the oldest request may wait for its batch to fill.
+    max_queue_size : int
+        Requests that may wait; 0: no limit. One more is refused with ``Exceeds maximum queue size``.
+    timeout_us : int
+        How long a request may wait in the queue; 0: no limit. Later it is refused with ``Request timeout expired``.
+    timeout_override : bool
+        Whether a request's own timeout may shorten ``timeout_us``.
+
+    Raises
+    ------
+    ValueError
+        Too many preferred sizes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        max_batch: int,
+        inputs: Sequence[Io],
+        outputs: Sequence[Io],
+        decoupled: bool = False,
+        *,
+        dynamic: bool = False,
+        preferred: Sequence[int] = (),
+        delay_us: int = 0,
+        max_queue_size: int = 0,
+        timeout_us: int = 0,
+        timeout_override: bool = False,
+    ) -> None: ...
+    @property
+    def pending(self) -> int:
+        """Requests waiting in the queue."""
+
+    @property
+    def n_instances(self) -> int:
+        """Instances started and not yet stopped."""
+
+    def start_instance(self, instance: NativeInstance, spin_ns: int = 0) -> None:
+        """Start the thread of one instance, which begins to pull batches at once.
+
+        Parameters
+        ----------
+        instance
+            Kept until ``stop`` has ended its thread.
+        spin_ns
+            How long its thread looks for work before it sleeps.
+
+        Raises
+        ------
+        ValueError
+            The instance has no execute function.
+        Internal
+            The system gives no more threads, or the model was stopped.
+        """
+
+    def stop(self, *, abort: bool = False) -> None:
+        """Take no more requests, execute what is queued, end the threads. Blocks, without the GIL.
+
+        Any number of threads may call it; each returns after the last batch has been delivered. A request that no
+        instance will take is answered with the error that later requests get.
+
+        Parameters
+        ----------
+        abort
+            Answer what is queued with an error instead, at once.
+
+        Raises
+        ------
+        Internal
+            Called from one of the model's own instances, which would wait for itself.
+        """
+
+    def abort(self) -> None:
+        """Take no more requests and answer what is queued with an error, at once; what runs goes on. Does not wait."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the counters at one moment.
+
+        Returns
+        -------
+        dict
+            last_inference_ms : int
+                Wall clock of the last execution, ms since 1970; 0 for never.
+            inference_count, execution_count : int
+                Rows and batches executed, failed ones included.
+            success : int
+                Requests answered without an error.
+            failures : dict of str to int
+                Keyed by ``core.stats.FAILURE_REASONS``. Requests refused because the model stops are not counted.
+            fail_ns : int
+                Time of failed requests from queueing to their end.
+            ns, us : dict of str to int
+                Time of successful requests, keyed by ``core.stats.PHASES``; us adds whole microseconds per request.
+            histograms : dict of str to (tuple of int, int)
+                Per phase: count per bucket, each bucket alone and the last for what is over
+                ``core.stats.HISTOGRAM_BOUNDS_US``; and the sum in ns.
+            batches : list of (size, count, input_ns, infer_ns, output_ns)
+                Per batch size in rows, ascending.
+            pending : int
+                Requests waiting now.
+        """
