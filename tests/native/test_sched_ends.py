@@ -488,3 +488,18 @@ def test_the_last_reference_may_go_away_inside_an_instance():
     box.append(submit(box[0], 1))
     held.set()
     assert gone.wait(LONG_S)
+
+
+def test_expiry_does_not_wait_for_a_free_instance():
+    gate = Gate()
+    with served(gate, timeout_us=200_000) as model:
+        first = busy(model, gate)
+        waiting = [submit(model, number) for number in range(3)]
+        # The gate stays shut: only the watcher can answer these.
+        for call in waiting:
+            with pytest.raises(Unavailable, match="^Request timeout expired$"):
+                call.wait(LONG_S)
+        assert model.pending == 0
+        gate.open()
+        first.wait(LONG_S)
+        failures(model, REJECTED=3)

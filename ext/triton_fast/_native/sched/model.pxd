@@ -17,4 +17,5 @@ cdef class NativeModel(ModelHandle):
     cdef LabelTable** labels    # one entry per output; NULL entries have no labels
     cdef list instances
     cdef list runners
+    cdef bint watched           # a thread refuses requests at their deadline
     cdef object __weakref__

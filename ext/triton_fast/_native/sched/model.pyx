@@ -19,7 +19,7 @@ from triton_fast._native.core.stats cimport (
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
 from triton_fast._native.sched.queue cimport (
-    Queue, pthread_mutex_t, queue_free, queue_new, queue_stop, queue_take,
+    Queue, pthread_mutex_t, queue_free, queue_new, queue_stop, queue_take, queue_watch,
 )
 from triton_fast._native.core.labels cimport LabelTable
 
@@ -182,6 +182,31 @@ cdef void drop_labels(NativeModel self) noexcept:
     self.labels = NULL
 
 
+cdef void* run_watcher(void* arg) noexcept nogil:
+    cdef sigset_t every
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    queue_watch((<Runner*>arg).queue)
+    return NULL
+
+
+# Takes over run; its thread is joined by NativeModel.stop.
+cdef int start_thread(NativeModel self, Runner* run, void* (*main)(void*) noexcept nogil, str name) except -1:
+    encoded = name.encode()
+    label = encoded[max(0, len(encoded) - 15):]
+    run.queue = self.queue
+    run.stats = &self.stats
+    pthread_mutex_init(&run.joining, NULL)
+    if pthread_create(&run.thread, NULL, main, run) != 0:
+        pthread_mutex_destroy(&run.joining)
+        free(run.taken)
+        free(run)
+        raise Internal(f"model '{self.name}' can not start a thread for '{name}'")
+    pthread_setname_np(run.thread, label)
+    self.runners.append(<size_t>run)
+    return 0
+
+
 cdef inline int64_t ns_of(microseconds) except -1:
     return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
 
@@ -285,25 +310,20 @@ cdef class NativeModel(ModelHandle):
         if run == NULL:
             raise MemoryError
         run.taken = <Request**>malloc(MAX_TAKE * sizeof(Request*))
-        if run.taken == NULL:
-            free(run)
-            raise MemoryError
-        run.queue = self.queue
-        run.stats = &self.stats
         run.execute = instance.execute
         run.state = instance.state
         run.spin_ns = spin_ns
-        pthread_mutex_init(&run.joining, NULL)
-        if pthread_create(&run.thread, NULL, run_instance, run) != 0:
-            pthread_mutex_destroy(&run.joining)
-            free(run.taken)
+        if run.taken == NULL:
             free(run)
-            raise Internal(f"cannot start a thread for instance '{instance.name}'")
-        encoded = instance.name.encode()
-        label = encoded[max(0, len(encoded) - 15):]
-        pthread_setname_np(run.thread, label)
+            raise MemoryError
+        start_thread(self, run, run_instance, instance.name)
         self.instances.append(instance)
-        self.runners.append(<size_t>run)
+        if self.queue.timeout_ns and not self.watched:
+            run = <Runner*>calloc(1, sizeof(Runner))
+            if run == NULL:
+                raise MemoryError
+            start_thread(self, run, run_watcher, "queue-timeouts")
+            self.watched = True
 
     def stop(self, *, bint abort=False):
         """Take no more requests, execute what is queued (or answer it with an error if abort), join the threads.

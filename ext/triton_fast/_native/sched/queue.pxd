@@ -28,6 +28,8 @@ cdef struct Bucket:
 cdef struct Queue:
     pthread_mutex_t lock
     pthread_cond_t wake
+    pthread_cond_t watch    # the watcher sleeps on it until next_deadline
+    int64_t next_deadline   # ns; no queued request is due before it; 0 = none has a deadline
     Request* head           # all buckets' requests, in order of arrival
     Request* tail
     int32_t count           # atomic for readers without the lock
@@ -67,3 +69,6 @@ cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil
 # Next batch for an instance: fills out (room for MAX_TAKE) and returns how many; blocks. 0: stop.
 cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil
 cdef void queue_stop(Queue* q, bint abort) noexcept nogil
+# Refuse requests when their deadline comes, although every instance is busy. Returns when the queue is stopped; runs on a
+# thread of its own, which only a model with a queue timeout needs.
+cdef void queue_watch(Queue* q) noexcept nogil

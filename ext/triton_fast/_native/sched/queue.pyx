@@ -34,6 +34,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_condattr_destroy(pthread_condattr_t* a)
 
 cdef enum:
+    WATCH_NS = 1000000      # between two walks for expired requests: no refusal is later than this
     SPIN_LUCK_MAX = 8       # looks that paid, remembered
     SPIN_LUCK_LOSS = 4      # what a look in vain costs
     SPIN_REST = 64          # times an instance sleeps at once after that
@@ -56,6 +57,7 @@ cdef Queue* queue_new(Stats* stats) noexcept nogil:
     pthread_condattr_init(&attr)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC)
     pthread_cond_init(&q.wake, &attr)
+    pthread_cond_init(&q.watch, &attr)
     pthread_condattr_destroy(&attr)
     q.stats = stats
     q.policy.single = True
@@ -69,6 +71,7 @@ cdef void queue_free(Queue* q) noexcept nogil:
         q.spare = b.chain
         free(b)
     pthread_cond_destroy(&q.wake)
+    pthread_cond_destroy(&q.watch)
     pthread_mutex_destroy(&q.lock)
     free(q.table)
     free(q)
@@ -227,6 +230,9 @@ cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept no
     if timeout and q.timeout_override and r.timeout_us and r.timeout_us < <uint64_t>(timeout // 1000):
         timeout = <int64_t>r.timeout_us * 1000
     r.deadline = r.stamps[T_QUEUED] + timeout if timeout else 0
+    if r.deadline and (q.next_deadline == 0 or r.deadline < q.next_deadline):
+        q.next_deadline = r.deadline
+        pthread_cond_signal(&q.watch)
     tf_store32(&r.state, REQ_QUEUED)
     r.bucket = b
     r.q_next = NULL
@@ -415,12 +421,47 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
         q.idle -= 1
 
 
+cdef void queue_watch(Queue* q) noexcept nogil:
+    cdef Refused refused
+    cdef Request* r
+    cdef Request* after
+    cdef int64_t now, earliest
+    cdef timespec ts
+    memset(&refused, 0, sizeof(Refused))
+    pthread_mutex_lock(&q.lock)
+    while not q.stopping:
+        now = now_ns()
+        if q.next_deadline == 0:
+            pthread_cond_wait(&q.watch, &q.lock)
+        elif q.next_deadline > now:
+            ts.tv_sec = q.next_deadline // 1000000000
+            ts.tv_nsec = q.next_deadline % 1000000000
+            pthread_cond_timedwait(&q.watch, &q.lock, &ts)
+        else:
+            earliest = 0
+            r = q.head
+            while r != NULL:
+                after = r.q_next
+                if r.deadline and r.deadline <= now:
+                    set_aside(q, r, REQ_EXPIRED, &refused)
+                elif r.deadline and (earliest == 0 or r.deadline < earliest):
+                    earliest = r.deadline
+                r = after
+            # A walk costs as much as the queue is long: not more often than once in WATCH_NS.
+            q.next_deadline = max(earliest, now + WATCH_NS) if earliest else 0
+            pthread_mutex_unlock(&q.lock)
+            refuse(q, &refused)
+            pthread_mutex_lock(&q.lock)
+    pthread_mutex_unlock(&q.lock)
+
+
 cdef void queue_stop(Queue* q, bint abort) noexcept nogil:
     pthread_mutex_lock(&q.lock)
     tf_store32(<int32_t*>&q.stopping, True)     # a spinning thread looks without the lock
     if abort:
         q.aborting = True
     pthread_cond_broadcast(&q.wake)
+    pthread_cond_broadcast(&q.watch)
     pthread_mutex_unlock(&q.lock)
 
 
