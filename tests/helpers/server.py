@@ -1,0 +1,280 @@
+"""Servers for tests: one in a process of its own, one in a thread of this process, and repositories for both.
+
+Knows how a server is started and watched; knows nothing of HTTP messages (helpers/raw.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import psutil
+import uvloop
+
+from triton_fast import cli
+from triton_fast.app import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 40.0
+Address = tuple[str, int]
+T = TypeVar("T")
+_STARTED = re.compile(r"Started (HTTPService|Metrics Service) at ([0-9.]+):([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the identity backend. ``dims`` without the batch dimension; ``extra``: more config.pbtxt text."""
+
+    name: str = "m"
+    datatype: str = "FP32"
+    dims: Sequence[int] = (-1,)
+    max_batch: int = 8
+    delay_ms: int = 0
+    tensors: int = 1
+    extra: str = ""
+
+    def config(self) -> str:
+        dims = ", ".join(map(str, self.dims))
+        kind = "STRING" if self.datatype == "BYTES" else self.datatype
+        lines = ['backend: "identity"', f"max_batch_size: {self.max_batch}"]
+        for i in range(self.tensors):
+            for side in ("input", "output"):
+                lines.append(f'{side} [{{ name: "{side.upper()}{i}" data_type: TYPE_{kind} dims: [{dims}] }}]')
+        if self.delay_ms:
+            value = f'value {{ string_value: "{self.delay_ms}" }}'
+            lines.append(f'parameters {{ key: "execute_delay_ms" {value} }}')
+        return "\n".join([*lines, self.extra, ""])
+
+
+def repository(root: Path, *models: Model) -> Path:
+    """Write the models under ``root`` and return it."""
+    for model in models:
+        (root / model.name / "1").mkdir(parents=True, exist_ok=True)
+        (root / model.name / "config.pbtxt").write_text(model.config())
+    return root
+
+
+class ServerProcess:
+    """``python -m triton_fast`` on free ports of 127.0.0.1.
+
+    Entering waits until it serves. Leaving sends SIGTERM and asserts exit code 0, unless ``exit_code`` says otherwise
+    or the process was ended before.
+    """
+
+    def __init__(self, root: Path, *flags: str, exit_code: int | None = 0, env: dict[str, str] | None = None) -> None:
+        self.argv = [
+            sys.executable, "-m", "triton_fast", f"--model-repository={root}", "--http-address=127.0.0.1",
+            "--http-port=0", "--metrics-port=0", "--allow-grpc=false", *flags,
+        ]  # fmt: skip
+        self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+        self.exit_code = exit_code
+        self.http: Address = ("", 0)
+        self.metrics: Address = ("", 0)
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._ended = False
+
+    def __enter__(self) -> ServerProcess:
+        self.process = subprocess.Popen(
+            self.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.env, text=True, errors="replace"
+        )
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+        try:
+            self.wait_for_log(r"ready in \d+ ms", START_TIMEOUT_S)
+        except BaseException:
+            self.kill()
+            raise
+        for line in self._lines:
+            if found := _STARTED.search(line):
+                address = (found[2], int(found[3]))
+                if found[1] == "HTTPService":
+                    self.http = address
+                else:
+                    self.metrics = address
+        self.ps = psutil.Process(self.process.pid)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is not None:
+            self.kill()
+            sys.stderr.write("---- server log\n" + self.log()[-4000:])
+            return
+        if self.process.poll() is None:
+            code = self.stop()
+        else:
+            code = self.process.returncode
+            self._finish()
+        if self.exit_code is not None:
+            assert code == self.exit_code, f"exit code {code}, expected {self.exit_code}\n{self.log()[-4000:]}"
+
+    def _collect(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self._lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def _finish(self) -> None:
+        self._thread.join(EXIT_TIMEOUT_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def wait_for_log(self, pattern: str, timeout: float = START_TIMEOUT_S) -> str:
+        """Return the first line of the log that holds ``pattern``, waiting for it."""
+        wanted = re.compile(pattern)
+
+        def found() -> str | None:
+            return next((line for line in self._lines if wanted.search(line)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() is not None or self._ended, timeout)
+            line = found()
+        assert line is not None, f"no {pattern!r} in the log:\n{self.log()[-4000:]}"
+        return line
+
+    def log(self) -> str:
+        return "\n".join(self._lines)
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end of the process and return its exit code."""
+        code = self.process.wait(EXIT_TIMEOUT_S)
+        self._finish()
+        return code
+
+    def stop(self) -> int:
+        self.signal()
+        return self.wait()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(EXIT_TIMEOUT_S)
+        self._finish()
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def rss(self) -> int:
+        """Resident bytes."""
+        return int(self.ps.memory_info().rss)
+
+    def peak_rss(self) -> int:
+        """The most resident bytes there were since the start or the last ``reset_peak``."""
+        return _peak(self.process.pid)
+
+    def reset_peak(self) -> None:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def fds(self) -> int:
+        return int(self.ps.num_fds())
+
+
+def _peak(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+class LocalServer:
+    """The server on a thread of this process, for tests that read native counters or the repository.
+
+    ``server`` is the ``app.Server``; ``call`` runs a function on its loop's thread.
+    """
+
+    def __init__(self, root: Path, *flags: str) -> None:
+        self.options = cli.parse(
+            [f"--model-repository={root}", "--http-address=127.0.0.1", "--http-port=0", "--metrics-port=0",
+             "--allow-grpc=false", *flags]
+        )  # fmt: skip
+        self._up = threading.Event()
+        self._error: BaseException | None = None
+        self._stop: asyncio.Event | None = None
+
+    def __enter__(self) -> LocalServer:
+        self._thread = threading.Thread(target=self._run, name="local-server")
+        self._thread.start()
+        assert self._up.wait(START_TIMEOUT_S), "the server did not start"
+        if self._error is not None:
+            self._thread.join()
+            raise self._error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        assert self._stop is not None
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(EXIT_TIMEOUT_S)
+        assert not self._thread.is_alive(), "the server did not stop"
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            uvloop.run(self._main())
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._up.set()
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self.server = Server(self.options)
+        started = self.server.repository.start
+        await self.loop.run_in_executor(self.server.executor, started, self.options.load_model)
+        await self.server._listen()
+        self.server.plane.started = True
+        assert self.server.http is not None
+        self.http: Address = (self.server.http.address, self.server.http.port)
+        if self.server.metrics is not None:
+            self.metrics: Address = (self.server.metrics.address, self.server.metrics.port)
+        self._up.set()
+        await self._stop.wait()
+        await self.server._drain()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Return ``function()``, run between two events of the loop."""
+
+        async def run() -> T:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(START_TIMEOUT_S)
+
+    def snapshot(self, model: str) -> dict[str, object]:
+        """The native counters of a model."""
+        return dict(self.server.plane.native_model(model, -1).snapshot())
+
+    @property
+    def native(self) -> object:
+        """The native HTTP server: connections, requests, in_flight."""
+        assert self.server.http is not None
+        return self.server.http.native
+
+
+def until(condition: Callable[[], bool], tries: int = 2000, step_s: float = 0.005) -> bool:
+    """Poll what has no event to wait for; whether it came true."""
+    pause = threading.Event()
+    for _ in range(tries):
+        if condition():
+            return True
+        pause.wait(step_s)
+    return condition()
