@@ -13,7 +13,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from triton_fast._native.wire.http1 import ChunkedDecoder, HeadParser, HttpError, parse_head, parse_infer_header_len
+from triton_fast._native.wire.chunked import ChunkedDecoder
+from triton_fast._native.wire.http1 import HeadParser, HttpError, parse_head, parse_infer_header_len
 
 WORDS = [
     b"GET / HTTP/1.1\r\n", b"POST /v2/models/m/infer HTTP/1.1\r\n", b"HTTP/1.0", b"HTTP/1.1", b"OPTIONS * ", b"PRI * ",

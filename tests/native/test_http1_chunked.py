@@ -9,7 +9,8 @@ import tracemalloc
 
 import pytest
 
-from triton_fast._native.wire.http1 import ChunkedDecoder, HttpError
+from triton_fast._native.wire.chunked import ChunkedDecoder
+from triton_fast._native.wire.http1 import HttpError
 
 GOOD = {
     "empty": (b"0\r\n\r\n", b""),

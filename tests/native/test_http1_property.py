@@ -15,7 +15,8 @@ import pytest
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from triton_fast._native.wire.http1 import ChunkedDecoder, HeadParser, HttpError, parse_head
+from triton_fast._native.wire.chunked import ChunkedDecoder
+from triton_fast._native.wire.http1 import HeadParser, HttpError, parse_head
 
 Table = dict[str, tuple[bytes, str]]
 

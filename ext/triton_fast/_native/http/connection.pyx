@@ -25,10 +25,8 @@ from triton_fast._native.http.plan cimport (
 from triton_fast._native.http.reply cimport BlockView, reply_head
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake
-from triton_fast._native.wire.http1 cimport (
-    Chunked, HTTP_ERROR_TEXT, HTTP_MAX_CHUNKS, Head, M_POST, chunked_feed, chunked_init, http1_error_text,
-    http1_parse_head,
-)
+from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_feed, chunked_init
+from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, http1_error_text, http1_parse_head
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_reply cimport json_encode_reply
 

@@ -1,5 +1,5 @@
-# HTTP/1.1 request heads and chunked bodies, sans-IO: bytes in, slices out. It knows nothing of sockets,
-# routes or responses. Called by the connection code, without the GIL. Every Slice borrows from the buffer
+# HTTP/1.1 request heads, sans-IO: bytes in, slices out. It knows nothing of sockets, routes, bodies or
+# responses. Called by the connection code, without the GIL. Every Slice borrows from the buffer
 # given to http1_parse_head and dies with it; error_text is static.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -9,9 +9,6 @@ cdef enum:
     HTTP_MAX_TARGET = 8192          # bytes of request-target; more is 414
     HTTP_MAX_METHOD = 32            # bytes of method; more is 501
     HTTP_MAX_EMPTY_LINES = 2        # CR LF tolerated before a request line (RFC 9112 section 2.2)
-    HTTP_MAX_CHUNK_EXT = 4096       # bytes of chunk extensions in one whole body
-    HTTP_MAX_TRAILER = 8192         # bytes of trailer section
-    HTTP_MAX_CHUNKS = 65536         # non-empty chunks; the usual max_chunks of chunked_init
     HTTP_ERROR_TEXT = 512           # a buffer of this size holds every text of http1_error_text
 
 cdef enum:                          # Head.method
@@ -90,23 +87,3 @@ cdef int http1_parse_int32(Slice field, int32_t* value) noexcept nogil
 
 # Text for a refused Inference-Header-Content-Length (kind NUM_BAD or NUM_RANGE); as http1_error_text otherwise.
 cdef size_t http1_infer_len_text(int kind, Slice field, char* dst, size_t cap) noexcept nogil
-
-cdef struct Chunked:                # incremental decoder; may be copied, moved or dropped at any time
-    uint8_t state
-    uint8_t digits                  # of the current chunk-size
-    int32_t error_status            # 0, else 400, 413 or 431
-    uint32_t n_chunks               # non-empty chunks so far
-    uint32_t max_chunks
-    uint32_t ext_bytes              # of chunk extensions so far
-    uint32_t trailer_bytes
-    uint64_t chunk_left             # payload bytes of the current chunk still to come
-    uint64_t body                   # payload bytes announced by all chunk sizes so far
-    uint64_t max_body
-    char error_text[128]
-
-cdef void chunked_init(Chunked* c, uint64_t max_body, uint32_t max_chunks) noexcept nogil
-
-# 1 body and trailers finished, 0 need more input or dst full, -1 error (then also on every later call). Copies
-# payload to dst (no overlap with src; dst NULL: count only). consumed and produced are set on every return.
-cdef int chunked_feed(Chunked* c, const uint8_t* src, size_t n, uint8_t* dst, size_t dst_cap,
-                      size_t* consumed, size_t* produced) noexcept nogil

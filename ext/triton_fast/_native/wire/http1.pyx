@@ -1,138 +1,22 @@
-# HTTP/1.1 request heads and chunked bodies (RFC 9112, RFC 9110), sans-IO; interface and limits in http1.pxd.
-# Must not know sockets, routes or responses. Called without the GIL by the connection code; the Python names
+# HTTP/1.1 request heads (RFC 9112, RFC 9110), sans-IO; interface and limits in http1.pxd.
+# Must not know sockets, routes, bodies or responses. Called without the GIL by the connection code; the Python names
 # at the end are for tests and the instruction count.
 #
 # Strict where two readings of one request could differ (request smuggling): every line ends in CR LF (a bare LF
 # is refused, as llhttp and Triton's own server do), no folded lines, no repeated singleton field.
 
-from libc.stdint cimport UINT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.stdlib cimport free
+from libc.string cimport memchr, memcmp, memset
 
-
-cdef extern from *:
-    """
-    #if defined(__SSE2__) && !defined(TF_NO_SIMD)
-    #include <emmintrin.h>
-    #define TF_SSE2 1
-    #endif
-    #define TF_INLINE static inline __attribute__((always_inline))
-    #define TF_COLD static __attribute__((noinline, cold))
-
-    enum { C_TOKEN = 1, C_TARGET = 2, C_VALUE = 4, C_HOST = 8 };
-    static const unsigned char tf_class[256] = {
-      ['\\t'] = 4, [' '] = 4, ['!'] = 15, ['"'] = 6, ['#'] = 7, ['$'] = 15, ['%'] = 15, ['&'] = 15, ['\\''] = 15,
-      ['('] = 14, [')'] = 14, ['*'] = 15, ['+'] = 15, [','] = 14, ['-'] = 15, ['.'] = 15, ['/'] = 6,
-      ['0' ... '9'] = 15, [':'] = 14, [';'] = 14, ['<'] = 6, ['='] = 14, ['>'] = 6, ['?'] = 6, ['@'] = 6,
-      ['A' ... 'Z'] = 15, ['['] = 14, ['\\\\'] = 6, [']'] = 14, ['^'] = 7, ['_'] = 15, ['`'] = 7,
-      ['a' ... 'z'] = 15, ['{'] = 6, ['|'] = 7, ['}'] = 6, ['~'] = 15, [128 ... 255] = 4,
-    };
-    static const signed char tf_hex[256] = {
-      [0 ... '0' - 1] = -1, ['0'] = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ['9' + 1 ... 'A' - 1] = -1,
-      ['A'] = 10, 11, 12, 13, 14, 15, ['F' + 1 ... 'a' - 1] = -1,
-      ['a'] = 10, 11, 12, 13, 14, 15, ['f' + 1 ... 255] = -1,
-    };
-
-    /* Scans of one line, 16 bytes at a time; each stops at the first byte that its part of the line cannot hold.
-       S_NAME also stops at ':' and leaves the token rule to the caller (known names need no second look). */
-    enum { S_NAME, S_PATH, S_QUERY, S_VALUE };
-
-    TF_INLINE int tf_stops(unsigned char c, int kind) {
-      if (kind == S_NAME) return c == ':' || c <= ' ' || c >= 128;
-      if (kind == S_PATH) return c == '?' || !(tf_class[c] & C_TARGET);
-      if (kind == S_QUERY) return !(tf_class[c] & C_TARGET);
-      return !(tf_class[c] & C_VALUE);
-    }
-    #ifdef TF_SSE2
-    TF_INLINE unsigned tf_stop_mask(const char* p, int kind) {
-      __m128i x = _mm_loadu_si128((const __m128i*)p), ok, bad;
-      if (kind == S_VALUE) {
-        bad = _mm_cmpeq_epi8(_mm_min_epu8(x, _mm_set1_epi8(0x1f)), x);
-        bad = _mm_andnot_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('\\t')), bad);
-        return (unsigned)_mm_movemask_epi8(_mm_or_si128(bad, _mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f))));
-      }
-      ok = _mm_cmpgt_epi8(x, _mm_set1_epi8(' '));  /* signed: bytes from 128 are negative */
-      if (kind == S_NAME) ok = _mm_andnot_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8(':')), ok);
-      else ok = _mm_andnot_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8(0x7f)), ok);
-      if (kind == S_PATH) ok = _mm_andnot_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('?')), ok);
-      return (unsigned)_mm_movemask_epi8(ok) ^ 0xffffu;
-    }
-    #endif
-    /* First stop in [p, end), or end. last is end - 16, or NULL when the whole buffer is shorter than 16 bytes: the
-       tail is looked at through the last 16 bytes of the buffer, so that no load leaves it. */
-    TF_INLINE const char* tf_scan(const char* p, const char* end, const char* last, int kind) {
-    #ifdef TF_SSE2
-      unsigned m;
-      if (last != NULL) {
-        for (; p <= last; p += 16)
-          if ((m = tf_stop_mask(p, kind)) != 0) return p + (unsigned)__builtin_ctz(m);
-        if (p >= end) return end;
-        m = tf_stop_mask(last, kind) >> (p - last);
-        return m ? p + (unsigned)__builtin_ctz(m) : end;
-      }
-    #endif
-      while (p < end && !tf_stops((unsigned char)*p, kind)) p++;
-      return p;
-    }
-
-    /* 1: the n bytes are all letters, digits, '-', '.' or ':', which every name and nearly every host is.
-       0: perhaps not (also near end, where 16 bytes cannot be loaded); ask tf_class. */
-    TF_INLINE int tf_plain(const char* p, size_t n, const char* end) {
-    #ifdef TF_SSE2
-      for (; end - p >= 16; p += 16, n -= 16) {
-        __m128i x = _mm_loadu_si128((const __m128i*)p);
-        __m128i a = _mm_sub_epi8(_mm_or_si128(x, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
-        __m128i d = _mm_sub_epi8(x, _mm_set1_epi8('-'));
-        a = _mm_cmpeq_epi8(_mm_min_epu8(a, _mm_set1_epi8(25)), a);
-        d = _mm_cmpeq_epi8(_mm_min_epu8(d, _mm_set1_epi8(':' - '-')), d);
-        d = _mm_andnot_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('/')), d);
-        unsigned m = (unsigned)_mm_movemask_epi8(_mm_or_si128(a, d)) ^ 0xffffu;
-        if (n <= 16) return (m & (0xffffu >> (16 - n))) == 0;
-        if (m) return 0;
-      }
-    #endif
-      return 0;
-    }
-
-    /* Equal without regard to letter case; low is a lower-case literal of letters, digits and '-'. Only letters
-       have bit 6, so only they may differ in bit 5: CR is not taken for '-'. */
-    TF_INLINE uint64_t tf_diff8(const char* p, const char* low) {
-      uint64_t x, l; memcpy(&x, p, 8); memcpy(&l, low, 8);
-      return (x | ((l & 0x4040404040404040ULL) >> 1)) ^ l;
-    }
-    TF_INLINE uint64_t tf_diff4(const char* p, const char* low) {
-      uint32_t x, l; memcpy(&x, p, 4); memcpy(&l, low, 4);
-      return (x | ((l & 0x40404040U) >> 1)) ^ l;
-    }
-    TF_INLINE int tf_ieq(const char* p, const char* low, size_t n) {  /* n >= 4, a constant */
-      uint64_t d = 0;
-      size_t i;
-      if (n < 8) return (tf_diff4(p, low) | tf_diff4(p + n - 4, low + n - 4)) == 0;
-      for (i = 0; i + 8 <= n; i += 8) d |= tf_diff8(p + i, low + i);
-      return (d | tf_diff8(p + n - 8, low + n - 8)) == 0;
-    }
-    """
-    const uint8_t* tf_class
-    const signed char* tf_hex
-    enum:
-        C_TOKEN
-        C_VALUE
-        C_HOST
-        S_NAME
-        S_PATH
-        S_QUERY
-        S_VALUE
-    const char* tf_scan(const char* p, const char* end, const char* last, int kind) noexcept nogil
-    bint tf_plain(const char* p, size_t n, const char* end) noexcept nogil
-    bint tf_ieq(const char* p, const char* low, size_t n) noexcept nogil
+from triton_fast._native.wire.http1_scan cimport (
+    CR, C_HOST, C_TOKEN, HTAB, LF, SP, S_NAME, S_PATH, S_QUERY, S_VALUE, exact_copy, tf_class, tf_ieq, tf_plain,
+    tf_scan,
+)
 
 
 cdef enum:
-    CR = 13
-    LF = 10
-    SP = 32
-    HTAB = 9
     CONN_CLOSE = 1
     CONN_KEEP = 2
     ECHO = 256          # bytes of a refused value quoted in an error text
@@ -647,149 +531,6 @@ cdef size_t http1_infer_len_text(int kind, Slice field, char* dst, size_t cap) n
                              <int>min(field.len, <size_t>ECHO), field.ptr), cap)
 
 
-# ---- chunked body (RFC 9112 section 7.1) ----
-
-cdef enum:              # Chunked.state
-    K_SIZE = 0          # first digit of a chunk-size
-    K_DIGITS
-    K_EXT
-    K_SIZE_LF
-    K_DATA
-    K_DATA_CR
-    K_DATA_LF
-    K_LINE              # start of a trailer line
-    K_NAME
-    K_VALUE
-    K_VALUE_LF
-    K_END_LF
-    K_DONE
-    K_ERROR
-
-
-cdef void chunked_init(Chunked* c, uint64_t max_body, uint32_t max_chunks) noexcept nogil:
-    memset(c, 0, sizeof(Chunked))
-    c.max_body = max_body
-    c.max_chunks = max_chunks
-
-
-cdef int _chunked_fail(Chunked* c, int status, const char* text) noexcept nogil:
-    c.error_status = status
-    snprintf(c.error_text, sizeof(c.error_text), b"%s", text)
-    return K_ERROR
-
-
-cdef int chunked_feed(Chunked* c, const uint8_t* src, size_t n, uint8_t* dst, size_t dst_cap,
-                      size_t* consumed, size_t* produced) noexcept nogil:
-    cdef size_t i = 0, o = 0, k
-    cdef int state = c.state
-    while state < K_DONE:
-        if state == K_DATA:
-            k = n - i
-            if dst != NULL and k > dst_cap - o:
-                k = dst_cap - o
-            if k > c.chunk_left:
-                k = c.chunk_left
-            if k and dst != NULL:
-                memcpy(dst + o, src + i, k)
-            i += k
-            o += k
-            c.chunk_left -= k
-            if c.chunk_left:
-                break
-            state = K_DATA_CR
-        if i == n:
-            break
-        state = _chunked_byte(c, state, src[i])
-        i += 1
-    c.state = <uint8_t>state
-    consumed[0] = i
-    produced[0] = o
-    return -1 if state == K_ERROR else state == K_DONE
-
-
-cdef inline int _chunked_byte(Chunked* c, int state, uint8_t ch) noexcept nogil:
-    # One byte of framing: the next state.
-    if state == K_SIZE or state == K_DIGITS:
-        if tf_hex[ch] >= 0:
-            if c.digits == 16:
-                return _chunked_fail(c, 400, b"chunk size has more than 16 hexadecimal digits")
-            c.digits += 1
-            c.chunk_left = c.chunk_left << 4 | <uint8_t>tf_hex[ch]
-            return K_DIGITS
-        if state == K_SIZE:
-            return _chunked_fail(c, 400, b"malformed chunk size; expected hexadecimal digits")
-        if ch == CR:
-            return K_SIZE_LF
-        if ch == c';':
-            return _chunked_ext(c)
-        if ch == SP or ch == HTAB:
-            return _chunked_fail(c, 400, b"space after a chunk size")
-        return _chunked_fail(c, 400, b"malformed chunk size; expected hexadecimal digits")
-    elif state == K_EXT:
-        if ch == CR:
-            return K_SIZE_LF
-        if not tf_class[ch] & C_VALUE:
-            return _chunked_fail(c, 400, b"control character in a chunk extension")
-        return _chunked_ext(c)
-    elif state == K_SIZE_LF:
-        return _chunked_size(c) if ch == LF else _chunked_fail(c, 400, b"chunk size line must end with CR LF")
-    elif state == K_DATA_CR:
-        return K_DATA_LF if ch == CR else _chunked_fail(c, 400, b"chunk data is longer than its chunk size")
-    elif state == K_DATA_LF:
-        return K_SIZE if ch == LF else _chunked_fail(c, 400, b"chunk data must end with CR LF")
-    elif state == K_END_LF:
-        return K_DONE if ch == LF else _chunked_fail(c, 400, b"chunked body must end with CR LF")
-
-    # Trailer fields are checked and dropped: none of them may change how the request is read.
-    c.trailer_bytes += 1
-    if c.trailer_bytes > HTTP_MAX_TRAILER:
-        return _chunked_fail(c, 431, b"trailer section exceeds the maximum of 8192 bytes; send fewer trailer fields")
-    if state == K_LINE:
-        if ch == CR:
-            return K_END_LF
-        if tf_class[ch] & C_TOKEN:
-            return K_NAME
-    elif state == K_NAME:
-        if ch == c':':
-            return K_VALUE
-        if tf_class[ch] & C_TOKEN:
-            return K_NAME
-    elif state == K_VALUE:
-        if ch == CR:
-            return K_VALUE_LF
-        if tf_class[ch] & C_VALUE:
-            return K_VALUE
-    elif ch == LF:
-        return K_LINE
-    return _chunked_fail(c, 400, b"malformed trailer field; expected: Name: value")
-
-
-cdef inline int _chunked_ext(Chunked* c) noexcept nogil:
-    c.ext_bytes += 1
-    if c.ext_bytes > HTTP_MAX_CHUNK_EXT:
-        return _chunked_fail(c, 400, b"chunk extensions exceed the maximum of 4096 bytes; send none")
-    return K_EXT
-
-
-cdef int _chunked_size(Chunked* c) noexcept nogil:
-    c.digits = 0
-    if c.chunk_left == 0:
-        return K_LINE
-    if c.n_chunks >= c.max_chunks:
-        c.error_status = 400
-        snprintf(c.error_text, sizeof(c.error_text), b"Chunked request body exceeds maximum of %u non-empty chunks. "
-                 b"Send fewer or larger HTTP chunks.", <unsigned int>c.max_chunks)
-        return K_ERROR
-    if c.chunk_left > c.max_body - c.body:
-        c.error_status = 413
-        snprintf(c.error_text, sizeof(c.error_text), b"Chunked request body exceeds the maximum of %llu bytes. "
-                 b"Send a smaller body.", <unsigned long long>c.max_body)
-        return K_ERROR
-    c.n_chunks += 1
-    c.body += c.chunk_left
-    return K_DATA
-
-
 # ---- Python names: tests, fuzzing, instruction counts ----
 
 _METHODS = ("OTHER", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
@@ -828,17 +569,8 @@ cdef object _result(int rc, const Head* head):
     }
 
 
-cdef char* _copy(bytes data) except NULL:
-    # Of exactly its size, so that AddressSanitizer sees a read behind it (a bytes object has a spare NUL).
-    cdef char* copy = <char*>malloc(max(<size_t>len(data), <size_t>1))
-    if copy == NULL:
-        raise MemoryError
-    memcpy(copy, <const char*>data, len(data))
-    return copy
-
-
 cdef object _parse_copy(bytes data, size_t max_head, Head* head):
-    cdef char* copy = _copy(data)
+    cdef char* copy = exact_copy(data)
     try:
         return _result(http1_parse_head(copy, len(data), max_head, head), head)
     finally:
@@ -869,34 +601,6 @@ cdef class HeadParser:
     def feed(self, bytes data not None):
         self.held = self.held + data
         return _parse_copy(self.held, self.max_head, &self.head)
-
-
-cdef class ChunkedDecoder:
-    cdef Chunked state
-
-    def __cinit__(self, uint64_t max_body=UINT64_MAX, uint32_t max_chunks=HTTP_MAX_CHUNKS):
-        chunked_init(&self.state, max_body, max_chunks)
-
-    @property
-    def n_chunks(self):
-        return self.state.n_chunks
-
-    cdef object _feed(self, bytes data, uint8_t* dst, size_t dst_cap):
-        cdef size_t consumed = 0, produced = 0
-        cdef char* copy = _copy(data)
-        cdef int rc = chunked_feed(&self.state, <uint8_t*>copy, len(data), dst, dst_cap, &consumed, &produced)
-        free(copy)
-        if rc < 0:
-            raise HttpError(self.state.error_status, self.state.error_text.decode())
-        return produced, rc == 1, consumed
-
-    def feed(self, bytes data not None, size_t dst_cap=65536):
-        cdef bytearray dst = bytearray(min(<size_t>len(data), dst_cap))
-        produced, done, consumed = self._feed(data, <uint8_t*><char*>dst, len(dst))
-        return bytes(dst[:produced]), done, consumed
-
-    def discard(self, bytes data not None):
-        return self._feed(data, NULL, 0)
 
 
 def parse_infer_header_len(bytes value not None):
