@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 bin="$PWD/$VENV/bin"
 [ "${VENV#/}" = "$VENV" ] || bin="$VENV/bin"
 failed=()
+# cython-lint calls pycodestyle by name.
+export PATH="$bin:$PATH"
 
 run() {
   local name=$1

@@ -188,7 +188,10 @@ class Server:
             self._trimmed_at = served
 
     def _on_signal(self, number: int) -> None:
-        print(f"Signal ({number}) received.", flush=True)
+        if self.options.log_format == "json":
+            log.info(f"Signal ({number}) received.")
+        else:
+            print(f"Signal ({number}) received.", flush=True)
         assert self._stop is not None
         if self._stop.is_set():
             log.error("second signal, exiting immediately")

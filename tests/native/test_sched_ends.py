@@ -497,7 +497,7 @@ def test_expiry_does_not_wait_for_a_free_instance():
         waiting = [submit(model, number) for number in range(3)]
         # The gate stays shut: only the watcher can answer these.
         for call in waiting:
-            with pytest.raises(Unavailable, match="^Request timeout expired$"):
+            with pytest.raises(Unavailable, match=r"^Request timeout expired$"):
                 call.wait(LONG_S)
         assert model.pending == 0
         gate.open()

@@ -54,6 +54,12 @@ class InferApp:
             return self._later(route, verb)
         return routes.run(route, self.plane, verb)
 
+    async def inflate_later(self, data: bytes, encoding: int, limit: int) -> bytes:
+        """Do what ``inflate`` does, off the loop's thread."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self.executor, compression.inflate, data, encoding, limit
+        )
+
     async def _later(self, route: routes.Route, verb: Verb) -> Answer:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.executor, routes.run, route, self.plane, verb)

@@ -1,12 +1,14 @@
 # See body.pxd. JSON with binary tensors, or raw binary data; the plan short-cuts a head seen before.
 from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
 
-from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNSUPPORTED, tf_error, tf_fail
 from triton_fast._native.core.request cimport Model, Request, request_free, request_new
 from triton_fast._native.core.validate cimport request_from_raw, request_validate
 from triton_fast._native.http.head cimport Info, Limits
 from triton_fast._native.http.plan cimport Plan, plan_learn, plan_matches, plan_request
+from triton_fast._native.wire.chunked cimport Chunked, chunked_feed
 from triton_fast._native.wire.json_infer cimport json_decode_infer
 
 cdef enum:
@@ -71,3 +73,33 @@ cdef Request* body_request(Model* model, Info* info, Limits* limits, Plan* plan,
             plan_learn(plan, r, json, json_len, binary, binary_len, limits.max_input)
     r.body = block
     return r
+
+
+cdef Block* block_of(bytes data) except NULL:
+    cdef Block* block = block_new(len(data))
+    if block == NULL:
+        raise MemoryError
+    memcpy(block.data, <const char*>data, len(data))
+    return block
+
+
+cdef int chunks_take(Chunked* c, Block** block, size_t at, size_t* received, const uint8_t* data, size_t n,
+                     size_t* used) noexcept:
+    cdef size_t taken, made
+    cdef Block* grown
+    cdef int rc
+    used[0] = 0
+    while True:
+        if received[0] == block[0].cap - at:
+            grown = block_new(2 * block[0].cap)
+            if grown == NULL:
+                return CHUNKS_NO_MEMORY
+            memcpy(grown.data + at, block[0].data + at, received[0])
+            block_unref(block[0])
+            block[0] = grown
+        rc = chunked_feed(c, data + used[0], n - used[0], block[0].data + at + received[0],
+                          block[0].cap - at - received[0], &taken, &made)
+        used[0] += taken
+        received[0] += made
+        if rc != 0 or used[0] == n:
+            return rc

@@ -4,7 +4,6 @@
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
@@ -14,35 +13,24 @@ from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
 from triton_fast._native.core.request cimport (
-    Request, Response, T_RECEIVED, Tensor, request_free,
+    Request, Response, T_RECEIVED, request_free,
 )
-from triton_fast._native.core.ring cimport CompletionRing
-from triton_fast._native.http.body cimport body_request
-from triton_fast._native.http.head cimport Info, Limits, has_header, head_info, infer_route, text_of
+from triton_fast._native.http.body cimport CHUNKS_NO_MEMORY, block_of, body_request, chunks_take
+from triton_fast._native.http.head cimport Info, has_header, head_info, infer_route, text_of
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
-from triton_fast._native.http.reply cimport BlockView, reply_head
-from triton_fast._native.sched.model cimport Epoch, NativeModel
-from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake
-from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_feed, chunked_init
+from triton_fast._native.http.reply cimport compressed_reply, reply_head, send_now, send_rest
+from triton_fast._native.http.shared cimport Peer, SCRATCH, Shared
+from triton_fast._native.sched.model cimport NativeModel
+from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
+from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_init
 from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, http1_error_text, http1_parse_head
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_reply cimport json_encode_reply
 
 from triton_fast.errors import ServerError
 
-
-cdef extern from "<sys/socket.h>" nogil:
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    ssize_t sendmsg(int fd, const msghdr* msg, int flags)
-    int MSG_NOSIGNAL
-    int MSG_DONTWAIT
 
 cdef enum:
     ST_HEAD = 0             # between requests, or a head is arriving
@@ -53,209 +41,20 @@ cdef enum:
     ST_CLOSED = 5
 
 cdef enum:
-    SCRATCH = 65536             # bytes read at once when no body is expected
     SMALL_WINDOW = 8192         # the same after a large body: what lies in scratch has to be copied to the body's block
     LARGE_BODY = 131072
     PENDING_MAX = 262144        # unread pipelined bytes kept before reading stops
     DISCARD_MAX = 16777216      # bytes thrown away after a refusal, so that the client reads its answer
-    MAX_IOV = 64
-    NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
-    POLL_LUCK_MAX = 8           # polls that paid, remembered
-    POLL_LUCK_LOSS = 4          # what one in vain costs
-    POLL_REST = 64              # lone requests that are not polled for after that
+    INFLATE_HERE = 4096         # compressed bytes inflated on the loop's thread; more may take long
     MIN_RATE = 1024             # bytes per second a body must keep up after its timeout
 
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-cdef class HttpServer:
-    """What the connections of one listener share.
-
-    Parameters
-    ----------
-    app
-        Object with ``resolve(name, version) -> NativeModel``, ``control(method, path, query, headers, body)`` which
-        returns ``(status, headers, body)`` or a coroutine of it, ``inflate(data, encoding, limit)``,
-        ``deflate(data, encoding)``, ``choose_encoding(accept_encoding)``, ``failed(exception)``.
-    loop
-        The event loop; ``attach`` registers the completion ring with it.
-    """
-
-    cdef readonly CompletionRing ring
-    cdef readonly Epoch epoch
-    cdef object app         # the Python side: resolve, control, inflate, ... (frontends/http/server.py)
-    cdef object loop
-    cdef readonly set connections
-    cdef uint8_t* scratch
-    cdef size_t scratch_len
-    cdef Head head          # of the head being parsed right now
-    cdef tf_buf out
-    cdef tf_buf json
-    cdef int32_t* binary_index
-    cdef int32_t binary_room
-    cdef public bint draining
-    cdef public bint allow_infer
-    cdef bytes guard_name   # None: inference is not restricted
-    cdef bytes guard_value
-    cdef str guard_label
-    cdef Limits limits
-    cdef public int64_t head_timeout_ns
-    cdef public int64_t body_timeout_ns
-    cdef public int64_t idle_timeout_ns
-    cdef public int64_t max_connections
-    cdef readonly int64_t requests
-    cdef readonly int64_t in_flight
-    cdef public int64_t poll_ns     # how long a lone request's answer may be waited for in place; 0 = never
-    cdef int32_t poll_luck
-    cdef list to_wake               # models whose instances are woken when this round of reading is over
-    cdef object wake_soon
-
-    def __cinit__(self, app, loop, Epoch epoch not None):
-        self.app = app
-        self.loop = loop
-        self.epoch = epoch
-        self.ring = CompletionRing()
-        self.connections = set()
-        self.scratch_len = SCRATCH
-        self.scratch = <uint8_t*>malloc(SCRATCH)
-        self.binary_room = 256
-        self.binary_index = <int32_t*>malloc(256 * sizeof(int32_t))
-        if self.scratch == NULL or self.binary_index == NULL:
-            raise MemoryError
-        self.allow_infer = True
-        self.to_wake = []
-        self.wake_soon = self.wake
-        self.limits.max_head = 65536
-        self.limits.max_input = 67108864
-        self.limits.max_body = <size_t>1 << 36
-        self.head_timeout_ns = <int64_t>30 * 1000000000
-        self.body_timeout_ns = <int64_t>60 * 1000000000
-        self.idle_timeout_ns = <int64_t>600 * 1000000000
-        self.max_connections = 0
-
-    def __dealloc__(self):
-        free(self.scratch)
-        free(self.binary_index)
-        tf_buf_free(&self.out)
-        tf_buf_free(&self.json)
-
-    def set_limits(self, *, size_t max_head, size_t max_input, size_t max_body=<size_t>1 << 36):
-        """Limit request heads; JSON, raw and inflated bodies; any body (64 GiB). Bytes."""
-        self.limits.max_head = max_head
-        self.limits.max_input = max_input
-        self.limits.max_body = max_body
-
-    def restrict_infer(self, str name, str value):
-        """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
-        self.guard_label = name
-        self.guard_name = name.lower().encode()
-        self.guard_value = value.encode()
-
-    def __call__(self):
-        """Protocol factory for ``loop.create_server``."""
-        return HttpConnection(self)
-
-    def attach(self):
-        self.loop.add_reader(self.ring.fileno(), self.on_completions)
-
-    def detach(self):
-        self.loop.remove_reader(self.ring.fileno())
-
-    def on_completions(self):
-        """Deliver every finished response to its connection."""
-        self.deliver(self.ring.drain(), None)
-
-    # reader: a connection that is in the middle of its bytes and will go on with them itself.
-    cdef int deliver(self, Response* p, HttpConnection reader) except -1:
-        cdef Response* after
-        cdef HttpConnection connection
-        while p != NULL:
-            after = p.next
-            connection = <HttpConnection>p.request.ctx
-            Py_DECREF(connection)
-            self.in_flight -= 1
-            try:
-                connection.on_response(p)
-                if connection is not reader and connection.state == ST_HEAD:
-                    connection.use_pending()
-            except Exception as error:
-                self.app.failed(error)
-                connection.abort()
-            p = after
-        return 0
-
-    def wake(self):
-        """Wake instances for what was submitted in this round of reading: one wake-up for many requests."""
-        cdef NativeModel model
-        for model in self.to_wake:
-            queue_wake(model.queue)
-        self.to_wake.clear()
-
-    # A model has a new request and a sleeping instance.
-    cdef int wake_later(self, NativeModel model) except -1:
-        if self.in_flight == 1:
-            queue_wake(model.queue)
-        elif not self.to_wake:
-            self.to_wake.append(model)
-            self.loop.call_soon(self.wake_soon)
-        elif model not in self.to_wake:
-            self.to_wake.append(model)
-        return 0
-
-    # The answer of the only request in flight, if it comes at once: a small model is done before this thread would have
-    # gone to sleep and been woken.
-    cdef Response* poll_answer(self) noexcept:
-        cdef Response* p
-        if self.poll_luck < 0:
-            self.poll_luck += 1
-            return NULL
-        with nogil:
-            p = self.ring.poll(self.poll_ns)
-        if p != NULL:
-            self.poll_luck = min(self.poll_luck + 1, POLL_LUCK_MAX)
-        else:
-            self.poll_luck -= POLL_LUCK_LOSS
-            if self.poll_luck < 0:
-                self.poll_luck = -POLL_REST
-        return p
-
-    def tick(self):
-        """Close what has waited too long. Call about once a second."""
-        cdef HttpConnection connection
-        cdef int64_t now = now_ns()
-        for connection in [c for c in self.connections]:
-            if connection.deadline and connection.deadline < now:
-                connection.timed_out(now)
-
-    def begin_drain(self):
-        """Answer what is in flight, then close: idle connections at once, others after their answer."""
-        cdef HttpConnection connection
-        self.draining = True
-        for connection in list(self.connections):
-            connection.memo.len = 0
-            if connection.state == ST_HEAD and connection.pending.len == connection.pending_pos:
-                connection.close()
-            elif connection.state != ST_HEAD:
-                connection.info.keep_alive = False
-
-    def end_incomplete(self):
-        """Refuse the requests that have not come whole. After ``begin_drain``, when they had their time."""
-        cdef HttpConnection connection
-        for connection in list(self.connections):
-            if connection.state < ST_WAIT:
-                memset(&connection.info, 0, sizeof(Info))
-                connection.refuse(503, b"Server exiting")
-
-    def abort_all(self):
-        cdef HttpConnection connection
-        for connection in list(self.connections):
-            connection.abort()
-
-
-cdef class HttpConnection:
+cdef class HttpConnection(Peer):
     """One client connection; made by ``HttpServer`` for the event loop."""
 
-    cdef HttpServer server
+    cdef Shared server
     cdef object transport
     cdef object is_closing
     cdef int fd             # -1: write through the transport only (TLS)
@@ -275,7 +74,6 @@ cdef class HttpConnection:
     cdef size_t received
     cdef Chunked* chunks
     cdef int64_t began      # ns: when the head, body or answer in hand began
-    cdef int64_t deadline   # ns; 0 = none
     cdef object verb        # (method, path, query, headers) of a request for the Python side
     cdef object task        # its coroutine's task
     cdef str model_name
@@ -286,7 +84,7 @@ cdef class HttpConnection:
     cdef bint planned       # request was made from plan
     cdef Plan plan
 
-    def __cinit__(self, HttpServer server not None):
+    def __cinit__(self, Shared server not None):
         self.server = server
         self.fd = -1
         self.state = ST_CLOSED
@@ -485,32 +283,18 @@ cdef class HttpConnection:
         return used
 
     cdef size_t consume_chunks(self, const uint8_t* data, size_t n) except? 0:
-        cdef size_t used = 0, made, total = 0, room
-        cdef Block* grown
-        cdef int rc
-        while True:
-            if self.received == self.block.cap - self.body_at:
-                grown = block_new(2 * self.block.cap)
-                if grown == NULL:
-                    self.refuse(413, b"out of memory for the request body")
-                    return n
-                memcpy(grown.data + self.body_at, self.block.data + self.body_at, self.received)
-                block_unref(self.block)
-                self.block = grown
-            room = self.block.cap - self.body_at - self.received
-            rc = chunked_feed(self.chunks, data + total, n - total, self.block.data + self.body_at + self.received,
-                              room, &used, &made)
-            total += used
-            self.received += made
-            if rc < 0:
-                self.refuse(self.chunks.error_status, self.chunks.error_text)
-                return n
-            if rc == 1:
-                self.info.length = self.received
-                self.dispatch()
-                return total
-            if total == n:
-                return n
+        cdef size_t used = 0
+        cdef int rc = chunks_take(self.chunks, &self.block, self.body_at, &self.received, data, n, &used)
+        if rc == CHUNKS_NO_MEMORY:
+            self.refuse(413, b"out of memory for the request body")
+            return n
+        if rc < 0:
+            self.refuse(self.chunks.error_status, self.chunks.error_text)
+            return n
+        if rc == 1:
+            self.info.length = self.received
+            self.dispatch()
+        return used
 
     cdef int refuse_head(self) except -1:
         cdef char[HTTP_ERROR_TEXT] text
@@ -602,9 +386,7 @@ cdef class HttpConnection:
     cdef int dispatch_verb(self) except -1:
         method, path, query, headers = self.verb
         self.verb = None
-        body = PyBytes_FromStringAndSize(<char*>self.block.data + self.body_at, self.received) if self.received else b""
-        self.drop_block()
-        result = self.server.app.control(method, path, query, headers, body)
+        result = self.server.app.control(method, path, query, headers, self.take_body())
         if type(result) is tuple:
             self.reply(*result)
         else:
@@ -639,10 +421,6 @@ cdef class HttpConnection:
         return 0
 
     cdef int dispatch_infer(self) except -1:
-        cdef tf_error e
-        cdef int status, _
-        cdef bint wake = False
-        cdef Response* p
         if self.info.denied:
             self.drop_block()
             self.reply(*self.server.app.denied(self.server.guard_label))
@@ -651,19 +429,57 @@ cdef class HttpConnection:
             if self.epoch != self.server.epoch.value or self.model is None:
                 self.find_model()
             if self.info.encoding_in:
-                self.inflate_body()
+                data = self.take_body()
+                if len(data) > INFLATE_HERE:
+                    self.task = self.server.loop.create_task(self.finish_inflate(data))
+                    return 0
+                self.take_plain(self.server.app.inflate(data, self.info.encoding_in, self.server.limits.max_input))
         except ServerError as error:
+            return self.fail_with(error)
+        return self.submit_infer()
+
+    cdef bytes take_body(self):
+        cdef bytes data = b""
+        if self.block != NULL:
+            data = PyBytes_FromStringAndSize(<char*>self.block.data + self.body_at, self.received)
             self.drop_block()
-            self.fail(error.code, str(error).encode("utf-8", "replace"))
-            return 0
+        return data
+
+    cdef int take_plain(self, bytes data) except -1:
+        self.block = block_of(data)
+        self.body_at = 0
+        self.received = len(data)
+        return 0
+
+    async def finish_inflate(self, bytes data):
+        try:
+            plain = await self.server.app.inflate_later(data, self.info.encoding_in, self.server.limits.max_input)
+            self.task = None
+            if self.state == ST_CLOSED:
+                return
+            self.take_plain(plain)
+            self.submit_infer()
+            self.use_pending()
+        except ServerError as error:
+            self.task = None
+            if self.state != ST_CLOSED:
+                self.fail_with(error)
+                self.use_pending()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
+
+    cdef int submit_infer(self) except -1:
+        cdef tf_error e
+        cdef int status, _
+        cdef bint wake = False
+        cdef Response* p
         for _ in range(3):
             e.len = 0
             self.request = body_request(self.model.ptr, &self.info, &self.server.limits, &self.plan, self.block,
                                         self.body_at, self.received, &self.planned, &e)
             if self.request == NULL:
-                self.drop_block()
-                self.fail(e.code, e.text[:e.len])
-                return 0
+                break
             self.block = NULL
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
@@ -680,9 +496,8 @@ cdef class HttpConnection:
                         self.server.deliver(p, self)
                 return 0
             # The body may still be needed for another try.
-            if self.request.body != NULL:
-                self.block = self.request.body
-                self.request.body = NULL
+            self.block = self.request.body
+            self.request.body = NULL
             request_free(self.request)
             self.request = NULL
             if status != SUBMIT_STOPPED:
@@ -690,27 +505,9 @@ cdef class HttpConnection:
             try:
                 self.find_model()
             except ServerError as error:
-                self.drop_block()
-                self.fail(error.code, str(error).encode("utf-8", "replace"))
-                return 0
+                return self.fail_with(error)
         self.drop_block()
         self.fail(e.code, e.text[:e.len])
-        return 0
-
-    cdef int inflate_body(self) except -1:
-        cdef bytes plain
-        cdef Block* block
-        plain = self.server.app.inflate(
-            PyBytes_FromStringAndSize(<char*>self.block.data + self.body_at, self.received) if self.block != NULL
-            else b"", self.info.encoding_in, self.server.limits.max_input)
-        block = block_new(len(plain))
-        if block == NULL:
-            raise MemoryError
-        memcpy(block.data, <const char*>plain, len(plain))
-        block_unref(self.block)
-        self.block = block
-        self.body_at = 0
-        self.received = len(plain)
         return 0
 
     # ---- answers out
@@ -719,7 +516,7 @@ cdef class HttpConnection:
         cdef Request* r = p.request
         cdef int32_t n_binary
         cdef tf_error e
-        cdef HttpServer server = self.server
+        cdef Shared server = self.server
         self.request = NULL
         if self.state != ST_WAIT:
             request_free(r)
@@ -739,7 +536,8 @@ cdef class HttpConnection:
                 if n_binary < 0:
                     self.fail(e.code, e.text[:e.len])
                 elif self.info.encoding_out:
-                    self.send_compressed(p, n_binary)
+                    self.reply(200, *compressed_reply(&server.json, p, n_binary, server.binary_index,
+                                                      self.info.encoding_out, server.app.deflate))
                 else:
                     self.send_reply(p, n_binary)
             else:
@@ -764,7 +562,7 @@ cdef class HttpConnection:
         return total
 
     cdef int send_reply(self, Response* p, int32_t n_binary) except -1:
-        cdef HttpServer server = self.server
+        cdef Shared server = self.server
         cdef size_t binary = self.binary_bytes(p, n_binary)
         server.out.len = 0
         reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
@@ -781,28 +579,14 @@ cdef class HttpConnection:
             tf_buf_free(&server.out)
         return 0
 
-    cdef int send_compressed(self, Response* p, int32_t n_binary) except -1:
-        cdef Tensor* t
-        cdef int32_t i
-        parts = [self.server.json.data[:self.server.json.len]]
-        for i in range(n_binary):
-            t = &p.outputs[self.server.binary_index[i]]
-            if t.nbytes:
-                parts.append((<char*>t.ptr)[:t.nbytes])
-        headers = []
-        if len(parts) > 1:
-            headers.append(("Content-Type", "application/octet-stream"))
-            headers.append(("Inference-Header-Content-Length", str(self.server.json.len)))
-        else:
-            headers.append(("Content-Type", "application/json"))
-        headers.append(("Content-Encoding", "gzip" if self.info.encoding_out == 1 else "deflate"))
-        self.reply(200, headers, self.server.app.deflate(b"".join(parts), self.info.encoding_out))
-        return 0
-
     # Answer with an error of the engine's: a Triton code and its text.
     cdef int fail(self, int32_t code, bytes text) except -1:
         self.reply(*self.server.app.error_reply(code, text))
         return 0
+
+    cdef int fail_with(self, error) except -1:
+        self.drop_block()
+        return self.fail(error.code, str(error).encode("utf-8", "replace"))
 
     # Answer and end: the message is broken or will not be read to its end.
     cdef int refuse(self, int32_t status, bytes text) except -1:
@@ -821,7 +605,7 @@ cdef class HttpConnection:
 
     def reply(self, int status, headers, bytes body):
         """Answer the request in hand. ``headers``: pairs of str, without Content-Length and Connection."""
-        cdef HttpServer server = self.server
+        cdef Shared server = self.server
         cdef const char* data = body
         server.out.len = 0
         extra = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1", "replace")
@@ -836,52 +620,17 @@ cdef class HttpConnection:
     # Write head and the binary tensors of p; what the socket does not take now goes to the transport.
     cdef int send(self, const char* head, size_t n, Response* p, int32_t n_binary,
                   const int32_t* binary_index) except -1:
-        cdef iovec[MAX_IOV] iov
-        cdef msghdr msg
-        cdef size_t total = n, skip
+        cdef size_t total = 0
         cdef ssize_t sent = 0
-        cdef int32_t i, n_iov = 1
-        cdef Tensor* t
         self.answered = True
         if self.state != ST_WAIT or self.is_closing():
             return 0
-        iov[0].iov_base = <void*>head
-        iov[0].iov_len = n
-        for i in range(n_binary):
-            t = &p.outputs[binary_index[i]]
-            total += t.nbytes
-            if n_iov < MAX_IOV and t.nbytes:
-                iov[n_iov].iov_base = t.ptr
-                iov[n_iov].iov_len = t.nbytes
-                n_iov += 1
-        if self.fd >= 0 and not self.paused:
-            memset(&msg, 0, sizeof(msg))
-            msg.msg_iov = iov
-            msg.msg_iovlen = n_iov
-            if total >= NOGIL_SEND:
-                with nogil:
-                    sent = sendmsg(self.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
-            else:
-                sent = sendmsg(self.fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
-            if sent < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self.abort()
-                    return 0
-                sent = 0
+        sent = send_now(-1 if self.paused else self.fd, head, n, p, n_binary, binary_index, &total)
+        if sent < 0:
+            self.abort()
+            return 0
         if <size_t>sent < total:
-            skip = <size_t>sent
-            if skip < n:
-                self.transport.write(head[skip:n])
-                skip = 0
-            else:
-                skip -= n
-            for i in range(n_binary):
-                t = &p.outputs[binary_index[i]]
-                if skip >= t.nbytes:
-                    skip -= t.nbytes
-                    continue
-                self.transport.write(BlockView.make(t.block, t.ptr + skip, t.nbytes - skip))
-                skip = 0
+            send_rest(self.transport, <size_t>sent, head, n, p, n_binary, binary_index)
             # A reader that takes nothing must not hold the memory for ever.
             self.deadline = now_ns() + self.server.body_timeout_ns + <int64_t>(total // MIN_RATE) * 1000000000
         if not self.paused:
@@ -920,6 +669,20 @@ cdef class HttpConnection:
             self.transport.abort()
         return 0
 
+    cdef int begin_drain(self) except -1:
+        self.memo.len = 0
+        if self.state == ST_HEAD and self.pending.len == self.pending_pos:
+            self.close()
+        elif self.state != ST_HEAD:
+            self.info.keep_alive = False
+        return 0
+
+    cdef int end_incomplete(self) except -1:
+        if self.state < ST_WAIT:
+            memset(&self.info, 0, sizeof(Info))
+            self.refuse(503, b"Server exiting")
+        return 0
+
     cdef int timed_out(self, int64_t now) except -1:
         cdef int64_t earned
         if self.state == ST_BODY or self.state == ST_CHUNKED:
@@ -936,3 +699,10 @@ cdef class HttpConnection:
         else:
             self.abort()
         return 0
+
+
+cdef class HttpServer(Shared):
+    """What connections of a listener share (see ``Shared``); also their factory for ``loop.create_server``."""
+
+    def __call__(self):
+        return HttpConnection(self)

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
+from triton_fast._native.core.request cimport Response
 
 
 # Append a response head. extra: header lines, each with its CR LF, that replace Content-Type and
@@ -11,6 +12,16 @@ from triton_fast._native.core.native cimport tf_buf
 cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body_len, size_t binary_len,
                      bint keep_alive, bint http10) noexcept
 cdef const char* status_of(int32_t status) noexcept
+# Offer head[0:n] and the n_binary tensors p.outputs[binary_index[i]] to the socket, in one write. *total: bytes there
+# are; returns how many were taken (0 for fd < 0), -1 when the connection is broken.
+cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n_binary, const int32_t* binary_index,
+                      size_t* total) noexcept
+# Give what lies behind the first `sent` bytes of the same to the transport.
+cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Response* p, int32_t n_binary,
+                   const int32_t* binary_index) except -1
+# Headers and body of an infer reply in a content encoding; deflate(data, encoding) compresses.
+cdef tuple compressed_reply(tf_buf* json, Response* p, int32_t n_binary, const int32_t* binary_index,
+                            int32_t encoding, object deflate)
 
 
 cdef class BlockView:

@@ -1,12 +1,29 @@
-# See reply.pxd. The one place that spells HTTP response heads.
+# See reply.pxd. The one place that spells HTTP response heads and writes replies to sockets.
 from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t
-from libc.string cimport strlen
+from libc.string cimport memset, strlen
 
 from triton_fast._native.core.memory cimport Block, block_ref, block_unref
 from triton_fast._native.core.native cimport tf_buf, tf_buf_put, tf_buf_reserve
+from triton_fast._native.core.request cimport Response, Tensor
 
 from http import HTTPStatus
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    ssize_t sendmsg(int fd, const msghdr* msg, int flags)
+    int MSG_NOSIGNAL
+    int MSG_DONTWAIT
+
+cdef enum:
+    MAX_IOV = 64
+    NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
 
 cdef const char* lines[600]
 _kept_alive = {}
@@ -66,6 +83,73 @@ cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body
         put(out, b"\r\nConnection: keep-alive\r\n\r\n")
     else:
         put(out, b"\r\n\r\n")
+
+
+cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n_binary, const int32_t* binary_index,
+                      size_t* total) noexcept:
+    cdef iovec[MAX_IOV] iov
+    cdef msghdr msg
+    cdef ssize_t sent
+    cdef int32_t i, n_iov = 1
+    cdef Tensor* t
+    total[0] = n
+    iov[0].iov_base = <void*>head
+    iov[0].iov_len = n
+    for i in range(n_binary):
+        t = &p.outputs[binary_index[i]]
+        total[0] += t.nbytes
+        if n_iov < MAX_IOV and t.nbytes:
+            iov[n_iov].iov_base = t.ptr
+            iov[n_iov].iov_len = t.nbytes
+            n_iov += 1
+    if fd < 0:
+        return 0
+    memset(&msg, 0, sizeof(msg))
+    msg.msg_iov = iov
+    msg.msg_iovlen = n_iov
+    if total[0] >= NOGIL_SEND:
+        with nogil:
+            sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+    else:
+        sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
+    if sent < 0 and (errno == EAGAIN or errno == EINTR):
+        return 0
+    return sent
+
+
+cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Response* p, int32_t n_binary,
+                   const int32_t* binary_index) except -1:
+    cdef int32_t i
+    cdef Tensor* t
+    if sent < n:
+        transport.write(head[sent:n])
+        sent = n
+    sent -= n
+    for i in range(n_binary):
+        t = &p.outputs[binary_index[i]]
+        if sent >= t.nbytes:
+            sent -= t.nbytes
+            continue
+        transport.write(BlockView.make(t.block, t.ptr + sent, t.nbytes - sent))
+        sent = 0
+    return 0
+
+
+cdef tuple compressed_reply(tf_buf* json, Response* p, int32_t n_binary, const int32_t* binary_index,
+                            int32_t encoding, object deflate):
+    cdef Tensor* t
+    cdef int32_t i
+    parts = [json.data[:json.len]]
+    for i in range(n_binary):
+        t = &p.outputs[binary_index[i]]
+        if t.nbytes:
+            parts.append((<char*>t.ptr)[:t.nbytes])
+    if len(parts) > 1:
+        headers = [("Content-Type", "application/octet-stream"), ("Inference-Header-Content-Length", str(json.len))]
+    else:
+        headers = [("Content-Type", "application/json")]
+    headers.append(("Content-Encoding", "gzip" if encoding == 1 else "deflate"))
+    return headers, deflate(b"".join(parts), encoding)
 
 
 cdef class BlockView:

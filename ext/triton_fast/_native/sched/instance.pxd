@@ -15,8 +15,8 @@ cdef struct Batch:
 
 
 # execute(state, batch): for each request either fills response.outputs (response_outputs) or fails the response
-# (response_fail). It completes nothing itself: the runner stamps, counts and delivers. It must not raise and, unless the
-# backend has only a Python API, must not take the GIL. A request's outputs may be slices of one block: take a
+# (response_fail). It completes nothing itself: the runner stamps, counts and delivers. It must not raise and, unless
+# the backend has only a Python API, must not take the GIL. A request's outputs may be slices of one block: take a
 # reference of the block for each tensor. Returns 0; any other value fails what has neither outputs nor an error.
 ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
 

@@ -69,6 +69,6 @@ cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil
 # Next batch for an instance: fills out (room for MAX_TAKE) and returns how many; blocks. 0: stop.
 cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil
 cdef void queue_stop(Queue* q, bint abort) noexcept nogil
-# Refuse requests when their deadline comes, although every instance is busy. Returns when the queue is stopped; runs on a
-# thread of its own, which only a model with a queue timeout needs.
+# Refuse requests when their deadline comes, although every instance is busy. Returns when the queue is stopped; runs on
+# a thread of its own, which only a model with a queue timeout needs.
 cdef void queue_watch(Queue* q) noexcept nogil

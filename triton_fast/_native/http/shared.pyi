@@ -1,0 +1,1 @@
+"""What connections of a listener share: see ``HttpServer`` in connection.pyi. Native use only."""
