@@ -13,7 +13,8 @@ cdef enum:
     CHUNKS_NO_MEMORY = -2
 
 # Decode n bytes of a chunked body behind the *received bytes at block[at:], which grows as it must. 1 the body is
-# whole, 0 all n bytes were used, -1 refused (c says why), or CHUNKS_NO_MEMORY. *used: bytes of data that belong to the body.
+# whole, 0 all n bytes were used, -1 refused (c says why), or CHUNKS_NO_MEMORY. *used: bytes of data that belong to
+# the body.
 cdef int chunks_take(Chunked* c, Block** block, size_t at, size_t* received, const uint8_t* data, size_t n,
                      size_t* used) noexcept
 # A block that holds a copy of data.
