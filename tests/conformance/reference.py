@@ -1,0 +1,99 @@
+"""Runs the reference Triton on the models of the conformance suite, each as a Python model that returns its inputs.
+
+Needs the environment variable TRITON_REFERENCE, the path of a command that takes tritonserver's arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from tests.helpers import raw
+
+VARIABLE = "TRITON_REFERENCE"
+START_TRIES = 600
+EXIT_TIMEOUT_S = 60.0
+IDENTITY = """
+import json
+
+import triton_python_backend_utils as utils
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.pairs = [(one["name"], other["name"]) for one, other in zip(config["input"], config["output"])]
+
+    def execute(self, requests):
+        return [utils.InferenceResponse(list(self.answer(request))) for request in requests]
+
+    def answer(self, request):
+        wanted = request.requested_output_names()
+        for given, made in self.pairs:
+            tensor = utils.get_input_tensor_by_name(request, given)
+            if tensor is not None and made in wanted:
+                yield utils.Tensor(made, tensor.as_numpy())
+"""
+
+
+def python_models(source: Path, target: Path, names: tuple[str, ...]) -> Path:
+    """Copy the named identity models to ``target`` as models of the Python backend."""
+    for name in names:
+        shutil.copytree(source / name, target / name)
+        config = target / name / "config.pbtxt"
+        config.write_text(config.read_text().replace('backend: "identity"', 'backend: "python"'))
+        for version in (target / name).iterdir():
+            if version.is_dir():
+                (version / "model.py").write_text(IDENTITY)
+    return target
+
+
+class Reference:
+    """The reference server as a child process; ``http`` is its address."""
+
+    def __init__(self, root: Path, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.http: tuple[str, int] = probe.getsockname()
+        self._log = log
+        self._argv = [
+            os.environ[VARIABLE], f"--model-repository={root}", "--http-address=127.0.0.1",
+            f"--http-port={self.http[1]}", "--allow-grpc=false", "--allow-metrics=false",
+            "--model-control-mode=explicit", "--load-model=*", "--http-thread-count=2",
+        ]  # fmt: skip
+
+    def __enter__(self) -> Reference:
+        with self._log.open("wb") as out:
+            self._process = subprocess.Popen(self._argv, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        pause = threading.Event()
+        for _ in range(START_TRIES):
+            if self._process.poll() is not None:
+                break
+            if self._is_ready():
+                return self
+            pause.wait(0.1)
+        self._end()
+        raise RuntimeError(f"the reference did not start:\n{self._log.read_text(errors='replace')[-4000:]}")
+
+    def _is_ready(self) -> bool:
+        try:
+            socket.create_connection(self.http).close()
+            return raw.ask(self.http, raw.get("/v2/health/ready")).status == 200
+        except (OSError, raw.Closed):
+            return False
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        # The launcher's children share its group; after a crash they are what is left of it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(EXIT_TIMEOUT_S)
