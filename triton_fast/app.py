@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -37,6 +38,8 @@ from triton_fast.scheduling.threads import usable_cores
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
 TRIM_INTERVAL_S = 10.0
+# Load and unload requests that may wait at the same time; the loading itself has --model-load-thread-count threads.
+MAX_LOADS = 32
 # How long the loop waits in place for the answer of a lone request, while that has been paying.
 POLL_NS = 50_000
 EXIT_FAILURE = 1
@@ -65,8 +68,10 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        memory.return_large_memory()
         self.epoch = Epoch()
-        self.executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="control")
+        self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
+        self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")
         preparer = Preparer(
             backends.get, settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
@@ -93,7 +98,7 @@ class Server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            failed = await loop.run_in_executor(self.executor, self.repository.start, self.options.load_model)
+            failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         except (OSError, ServerError) as error:
             return self._failed_to_start(error)
         self._print_tables()
@@ -101,7 +106,7 @@ class Server:
             for name, reason in failed:
                 log.error(f"failed to load '{name}': {reason}")
             print("error: creating server: Internal - failed to load all models", file=sys.stderr)
-            await loop.run_in_executor(self.executor, self.repository.shutdown, float(self.options.exit_timeout_secs))
+            await loop.run_in_executor(self.work, self.repository.shutdown, float(self.options.exit_timeout_secs))
             return EXIT_FAILURE
         try:
             await self._listen()
@@ -128,9 +133,11 @@ class Server:
         if options.allow_http:
             restricted = options.http_restricted_api
             native = HttpServer(
-                InferApp(self.plane, self.executor, restricted), asyncio.get_running_loop(), self.epoch
+                InferApp(self.plane, self.work, self.loads, restricted), asyncio.get_running_loop(), self.epoch
             )
             self._limit(native, options.http_max_input_size)
+            if options.http_header_forward_pattern:
+                native.forward = re.compile(options.http_header_forward_pattern, re.IGNORECASE)
             native.poll_ns = POLL_NS if usable_cores() > 1 else 0
             if "inference" in restricted:
                 native.restrict_infer(*restricted["inference"])
@@ -142,7 +149,7 @@ class Server:
                 HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
             )  # fmt: skip
             native = HttpServer(
-                MetricsApp(handler(metrics.render), self.executor), asyncio.get_running_loop(), self.epoch
+                MetricsApp(handler(metrics.render), self.work), asyncio.get_running_loop(), self.epoch
             )
             self._limit(native, METRICS_MAX_INPUT)
             native.allow_infer = False
@@ -210,7 +217,7 @@ class Server:
             while self.http.open_connections and time.monotonic() < until:
                 await asyncio.sleep(0.01)
         left = max(0.0, until - time.monotonic())
-        unfinished = await loop.run_in_executor(self.executor, self.repository.shutdown, left)
+        unfinished = await loop.run_in_executor(None, self.repository.shutdown, left)
         if unfinished:
             log.error("still in use: " + ", ".join(unfinished))
         if unfinished or (self.http is not None and self.http.open_connections):
@@ -222,7 +229,9 @@ class Server:
             if listener is not None:
                 listener.close()
         with contextlib.suppress(RuntimeError):
-            self.executor.shutdown(wait=True)
+            self.work.shutdown(wait=True)
+            # A load that still waits for its turn is answered by the repository, which is closed.
+            self.loads.shutdown(wait=True, cancel_futures=True)
         log.close()
         return 0
 

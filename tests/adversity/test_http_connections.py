@@ -383,3 +383,15 @@ def test_sigterm_with_a_request_that_never_comes_whole(tmp_path: Path, stuck: by
         client.send(get("/v2") + stuck)
         assert client.answer().status == 200
         assert server.stop() == 0
+
+
+def test_a_body_is_given_time_for_bytes_that_came_not_in_advance(wire: Wire) -> None:
+    """A client that sent much and then stands still is cut after one time-out, however much it sent."""
+    connection = wire.connect()
+    wire.native.body_timeout_ns = 0
+    connection.feed(b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b" " * 50000)
+    wire.native.tick()
+    assert connection.transport.out == b""  # it moved since the last look
+    wire.native.tick()
+    assert connection.transport.out.startswith(b"HTTP/1.1 408 ")
+    connection.lose()

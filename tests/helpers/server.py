@@ -240,7 +240,7 @@ class LocalServer:
         self._stop = asyncio.Event()
         self.server = Server(self.options)
         started = self.server.repository.start
-        await self.loop.run_in_executor(self.server.executor, started, self.options.load_model)
+        await self.loop.run_in_executor(self.server.work, started, self.options.load_model)
         await self.server._listen()
         self.server.plane.started = True
         assert self.server.http is not None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -89,6 +88,9 @@ class Transport:
             return
         self.out += bytes(data)
 
+    def get_write_buffer_size(self) -> int:
+        return sum(len(data) for data in self.held)
+
     def release(self) -> None:
         """The peer reads: everything held goes out."""
         self.room = None
@@ -126,8 +128,7 @@ class Wire:
         self.server.repository.start(self.server.options.load_model)
         self.server.plane.started = True
         self.loop = _Loop()
-        self.executor = ThreadPoolExecutor(1)
-        self.app = _App(self.server.plane, self.executor)
+        self.app = _App(self.server.plane, self.server.work, self.server.loads)
         self.native = HttpServer(self.app, self.loop, self.server.epoch)  # type: ignore[arg-type]
         self.native.set_limits(max_head=4096, max_input=MAX_INPUT)
 
@@ -136,8 +137,8 @@ class Wire:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.server.repository.shutdown(10.0)
-        self.executor.shutdown()
-        self.server.executor.shutdown()
+        self.server.work.shutdown()
+        self.server.loads.shutdown()
 
     def connect(self) -> Connection:
         return Connection(self)

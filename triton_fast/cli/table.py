@@ -115,7 +115,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-port", v.PORT, 8000, _HTTP, "Port to listen on for HTTP; 0 takes a free one."),
     Flag("reuse-http-port", v.BOOL, False, _HTTP, "Let several servers, all with this flag, share the HTTP port."),
     Flag("http-header-forward-pattern", v.REGEX, "", _HTTP, "Regular expression; request headers that match it, in any "
-         "case, become request parameters.", later="headers are not forwarded yet"),
+         "case, become request parameters."),
     Flag("http-thread-count", v.INT, 8, _HTTP, "Threads that serve HTTP.",
          later="one event loop serves all connections, so a thread count has no effect"),
     Flag("http-max-input-size", v.bounded(1, v.INT64[1], "Error: --http-max-input-size must be greater than 0.",

@@ -113,6 +113,8 @@ def check_against_model(
     inputs, outputs, optional = _tensors(inputs), _tensors(outputs), _tensors(optional)
     prefix = f"unable to load model '{config.name}'"
     known = {tensor.name: tensor for tensor in (*inputs, *optional)}
+    for tensor in config.input:
+        _check_optional(tensor, config, prefix)
     expected = _expected_inputs(config, {tensor.name: tensor for tensor in inputs}, prefix)
     if len(inputs) != expected:
         raise ConfigError(
@@ -120,7 +122,6 @@ def check_against_model(
             hint=f"the model's inputs are {_names(inputs)}",
         )
     for tensor in config.input:
-        _check_optional(tensor, config, prefix)
         model = _find(tensor, known, "input")
         _check_datatype(tensor, model, "input", config, prefix)
         if tensor.allow_ragged_batch:

@@ -35,3 +35,6 @@ def stats() -> Stats:
 
 def _self_test(sizes: Iterable[int]) -> list[int | None]:
     """Hold a block of each size at once, touch both ends, release all; return capacities, None where refused."""
+
+def return_large_memory() -> None:
+    """Have the C allocator give memory of 1 MiB and more back to the system when it is freed. Process-wide."""

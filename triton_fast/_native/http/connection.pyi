@@ -1,5 +1,6 @@
 """The HTTP/1.1 connection: infer natively from socket to queue and back, every other verb through Python."""
 
+import re
 from asyncio import AbstractEventLoop
 from typing import Any
 
@@ -27,6 +28,8 @@ class HttpServer:
         For a head to be whole, a body to be whole (longer for one that keeps up 1 KiB/s), an idle connection.
     max_connections
         More are closed at once; 0 = no limit.
+    forward
+        Compiled pattern: request headers whose names it finds become string parameters of infer requests. None: none.
     poll_ns
         How long the answer of a lone infer request may be waited for in place; 0 = never. It adapts: where answers do
         not come in time it is hardly tried.
@@ -43,6 +46,7 @@ class HttpServer:
     body_timeout_ns: int
     idle_timeout_ns: int
     max_connections: int
+    forward: re.Pattern[str] | None
     poll_ns: int
     requests: int
     in_flight: int

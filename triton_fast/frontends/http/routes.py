@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from enum import Enum
 from typing import Any, NamedTuple
 
 from triton_fast.dataplane import Dataplane, parse_version
-from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unsupported
+from triton_fast.errors import Internal, InvalidArg, ServerError, Unsupported
 from triton_fast.frontends.http.messages import (
     MAX_JSON,
     MAX_LOAD_JSON,
@@ -29,14 +30,22 @@ from triton_fast.observability import log
 Handler = Callable[[Dataplane, Verb], Answer]
 
 
+class Where(Enum):
+    LOOP = "loop"
+    WORK = "work"
+    LOAD = "load"
+
+
 class Route(NamedTuple):
-    """One row of the table. ``blocking``: the handler may take long and runs off the loop thread."""
+    """One row of the table. ``where`` the handler runs: on the loop's thread, or off it, where what may wait for
+    models to load has threads of its own.
+    """
 
     pattern: re.Pattern[str]
     methods: tuple[str, ...]
     category: str
     handler: Handler
-    blocking: bool = False
+    where: Where = Where.LOOP
 
 
 # ---- handlers: one for each verb
@@ -120,8 +129,8 @@ _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
 _REGION = r"(?:/region/(?P<region>[^/]+))?"
 
 
-def _row(pattern: str, methods: str, category: str, handler: Handler, *, blocking: bool = False) -> Route:
-    return Route(re.compile(pattern), tuple(methods.split()), category, handler, blocking)
+def _row(pattern: str, methods: str, category: str, handler: Handler, where: Where = Where.LOOP) -> Route:
+    return Route(re.compile(pattern), tuple(methods.split()), category, handler, where)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -141,10 +150,10 @@ ROUTES: tuple[Route, ...] = (
          shared_memory),
     _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
          "shared-memory", shared_memory),
-    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, blocking=True),
-    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, blocking=True),
+    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, Where.WORK),
+    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
-         blocking=True),
+         Where.LOAD),
     _row(r"/v2/trace/setting", "GET POST", "trace", later),
 )  # fmt: skip
 
@@ -168,9 +177,6 @@ def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
     except Exception as error:
         log.error(f"{verb.method} {verb.path} failed: {type(error).__name__}: {error}")
         return error_answer(500, "internal error, see the server log")
-
-
-Dispatch = Callable[[Route, Verb], "Answer | Awaitable[Answer]"]
 
 
 # ---- parts of bodies and paths
@@ -209,4 +215,4 @@ def _load_parameters(verb: Verb) -> dict[str, str | bytes]:
     return result
 
 
-__all__ = ["ROUTES", "NotFound", "Route", "find", "run"]
+__all__ = ["ROUTES", "Route", "Where", "find", "run"]

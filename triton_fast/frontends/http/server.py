@@ -6,15 +6,18 @@ import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
-from typing import cast
+from typing import TypeVar, cast
 
 from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.dataplane import Dataplane
 from triton_fast.frontends.http import compression, routes
 from triton_fast.frontends.http.messages import Answer, Verb, code_status, error_answer
+from triton_fast.frontends.http.routes import Where
 from triton_fast.frontends.metrics import Handler
 from triton_fast.observability import log
+
+T = TypeVar("T")
 
 
 class InferApp:
@@ -25,10 +28,15 @@ class InferApp:
     choose_encoding = staticmethod(compression.choose_encoding)
 
     def __init__(
-        self, plane: Dataplane, executor: Executor, restricted: Mapping[str, tuple[str, str]] | None = None
+        self,
+        plane: Dataplane,
+        work: Executor,
+        loads: Executor,
+        restricted: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         self.plane = plane
-        self.executor = executor
+        # What waits for models to load must not hold up anything else.
+        self.executors = {Where.WORK: work, Where.LOAD: loads}
         # Category -> (header, value); inference itself is checked by the native connection (restrict_infer).
         self.restricted = dict(restricted or {})
 
@@ -38,7 +46,7 @@ class InferApp:
     def control(
         self, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
     ) -> Answer | Awaitable[Answer]:
-        """Answer any request but infer; a blocking verb is answered later, from the executor."""
+        """Answer any request but infer; what may take long is answered later, from another thread."""
         route, params, allowed = routes.find(method, path)
         if route is None:
             return error_answer(404, "Not Found")
@@ -50,19 +58,13 @@ class InferApp:
         if not allowed:
             return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
         verb = Verb(method, path, query, values, body, params)
-        if route.blocking:
-            return self._later(route, verb)
+        if route.where is not Where.LOOP:
+            return self.run_later(routes.run, route, self.plane, verb, where=route.where)
         return routes.run(route, self.plane, verb)
 
-    async def inflate_later(self, data: bytes, encoding: int, limit: int) -> bytes:
-        """Do what ``inflate`` does, off the loop's thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self.executor, compression.inflate, data, encoding, limit
-        )
-
-    async def _later(self, route: routes.Route, verb: Verb) -> Answer:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, routes.run, route, self.plane, verb)
+    async def run_later(self, function: Callable[..., T], *arguments: object, where: Where = Where.WORK) -> T:
+        """Call a function off the loop's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.executors[where], function, *arguments)
 
     @staticmethod
     def denied(header: str) -> Answer:
@@ -90,14 +92,14 @@ class InferApp:
 class MetricsApp(InferApp):
     """The metrics port: one handler, no infer, no routes."""
 
-    def __init__(self, handle: Handler, executor: Executor) -> None:
+    def __init__(self, handle: Handler, work: Executor) -> None:
         self.handle = handle
-        self.executor = executor
+        self.executors = {Where.WORK: work}
 
     def control(
         self, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
     ) -> Answer | Awaitable[Answer]:
-        return asyncio.get_running_loop().run_in_executor(self.executor, self.handle, method, path)
+        return self.run_later(self.handle, method, path)
 
 
 class Listener:
@@ -136,8 +138,10 @@ class Listener:
         log.info(f"Started {self.name} at {self.address}:{self.port}")
 
     def _tick(self) -> None:
-        self.native.tick()
-        self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
+        try:
+            self.native.tick()
+        finally:
+            self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
 
     def stop_accepting(self) -> None:
         if self._server is not None:

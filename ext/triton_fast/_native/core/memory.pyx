@@ -7,6 +7,12 @@ from posix.stdlib cimport posix_memalign
 
 from triton_fast._native.core.native cimport MEM_CPU, tf_add64, tf_load64, tf_lock, tf_unlock
 
+cdef extern from "<malloc.h>" nogil:
+    int mallopt(int what, int value)
+    int M_MMAP_THRESHOLD
+    int M_TRIM_THRESHOLD
+    int M_ARENA_MAX
+
 cdef enum:
     MIN_SHIFT = 9
     MAX_SHIFT = 26
@@ -172,6 +178,17 @@ def trim(int64_t keep=0):
             tf_add64(&cached_bytes, -<int64_t>block.cap)
             free(block.data)
             header_free(block)
+
+
+def return_large_memory():
+    """Have the C allocator give memory of 1 MiB and more back to the system when it is freed.
+
+    By itself glibc raises that bound with each large block it sees, up to 32 MiB, and keeps what lies below in one heap
+    per thread. Large blocks that come again and again are kept by the pool. Process-wide; harmless to call again.
+    """
+    mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    mallopt(M_TRIM_THRESHOLD, 1 << 20)
+    mallopt(M_ARENA_MAX, 4)
 
 
 def set_keep_bytes(int64_t n):

@@ -15,18 +15,21 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.request cimport (
     Request, Response, T_RECEIVED, request_free,
 )
-from triton_fast._native.http.body cimport CHUNKS_NO_MEMORY, block_of, body_request, chunks_take
-from triton_fast._native.http.head cimport Info, has_header, head_info, infer_route, text_of
+from triton_fast._native.http.body cimport (
+    CHUNKS_NO_MEMORY, add_parameters, block_of, body_request, chunks_take,
+)
+from triton_fast._native.http.head cimport (
+    Info, forwarded_headers, has_header, head_info, infer_route, reserved_header, text_of,
+)
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
-from triton_fast._native.http.reply cimport compressed_reply, reply_head, send_now, send_rest
+from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy, send_now, send_rest
 from triton_fast._native.http.shared cimport Peer, SCRATCH, Shared
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
 from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_init
 from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, http1_error_text, http1_parse_head
-from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_reply cimport json_encode_reply
 
 from triton_fast.errors import ServerError
@@ -72,10 +75,12 @@ cdef class HttpConnection(Peer):
     cdef Block* block
     cdef size_t body_at     # where the body begins in block
     cdef size_t received
+    cdef size_t seen        # of the body received, or of the answer not yet taken, when the time was last looked at
     cdef Chunked* chunks
     cdef int64_t began      # ns: when the head, body or answer in hand began
     cdef object verb        # (method, path, query, headers) of a request for the Python side
     cdef object task        # its coroutine's task
+    cdef list forwarded     # (name, value) of the infer head's headers that become parameters; None: no header does
     cdef str model_name
     cdef int64_t model_version
     cdef NativeModel model
@@ -232,7 +237,8 @@ cdef class HttpConnection(Peer):
             memmove(self.pending.data, self.pending.data + self.pending_pos, self.pending.len - self.pending_pos)
             self.pending.len -= self.pending_pos
             self.pending_pos = 0
-        if self.reading_paused and self.pending.len - self.pending_pos < PENDING_MAX // 2 and self.state < ST_CLOSED:
+        if self.reading_paused and self.state < ST_CLOSED and (
+                self.state != ST_WAIT or self.pending.len - self.pending_pos < PENDING_MAX // 2):
             self.reading_paused = False
             self.transport.resume_reading()
         return 0
@@ -331,6 +337,12 @@ cdef class HttpConnection(Peer):
                 # A large body is not taken from who may not send it.
                 self.refuse_with(self.server.app.denied(self.server.guard_label))
                 return False
+            if self.server.forward is not None:
+                self.forwarded = forwarded_headers(h, self.server.forward)
+                refused = reserved_header(self.forwarded)
+                if refused is not None:
+                    self.refuse(400, refused)
+                    return False
             if h.accept_encoding.ptr != NULL:
                 self.info.encoding_out = self.server.app.choose_encoding(text_of(&h.accept_encoding))
         else:
@@ -364,6 +376,7 @@ cdef class HttpConnection(Peer):
             return 0
         self.body_at = pad
         self.received = 0
+        self.seen = 0
         if rest < self.info.length or self.info.chunked:
             self.deadline = self.began + self.server.body_timeout_ns
             if self.info.expect and rest == 0:
@@ -395,17 +408,14 @@ cdef class HttpConnection(Peer):
 
     async def finish_verb(self, coroutine):
         try:
-            result = await coroutine
-        except Exception as error:
-            self.server.app.failed(error)
-            self.abort()
-            return
-        self.task = None
-        if self.state == ST_CLOSED:
-            return
-        try:
-            self.reply(*result)
-            self.use_pending()
+            try:
+                result = await coroutine
+            except ServerError as error:
+                result = self.server.app.error_reply(error.code, str(error).encode("utf-8", "replace"))
+            self.task = None
+            if self.state != ST_CLOSED:
+                self.reply(*result)
+                self.use_pending()
         except Exception as error:
             self.server.app.failed(error)
             self.abort()
@@ -416,8 +426,10 @@ cdef class HttpConnection(Peer):
         return 0
 
     cdef int find_model(self) except -1:
+        # Read before the lookup: what changes during it is looked up again by the next request.
+        cdef int64_t epoch = self.server.epoch.value
         self.model = self.server.app.resolve(self.model_name, self.model_version)
-        self.epoch = self.server.epoch.value
+        self.epoch = epoch
         return 0
 
     cdef int dispatch_infer(self) except -1:
@@ -453,7 +465,8 @@ cdef class HttpConnection(Peer):
 
     async def finish_inflate(self, bytes data):
         try:
-            plain = await self.server.app.inflate_later(data, self.info.encoding_in, self.server.limits.max_input)
+            plain = await self.server.app.run_later(
+                self.server.app.inflate, data, self.info.encoding_in, self.server.limits.max_input)
             self.task = None
             if self.state == ST_CLOSED:
                 return
@@ -481,6 +494,8 @@ cdef class HttpConnection(Peer):
             if self.request == NULL:
                 break
             self.block = NULL
+            if self.forwarded:
+                add_parameters(self.request, self.forwarded)
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
@@ -517,33 +532,41 @@ cdef class HttpConnection(Peer):
         cdef int32_t n_binary
         cdef tf_error e
         cdef Shared server = self.server
+        cdef int32_t encoding = self.info.encoding_out
         self.request = NULL
         if self.state != ST_WAIT:
             request_free(r)
             return 0
+        if p.code == TF_OK and (encoding or reply_is_heavy(p, 0)):
+            return self.reply_in_one_piece(ReplyJob.make(p, self.model, encoding, server.app.deflate),
+                                           reply_is_heavy(p, encoding))
         try:
             if (p.code == TF_OK and self.planned and plan_reply_matches(&self.plan, p) and self.info.keep_alive
-                    and not self.info.http10 and not self.info.encoding_out):
+                    and not self.info.http10):
                 self.send(self.plan.reply.data, self.plan.reply.len, p, self.plan.n_binary, self.plan.binary_index)
             elif p.code == TF_OK:
                 if p.n_outputs > server.binary_room:
                     self.grow_binary(p.n_outputs)
                 server.json.len = 0
-                if reply_classify(p, self.model.labels, &e) != 0:
-                    n_binary = -1
-                else:
-                    n_binary = json_encode_reply(p, self.model.labels, &server.json, server.binary_index, &e)
+                n_binary = json_encode_reply(p, self.model.labels, &server.json, server.binary_index, &e)
                 if n_binary < 0:
                     self.fail(e.code, e.text[:e.len])
-                elif self.info.encoding_out:
-                    self.reply(200, *compressed_reply(&server.json, p, n_binary, server.binary_index,
-                                                      self.info.encoding_out, server.app.deflate))
                 else:
                     self.send_reply(p, n_binary)
             else:
                 self.fail(p.code, p.text[:p.text_len])
         finally:
             request_free(r)
+        return 0
+
+    cdef int reply_in_one_piece(self, ReplyJob job, bint later) except -1:
+        if later:
+            self.task = self.server.loop.create_task(self.finish_verb(self.server.app.run_later(job.run)))
+            return 0
+        try:
+            self.reply(*job.run())
+        except ServerError as error:
+            self.fail_with(error)
         return 0
 
     cdef int grow_binary(self, int32_t n) except -1:
@@ -632,7 +655,8 @@ cdef class HttpConnection(Peer):
         if <size_t>sent < total:
             send_rest(self.transport, <size_t>sent, head, n, p, n_binary, binary_index)
             # A reader that takes nothing must not hold the memory for ever.
-            self.deadline = now_ns() + self.server.body_timeout_ns + <int64_t>(total // MIN_RATE) * 1000000000
+            self.seen = self.transport.get_write_buffer_size()
+            self.deadline = now_ns() + self.server.body_timeout_ns
         if not self.paused:
             self.next_request()
         return 0
@@ -684,11 +708,12 @@ cdef class HttpConnection(Peer):
         return 0
 
     cdef int timed_out(self, int64_t now) except -1:
-        cdef int64_t earned
+        # Bytes that must have moved since the last look for a body or an answer to be given more time.
+        cdef size_t least = <size_t>max(self.server.body_timeout_ns // 1000000000, 1) * MIN_RATE, left
         if self.state == ST_BODY or self.state == ST_CHUNKED:
-            earned = self.began + self.server.body_timeout_ns + <int64_t>(self.received // MIN_RATE) * 1000000000
-            if earned > now:
-                self.deadline = earned
+            if self.received - self.seen >= least:
+                self.seen = self.received
+                self.deadline = now + self.server.body_timeout_ns
                 return 0
             self.refuse(408, b"the request body did not arrive in time")
         elif self.state == ST_HEAD and self.head_begun:
@@ -696,6 +721,13 @@ cdef class HttpConnection(Peer):
             self.refuse(408, b"the request head did not arrive in time")
         elif self.state == ST_HEAD:
             self.close()
+        elif self.state == ST_WAIT and self.transport is not None:
+            left = self.transport.get_write_buffer_size()
+            if left > self.seen or self.seen - left < least:
+                self.abort()
+                return 0
+            self.seen = left
+            self.deadline = now + self.server.body_timeout_ns
         else:
             self.abort()
         return 0

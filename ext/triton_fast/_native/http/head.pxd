@@ -39,3 +39,7 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* s
 cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept
 # Whether a header `name` (lower case) has exactly `value`. Takes the same time for every value of the right length.
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
+# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent; and the text that
+# refuses the first of them whose name is reserved, or None.
+cdef list forwarded_headers(Head* h, object pattern)
+cdef bytes reserved_header(list forwarded)

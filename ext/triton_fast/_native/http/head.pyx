@@ -111,3 +111,25 @@ cdef int32_t encoding_number(Slice* s) except -1:
     if s.ptr == NULL or s.len == 0:
         return 0
     return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)
+
+
+cdef frozenset RESERVED = frozenset((
+    b"sequence_id", b"sequence_start", b"sequence_end", b"priority", b"timeout", b"headers", b"binary_data_output"))
+
+
+cdef list forwarded_headers(Head* h, object pattern):
+    cdef uint32_t i
+    found = []
+    for i in range(h.n_headers):
+        name = h.headers[i].name.ptr[:h.headers[i].name.len]
+        if pattern.search(name.decode("latin-1")):
+            found.append((name, h.headers[i].value.ptr[:h.headers[i].value.len]))
+    return found
+
+
+cdef bytes reserved_header(list forwarded):
+    for name, _ in forwarded:
+        lower = name.lower()
+        if lower in RESERVED or lower.startswith(b"triton_"):
+            return b"Header '" + name + b"' is reserved for Triton usage and cannot be forwarded."
+    return None

@@ -24,6 +24,7 @@ cdef struct Plan:
     int32_t[16] binary_index
     int32_t[16] out_index
     int32_t[16] out_ndim
+    int32_t[16] out_dtype
     int64_t[128] out_dims            # 8 for each output
     size_t[16] out_nbytes
 

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
+from triton_fast._native.sched.model cimport NativeModel
 
 
 # Append a response head. extra: header lines, each with its CR LF, that replace Content-Type and
@@ -19,9 +20,19 @@ cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n
 # Give what lies behind the first `sent` bytes of the same to the transport.
 cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Response* p, int32_t n_binary,
                    const int32_t* binary_index) except -1
-# Headers and body of an infer reply in a content encoding; deflate(data, encoding) compresses.
-cdef tuple compressed_reply(tf_buf* json, Response* p, int32_t n_binary, const int32_t* binary_index,
-                            int32_t encoding, object deflate)
+# Whether encoding the reply takes long enough to leave the loop's thread for it: much JSON, or much to compress.
+cdef bint reply_is_heavy(Response* p, int32_t encoding) noexcept
+
+
+# A reply that is encoded in one piece, on any thread, for a content encoding or because it is heavy. Owns p's request.
+cdef class ReplyJob:
+    cdef Response* p
+    cdef NativeModel model
+    cdef int32_t encoding
+    cdef object deflate
+
+    @staticmethod
+    cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate)
 
 
 cdef class BlockView:

@@ -2,13 +2,19 @@
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strlen
 
 from triton_fast._native.core.memory cimport Block, block_ref, block_unref
-from triton_fast._native.core.native cimport tf_buf, tf_buf_put, tf_buf_reserve
-from triton_fast._native.core.request cimport Response, Tensor
+from triton_fast._native.core.native cimport tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error
+from triton_fast._native.core.request cimport Request, Response, Tensor, request_free
+from triton_fast._native.sched.model cimport NativeModel
+from triton_fast._native.wire.classify cimport reply_classify
+from triton_fast._native.wire.json_reply cimport json_encode_reply
 
 from http import HTTPStatus
+
+from triton_fast.errors import make
 
 cdef extern from "<sys/socket.h>" nogil:
     struct iovec:
@@ -23,6 +29,8 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     MAX_IOV = 64
+    HEAVY_JSON = 1048576        # bytes of outputs: some 10 ms as JSON numbers
+    HEAVY_DEFLATE = 65536       # bytes of outputs: some ms to compress
     NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
 
 cdef const char* lines[600]
@@ -135,21 +143,74 @@ cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Re
     return 0
 
 
-cdef tuple compressed_reply(tf_buf* json, Response* p, int32_t n_binary, const int32_t* binary_index,
-                            int32_t encoding, object deflate):
-    cdef Tensor* t
+cdef bint reply_is_heavy(Response* p, int32_t encoding) noexcept:
+    cdef Request* r = p.request
+    cdef size_t total = 0
     cdef int32_t i
-    parts = [json.data[:json.len]]
-    for i in range(n_binary):
-        t = &p.outputs[binary_index[i]]
-        if t.nbytes:
-            parts.append((<char*>t.ptr)[:t.nbytes])
-    if len(parts) > 1:
-        headers = [("Content-Type", "application/octet-stream"), ("Inference-Header-Content-Length", str(json.len))]
-    else:
-        headers = [("Content-Type", "application/json")]
-    headers.append(("Content-Encoding", "gzip" if encoding == 1 else "deflate"))
-    return headers, deflate(b"".join(parts), encoding)
+    for i in range(p.n_outputs):
+        total += p.outputs[i].nbytes
+    if total <= <size_t>(HEAVY_JSON if encoding == 0 else HEAVY_DEFLATE):
+        return False
+    if encoding or r.n_wanted == 0:
+        return encoding != 0 or r.binary_default != 1
+    for i in range(r.n_wanted):
+        if r.wanted[i].binary != 1 or r.wanted[i].classes:
+            return True
+    return False
+
+
+cdef class ReplyJob:
+    """An infer reply to be encoded in one piece. ``run`` may be called on any thread, once."""
+
+    @staticmethod
+    cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate):
+        cdef ReplyJob job = ReplyJob.__new__(ReplyJob)
+        job.p = p
+        job.model = model
+        job.encoding = encoding
+        job.deflate = deflate
+        return job
+
+    def __dealloc__(self):
+        if self.p != NULL:
+            request_free(self.p.request)
+
+    def run(self):
+        """Return (200, headers, body); raises the ServerError that the reply became."""
+        cdef tf_buf json
+        cdef tf_error e
+        cdef Tensor* t
+        cdef int32_t i, n_binary = -1
+        cdef Response* p = self.p
+        cdef int32_t* index = <int32_t*>malloc((<size_t>p.n_outputs + 1) * sizeof(int32_t))
+        memset(&json, 0, sizeof(json))
+        if index == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                if reply_classify(p, self.model.labels, &e) == 0:
+                    n_binary = json_encode_reply(p, self.model.labels, &json, index, &e)
+            if n_binary < 0:
+                raise make(e.code, e.text[:e.len].decode("utf-8", "replace"))
+            if json.failed:
+                raise MemoryError
+            parts = [json.data[:json.len]]
+            for i in range(n_binary):
+                t = &p.outputs[index[i]]
+                if t.nbytes:
+                    parts.append((<char*>t.ptr)[:t.nbytes])
+            headers = [("Content-Type", "application/json")]
+            if len(parts) > 1:
+                headers = [("Content-Type", "application/octet-stream"),
+                           ("Inference-Header-Content-Length", str(json.len))]
+            body = b"".join(parts)
+            if self.encoding:
+                headers.append(("Content-Encoding", "gzip" if self.encoding == 1 else "deflate"))
+                body = self.deflate(body, self.encoding)
+            return 200, headers, body
+        finally:
+            free(index)
+            tf_buf_free(&json)
 
 
 cdef class BlockView:

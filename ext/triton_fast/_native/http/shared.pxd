@@ -41,6 +41,7 @@ cdef class Shared:
     cdef bytes guard_name   # None: inference is not restricted
     cdef bytes guard_value
     cdef str guard_label
+    cdef public object forward  # compiled pattern of headers that become request parameters; None: no header does
     cdef Limits limits
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns

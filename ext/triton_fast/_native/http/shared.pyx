@@ -97,6 +97,7 @@ cdef class Shared:
 
     def detach(self):
         self.loop.remove_reader(self.ring.fileno())
+        self.on_completions()       # what is still in the ring holds requests and connections
 
     def on_completions(self):
         """Deliver every finished response to its connection."""
@@ -158,7 +159,11 @@ cdef class Shared:
         cdef int64_t now = now_ns()
         for connection in [c for c in self.connections]:
             if connection.deadline and connection.deadline < now:
-                connection.timed_out(now)
+                try:
+                    connection.timed_out(now)
+                except Exception as error:
+                    self.app.failed(error)
+                    connection.abort()
 
     def begin_drain(self):
         """Answer what is in flight, then close: idle connections at once, others after their answer."""
@@ -171,7 +176,11 @@ cdef class Shared:
         """Refuse the requests that have not come whole. After ``begin_drain``, when they had their time."""
         cdef Peer connection
         for connection in list(self.connections):
-            connection.end_incomplete()
+            try:
+                connection.end_incomplete()
+            except Exception as error:
+                self.app.failed(error)
+                connection.abort()
 
     def abort_all(self):
         cdef Peer connection

@@ -159,7 +159,8 @@ cdef int read_strings(Decoder* d, Input* t, int64_t n) noexcept nogil:
     cdef Block* block
     memset(&b, 0, sizeof(b))
     # A guess; an element takes at least 3 characters, so that 4/3 of the text left is always enough.
-    b.cap = <size_t>n * 32 if n < 1 << 20 else <size_t>1 << 25
+    # Not more at first: a request may promise this for each of many inputs.
+    b.cap = <size_t>n * 32 if n < 1 << 11 else <size_t>1 << 16
     if b.cap > left + left // 2 + 8:
         b.cap = left + left // 2 + 8
     if room(d, t, b.cap):
