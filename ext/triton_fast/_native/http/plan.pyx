@@ -106,7 +106,8 @@ cdef bint plan_reply_matches(Plan* p, Response* r) noexcept nogil:
         return False
     for i in range(r.n_outputs):
         t = &r.outputs[i]
-        if t.index != p.out_index[i] or t.ndim != p.out_ndim[i] or t.dtype != p.out_dtype[i] or t.nbytes != p.out_nbytes[i]:
+        if (t.index != p.out_index[i] or t.ndim != p.out_ndim[i] or t.dtype != p.out_dtype[i]
+                or t.nbytes != p.out_nbytes[i]):
             return False
         for d in range(t.ndim):
             if t.dims[d] != p.out_dims[i * 8 + d]:

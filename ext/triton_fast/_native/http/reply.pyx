@@ -14,7 +14,7 @@ from triton_fast._native.wire.json_reply cimport json_encode_reply
 
 from http import HTTPStatus
 
-from triton_fast.errors import make
+from triton_fast.errors import make as make_error
 
 cdef extern from "<sys/socket.h>" nogil:
     struct iovec:
@@ -191,7 +191,7 @@ cdef class ReplyJob:
                 if reply_classify(p, self.model.labels, &e) == 0:
                     n_binary = json_encode_reply(p, self.model.labels, &json, index, &e)
             if n_binary < 0:
-                raise make(e.code, e.text[:e.len].decode("utf-8", "replace"))
+                raise make_error(e.code, e.text[:e.len].decode("utf-8", "replace"))
             if json.failed:
                 raise MemoryError
             parts = [json.data[:json.len]]
