@@ -19,7 +19,7 @@ from bench.micro.count import environment, per_call
 BASELINES = Path(__file__).resolve().parents[1] / "baselines"
 TOLERANCE = 0.02
 SLACK = 20  # instructions per call: what the alignment of a buffer may cost a short function
-SERVER_TOLERANCE = 0.05  # a whole server has timers and threads whose share is not exactly the same each time
+SERVER_TOLERANCE = 0.10  # a whole server has timers and threads whose share is not the same each time
 
 
 def limit(name: str, baseline: float) -> float:

@@ -7,7 +7,7 @@ from posix.time cimport timespec
 
 from triton_fast._native.core.memory cimport block_new, block_ref
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, now_ns
-from triton_fast._native.core.request cimport Request, Tensor, response_fail, response_outputs
+from triton_fast._native.core.request cimport Request, Tensor, request_wants, response_fail, response_outputs
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
 
@@ -19,31 +19,20 @@ cdef struct State:
     int64_t delay_ns
 
 
-# Whether the client wants output k (all, when it named none).
-cdef inline bint wants(Request* r, int32_t k) noexcept nogil:
-    cdef int32_t i
-    if r.n_wanted == 0:
-        return True
-    for i in range(r.n_wanted):
-        if r.wanted[i].index == k:
-            return True
-    return False
-
-
 cdef void answer(Request* r) noexcept nogil:
     cdef int32_t k, n = 0
     cdef Tensor* t
     cdef Tensor* source
     cdef const char* text = b"the optional input of a wanted output was not given"
     for k in range(r.model.n_outputs):
-        if wants(r, k):
+        if request_wants(r, k):
             n += 1
     t = response_outputs(&r.response, n)
     if t == NULL:
         response_fail(&r.response, TF_INTERNAL, b"out of memory", 13)
         return
     for k in range(r.model.n_outputs):
-        if not wants(r, k):
+        if not request_wants(r, k):
             continue
         source = r.by_index[k] if k < r.model.n_inputs else NULL
         if source == NULL:

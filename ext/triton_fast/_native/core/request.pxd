@@ -180,5 +180,14 @@ cdef inline void* request_alloc(Request* r, size_t n) noexcept nogil:
     return p
 
 
+# Whether the client wants output k of the model (all, when it named none).
+cdef inline bint request_wants(Request* r, int32_t k) noexcept nogil:
+    cdef int32_t i
+    for i in range(r.n_wanted):
+        if r.wanted[i].index == k:
+            return True
+    return r.n_wanted == 0
+
+
 cdef class ModelHandle:
     cdef Model* ptr

@@ -7,35 +7,22 @@ from posix.time cimport timespec
 
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport TF_OK, now_ns, tf_add32, tf_error
+from triton_fast._native.core.pthread cimport (
+    cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_t, pthread_cond_timedwait,
+    pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
+    pthread_mutex_unlock,
+)
 from triton_fast._native.core.request cimport (
     Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport (
-    SUBMIT_OK, pthread_cond_t, pthread_mutex_t, queue_cancel, queue_submit, queue_wake,
+    SUBMIT_OK, queue_cancel, queue_submit, queue_wake,
 )
 
 from triton_fast.errors import Cancelled, make
 
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_condattr_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
-    int pthread_mutex_destroy(pthread_mutex_t* m)
-    int pthread_mutex_lock(pthread_mutex_t* m)
-    int pthread_mutex_unlock(pthread_mutex_t* m)
-    int pthread_cond_init(pthread_cond_t* c, pthread_condattr_t* attr)
-    int pthread_cond_destroy(pthread_cond_t* c)
-    int pthread_cond_wait(pthread_cond_t* c, pthread_mutex_t* m)
-    int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m, const timespec* until)
-    int pthread_cond_broadcast(pthread_cond_t* c)
-    int pthread_condattr_init(pthread_condattr_t* a)
-    int pthread_condattr_setclock(pthread_condattr_t* a, int clock)
-
-cdef enum:
-    CLOCK_MONOTONIC = 1
 
 MAX_WAIT_S = 1e9        # what is longer waits for ever as far as anybody can tell, and fits in ns
 
@@ -94,7 +81,6 @@ cdef class InferCall:
         cdef Request* r
         cdef Tensor* t
         cdef tf_error e
-        cdef pthread_condattr_t attr
         cdef Py_ssize_t i, k
         cdef int status
         cdef bint wake = False
@@ -154,9 +140,7 @@ cdef class InferCall:
             self.waiter.refs = 2
             self.waiter.sink.deliver = waiter_deliver
             pthread_mutex_init(&self.waiter.lock, NULL)
-            pthread_condattr_init(&attr)
-            pthread_condattr_setclock(&attr, CLOCK_MONOTONIC)
-            pthread_cond_init(&self.waiter.cond, &attr)
+            cond_init_monotonic(&self.waiter.cond)
             r.sink = &self.waiter.sink
             status = queue_submit(model.queue, r, &wake, &e)
             if wake:

@@ -9,6 +9,10 @@ from libc.string cimport memcpy, memset, strlen
 from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
+from triton_fast._native.core.pthread cimport (
+    pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_t, pthread_mutex_unlock, pthread_self, pthread_setname_np, pthread_t,
+)
 from triton_fast._native.core.request cimport (
     ModelHandle, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
 )
@@ -19,7 +23,7 @@ from triton_fast._native.core.stats cimport (
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
 from triton_fast._native.sched.queue cimport (
-    Queue, pthread_mutex_t, queue_free, queue_new, queue_stop, queue_take, queue_watch,
+    Queue, queue_free, queue_new, queue_stop, queue_take, queue_watch,
 )
 from triton_fast._native.core.labels cimport LabelTable
 
@@ -28,18 +32,6 @@ from triton_fast.errors import Internal
 # The longest delay or queue timeout: 31 years, which still fits when added to a clock in ns.
 cdef int64_t MAX_US = 1000000000000000
 
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef unsigned long pthread_t
-    int pthread_create(pthread_t* t, void* attr, void* (*run)(void*) noexcept nogil, void* arg)
-    int pthread_join(pthread_t t, void** result)
-    int pthread_setname_np(pthread_t t, const char* name)
-    pthread_t pthread_self()
-    bint pthread_equal(pthread_t a, pthread_t b)
-    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
-    int pthread_mutex_destroy(pthread_mutex_t* m)
-    int pthread_mutex_lock(pthread_mutex_t* m)
-    int pthread_mutex_unlock(pthread_mutex_t* m)
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:

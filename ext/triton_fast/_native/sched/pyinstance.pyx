@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
 from triton_fast._native.core.request cimport (
-    Request, Tensor, request_alloc, response_fail, response_outputs,
+    Request, Tensor, request_alloc, request_wants, response_fail, response_outputs,
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
@@ -48,22 +48,13 @@ cdef dict inputs_of(Request* r):
     return result
 
 
-# Whether the client wants output k (all, when it named none).
-cdef bint wants(Request* r, int32_t k) noexcept:
-    cdef int32_t i
-    for i in range(r.n_wanted):
-        if r.wanted[i].index == k:
-            return True
-    return r.n_wanted == 0
-
-
 cdef int answer(Request* r, dict outputs) except -1:
     cdef int32_t i, k
     cdef Tensor* t
     found = []
     for i in range(r.model.n_outputs):
         name = r.model.outputs[i].name[:r.model.outputs[i].name_len].decode()
-        if wants(r, i) and name in outputs:
+        if request_wants(r, i) and name in outputs:
             found.append((i, outputs[name]))
     t = response_outputs(&r.response, <int32_t>len(found))
     if t == NULL:

@@ -2,16 +2,10 @@
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from triton_fast._native.core.native cimport tf_error
+from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport Stats
 from triton_fast._native.sched.policy cimport Policy
-
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
 
 
 # Requests whose shapes agree, in order of arrival.

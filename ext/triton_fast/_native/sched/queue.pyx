@@ -3,10 +3,14 @@
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset, strlen
-from posix.time cimport CLOCK_MONOTONIC, timespec
+from posix.time cimport timespec
 
 from triton_fast._native.core.native cimport (
     TF_UNAVAILABLE, now_ns, tf_cas32, tf_error, tf_fail, tf_load32, tf_pause, tf_store32,
+)
+from triton_fast._native.core.pthread cimport (
+    cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_timedwait,
+    pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
     REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, T_STARTED,
@@ -15,23 +19,6 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
 
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_condattr_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
-    int pthread_mutex_destroy(pthread_mutex_t* m)
-    int pthread_mutex_lock(pthread_mutex_t* m)
-    int pthread_mutex_unlock(pthread_mutex_t* m)
-    int pthread_cond_init(pthread_cond_t* c, pthread_condattr_t* attr)
-    int pthread_cond_destroy(pthread_cond_t* c)
-    int pthread_cond_wait(pthread_cond_t* c, pthread_mutex_t* m)
-    int pthread_cond_timedwait(pthread_cond_t* c, pthread_mutex_t* m, const timespec* until)
-    int pthread_cond_signal(pthread_cond_t* c)
-    int pthread_cond_broadcast(pthread_cond_t* c)
-    int pthread_condattr_init(pthread_condattr_t* a)
-    int pthread_condattr_setclock(pthread_condattr_t* a, int clock)
-    int pthread_condattr_destroy(pthread_condattr_t* a)
 
 cdef enum:
     WATCH_NS = 1000000      # between two walks for expired requests: no refusal is later than this
@@ -44,7 +31,6 @@ cdef const char* EXPIRED = b"Request timeout expired"
 
 
 cdef Queue* queue_new(Stats* stats) noexcept nogil:
-    cdef pthread_condattr_t attr
     cdef Queue* q = <Queue*>calloc(1, sizeof(Queue))
     if q == NULL:
         return NULL
@@ -54,11 +40,8 @@ cdef Queue* queue_new(Stats* stats) noexcept nogil:
         free(q)
         return NULL
     pthread_mutex_init(&q.lock, NULL)
-    pthread_condattr_init(&attr)
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC)
-    pthread_cond_init(&q.wake, &attr)
-    pthread_cond_init(&q.watch, &attr)
-    pthread_condattr_destroy(&attr)
+    cond_init_monotonic(&q.wake)
+    cond_init_monotonic(&q.watch)
     q.stats = stats
     q.policy.single = True
     return q
