@@ -158,6 +158,8 @@ class Server:
             listeners.append(await self._bind(self.metrics, address, options.metrics_port))
         for listener in listeners:
             await listener.serve()
+        if options.allow_grpc:
+            log.info("gRPC is not served by this version")
 
     async def _bind(self, listener: Listener, address: str, port: int) -> Listener:
         try:
