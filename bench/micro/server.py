@@ -79,8 +79,8 @@ def run(case: Case, requests: int) -> int:
         environment = [f"{key}={value}" for key, value in clean_env().items()]
         # On one core nobody spins while waiting (see scheduling/runtime.py), so the count does not depend on the clock.
         core = str(min(os.sched_getaffinity(0)))
-        command = ["taskset", "-c", core, "env", "-i", *environment, *VALGRIND, f"--log-file={counts}", "--fair-sched=yes",
-                   sys.executable, "-S", "-m", "triton_fast"]
+        command = ["taskset", "-c", core, "env", "-i", *environment,
+                   *VALGRIND, f"--log-file={counts}", "--fair-sched=yes", sys.executable, "-S", "-m", "triton_fast"]
         with ServerProcess(scratch / "models", scratch / "server.log", command=command,
                            ready_timeout=READY_TIMEOUT) as server:
             client = Client(server.http_port)
