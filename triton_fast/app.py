@@ -64,7 +64,7 @@ def run(options: Options) -> int:
 
 
 class Server:
-    """One server in this process. Two may live side by side: nothing here is global but the log."""
+    """One server in this process. Two may live side by side: only the log and the C allocator's settings are global."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
