@@ -34,8 +34,9 @@ NATIVE = {
     "sched": ("core",),
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
-    "http": ("core", "wire", "sched"),
-    "grpc": ("core", "wire", "sched"),
+    "net": ("core", "sched"),
+    "http": ("core", "wire", "sched", "net"),
+    "grpc": ("core", "wire", "sched", "net"),
 }
 # Same package, but apart.
 SEPARATE = (("frontends.http", "frontends.grpc"), ("_native.http", "_native.grpc"))

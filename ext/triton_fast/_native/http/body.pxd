@@ -17,8 +17,6 @@ cdef enum:
 # the body.
 cdef int chunks_take(Chunked* c, Block** block, size_t at, size_t* received, const uint8_t* data, size_t n,
                      size_t* used) noexcept
-# Add string parameters [(key, value)] of bytes to a request.
-cdef int add_parameters(Request* r, list pairs) except -1
 # A block that holds a copy of data.
 cdef Block* block_of(bytes data) except NULL
 # block[at : at + n] is the body (block NULL: empty). On success the request has taken over the caller's reference of

@@ -1,11 +1,11 @@
 # See body.pxd. JSON with binary tensors, or raw binary data; the plan short-cuts a head seen before.
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
 
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNSUPPORTED, tf_error, tf_fail
 from triton_fast._native.core.request cimport (
-    Model, PARAM_STRING, Param, Request, request_alloc, request_free, request_new,
+    Model, Request, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_from_raw, request_validate
 from triton_fast._native.http.head cimport Info, Limits
@@ -105,28 +105,3 @@ cdef int chunks_take(Chunked* c, Block** block, size_t at, size_t* received, con
         received[0] += made
         if rc != 0 or used[0] == n:
             return rc
-
-
-cdef const char* copied(Request* r, bytes text) except NULL:
-    cdef char* p = <char*>request_alloc(r, len(text) + 1)
-    if p == NULL:
-        raise MemoryError
-    memcpy(p, <const char*>text, len(text) + 1)
-    return p
-
-
-cdef int add_parameters(Request* r, list pairs) except -1:
-    cdef Param* param
-    for key, value in pairs:
-        param = <Param*>request_alloc(r, sizeof(Param))
-        if param == NULL:
-            raise MemoryError
-        memset(param, 0, sizeof(Param))
-        param.kind = PARAM_STRING
-        param.key = copied(r, key)
-        param.key_len = <uint32_t>len(key)
-        param.text = copied(r, value)
-        param.text_len = <uint32_t>len(value)
-        param.next = r.params
-        r.params = param
-    return 0

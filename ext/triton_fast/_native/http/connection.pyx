@@ -16,16 +16,18 @@ from triton_fast._native.core.request cimport (
     Request, Response, T_RECEIVED, request_free,
 )
 from triton_fast._native.http.body cimport (
-    CHUNKS_NO_MEMORY, add_parameters, block_of, body_request, chunks_take,
+    CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
 from triton_fast._native.http.head cimport (
-    Info, forwarded_headers, has_header, head_info, infer_route, reserved_header, text_of,
+    Info, forwarded_headers, has_header, head_info, infer_route, text_of,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
 from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy, send_now, send_rest
-from triton_fast._native.http.shared cimport Peer, SCRATCH, Shared
+from triton_fast._native.http.shared cimport HttpPeer, HttpShared
+from triton_fast._native.net.fields cimport add_parameters, reserved_field
+from triton_fast._native.net.shared cimport SCRATCH
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
 from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_init
@@ -54,10 +56,10 @@ cdef enum:
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-cdef class HttpConnection(Peer):
+cdef class HttpConnection(HttpPeer):
     """One client connection; made by ``HttpServer`` for the event loop."""
 
-    cdef Shared server
+    cdef HttpShared server
     cdef object transport
     cdef object is_closing
     cdef int fd             # -1: write through the transport only (TLS)
@@ -89,7 +91,7 @@ cdef class HttpConnection(Peer):
     cdef bint planned       # request was made from plan
     cdef Plan plan
 
-    def __cinit__(self, Shared server not None):
+    def __cinit__(self, HttpShared server not None):
         self.server = server
         self.fd = -1
         self.state = ST_CLOSED
@@ -106,8 +108,7 @@ cdef class HttpConnection(Peer):
     def connection_made(self, transport):
         self.transport = transport
         self.is_closing = transport.is_closing
-        if self.server.draining or (self.server.max_connections
-                                    and len(self.server.connections) >= self.server.max_connections):
+        if self.server.is_full():
             transport.abort()
             return
         transport.set_write_buffer_limits(0)
@@ -339,7 +340,7 @@ cdef class HttpConnection(Peer):
                 return False
             if self.server.forward is not None:
                 self.forwarded = forwarded_headers(h, self.server.forward)
-                refused = reserved_header(self.forwarded)
+                refused = reserved_field(self.forwarded)
                 if refused is not None:
                     self.refuse(400, refused)
                     return False
@@ -531,7 +532,7 @@ cdef class HttpConnection(Peer):
         cdef Request* r = p.request
         cdef int32_t n_binary
         cdef tf_error e
-        cdef Shared server = self.server
+        cdef HttpShared server = self.server
         cdef int32_t encoding = self.info.encoding_out
         self.request = NULL
         if self.state != ST_WAIT:
@@ -585,7 +586,7 @@ cdef class HttpConnection(Peer):
         return total
 
     cdef int send_reply(self, Response* p, int32_t n_binary) except -1:
-        cdef Shared server = self.server
+        cdef HttpShared server = self.server
         cdef size_t binary = self.binary_bytes(p, n_binary)
         server.out.len = 0
         reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
@@ -628,7 +629,7 @@ cdef class HttpConnection(Peer):
 
     def reply(self, int status, headers, bytes body):
         """Answer the request in hand. ``headers``: pairs of str, without Content-Length and Connection."""
-        cdef Shared server = self.server
+        cdef HttpShared server = self.server
         cdef const char* data = body
         server.out.len = 0
         extra = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1", "replace")
@@ -733,8 +734,8 @@ cdef class HttpConnection(Peer):
         return 0
 
 
-cdef class HttpServer(Shared):
-    """What connections of a listener share (see ``Shared``); also their factory for ``loop.create_server``."""
+cdef class HttpServer(HttpShared):
+    """What connections of a listener share (see ``HttpShared``); also their factory for ``loop.create_server``."""
 
     def __call__(self):
         return HttpConnection(self)

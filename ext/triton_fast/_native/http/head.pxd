@@ -37,9 +37,7 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* s
 # Whether path is /v2/models/M[/versions/V]/infer; then M is path[11:name_end], and version -1 without V. Numbers that
 # do not fit are left to the Python side, which answers as Triton does.
 cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept
-# Whether a header `name` (lower case) has exactly `value`. Takes the same time for every value of the right length.
+# Whether a header `name` (lower case) has exactly `value` (see net.fields).
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
-# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent; and the text that
-# refuses the first of them whose name is reserved, or None.
+# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent.
 cdef list forwarded_headers(Head* h, object pattern)
-cdef bytes reserved_header(list forwarded)

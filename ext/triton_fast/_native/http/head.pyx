@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcmp, memset
 
+from triton_fast._native.net.fields cimport is_secret
 from triton_fast._native.wire.http1 cimport (
     HTTP_ERROR_TEXT, Head, M_HEAD, NUM_OK, Slice, http1_infer_len_text, http1_parse_int32,
 )
@@ -87,22 +88,10 @@ cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept:
 
 
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
-    cdef const char* wanted = name
-    cdef const char* key = value
-    cdef size_t n = len(name), m = len(value), k
     cdef uint32_t i
-    cdef unsigned char differs
-    cdef char c
     for i in range(h.n_headers):
-        if h.headers[i].name.len != n or h.headers[i].value.len != m:
-            continue
-        differs = 0
-        for k in range(n):
-            c = h.headers[i].name.ptr[k]
-            differs |= <unsigned char>((c + 32 if c"A" <= c <= c"Z" else c) ^ wanted[k])
-        for k in range(m):
-            differs |= <unsigned char>(h.headers[i].value.ptr[k] ^ key[k])
-        if differs == 0:
+        if is_secret(h.headers[i].name.ptr, h.headers[i].name.len, h.headers[i].value.ptr, h.headers[i].value.len,
+                     name, value):
             return True
     return False
 
@@ -113,10 +102,6 @@ cdef int32_t encoding_number(Slice* s) except -1:
     return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)
 
 
-cdef frozenset RESERVED = frozenset((
-    b"sequence_id", b"sequence_start", b"sequence_end", b"priority", b"timeout", b"headers", b"binary_data_output"))
-
-
 cdef list forwarded_headers(Head* h, object pattern):
     cdef uint32_t i
     found = []
@@ -125,11 +110,3 @@ cdef list forwarded_headers(Head* h, object pattern):
         if pattern.search(name.decode("latin-1")):
             found.append((name, h.headers[i].value.ptr[:h.headers[i].value.len]))
     return found
-
-
-cdef bytes reserved_header(list forwarded):
-    for name, _ in forwarded:
-        lower = name.lower()
-        if lower in RESERVED or lower.startswith(b"triton_"):
-            return b"Header '" + name + b"' is reserved for Triton usage and cannot be forwarded."
-    return None

@@ -1,7 +1,6 @@
-# Response heads, and memory of a block as a Python buffer for what the socket did not take at once.
-from libc.stdint cimport int32_t, uint8_t
+# Response heads, and replies from the encoder to the socket.
+from libc.stdint cimport int32_t
 
-from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.sched.model cimport NativeModel
@@ -33,12 +32,3 @@ cdef class ReplyJob:
 
     @staticmethod
     cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate)
-
-
-cdef class BlockView:
-    cdef Block* block
-    cdef uint8_t* ptr
-    cdef size_t n
-
-    @staticmethod
-    cdef BlockView make(Block* block, uint8_t* ptr, size_t n)

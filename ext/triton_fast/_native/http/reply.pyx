@@ -1,13 +1,11 @@
 # See reply.pxd. The one place that spells HTTP response heads and writes replies to sockets.
-from cpython.buffer cimport PyBuffer_FillInfo
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strlen
 
-from triton_fast._native.core.memory cimport Block, block_ref, block_unref
 from triton_fast._native.core.native cimport tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error
 from triton_fast._native.core.request cimport Request, Response, Tensor, request_free
+from triton_fast._native.net.write cimport MAX_IOV, BlockView, iovec, send_pieces
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_reply cimport json_encode_reply
@@ -16,22 +14,9 @@ from http import HTTPStatus
 
 from triton_fast.errors import make as make_error
 
-cdef extern from "<sys/socket.h>" nogil:
-    struct iovec:
-        void* iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    ssize_t sendmsg(int fd, const msghdr* msg, int flags)
-    int MSG_NOSIGNAL
-    int MSG_DONTWAIT
-
 cdef enum:
-    MAX_IOV = 64
     HEAVY_JSON = 1048576        # bytes of outputs: some 10 ms as JSON numbers
     HEAVY_DEFLATE = 65536       # bytes of outputs: some ms to compress
-    NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
 
 cdef const char* lines[600]
 _kept_alive = {}
@@ -96,8 +81,6 @@ cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body
 cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n_binary, const int32_t* binary_index,
                       size_t* total) noexcept:
     cdef iovec[MAX_IOV] iov
-    cdef msghdr msg
-    cdef ssize_t sent
     cdef int32_t i, n_iov = 1
     cdef Tensor* t
     total[0] = n
@@ -110,19 +93,7 @@ cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n
             iov[n_iov].iov_base = t.ptr
             iov[n_iov].iov_len = t.nbytes
             n_iov += 1
-    if fd < 0:
-        return 0
-    memset(&msg, 0, sizeof(msg))
-    msg.msg_iov = iov
-    msg.msg_iovlen = n_iov
-    if total[0] >= NOGIL_SEND:
-        with nogil:
-            sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
-    else:
-        sent = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT)
-    if sent < 0 and (errno == EAGAIN or errno == EINTR):
-        return 0
-    return sent
+    return send_pieces(fd, iov, n_iov, total[0])
 
 
 cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Response* p, int32_t n_binary,
@@ -211,25 +182,3 @@ cdef class ReplyJob:
         finally:
             free(index)
             tf_buf_free(&json)
-
-
-cdef class BlockView:
-    """Read-only memory of a block, which lives as long as the view."""
-
-    @staticmethod
-    cdef BlockView make(Block* block, uint8_t* ptr, size_t n):
-        cdef BlockView view = BlockView.__new__(BlockView)
-        block_ref(block)
-        view.block = block
-        view.ptr = ptr
-        view.n = n
-        return view
-
-    def __dealloc__(self):
-        block_unref(self.block)
-
-    def __len__(self):
-        return self.n
-
-    def __getbuffer__(self, Py_buffer* buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.ptr, self.n, True, flags)

@@ -1,64 +1,26 @@
-# What the connections of one listener share, and what it asks of a connection.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+# What the connections of an HTTP listener share besides net.shared, and what it asks of a connection.
+from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
-from triton_fast._native.core.ring cimport CompletionRing
 from triton_fast._native.http.head cimport Limits
-from triton_fast._native.sched.model cimport Epoch, NativeModel
+from triton_fast._native.net.shared cimport Peer, Shared
 from triton_fast._native.wire.http1 cimport Head
 
-cdef enum:
-    SCRATCH = 65536         # bytes read at once when no body is expected
 
-
-cdef class Peer:
-    cdef int64_t deadline   # ns; 0 = none
+cdef class HttpPeer(Peer):
     cdef int on_response(self, Response* p) except -1
     # Go on with bytes that had to wait, if the connection is between requests.
     cdef int use_pending(self) except -1
-    cdef int timed_out(self, int64_t now) except -1
-    cdef int begin_drain(self) except -1
-    cdef int end_incomplete(self) except -1
-    cdef int abort(self) except -1
 
 
-cdef class Shared:
-    cdef readonly CompletionRing ring
-    cdef readonly Epoch epoch
-    cdef object app         # the Python side: resolve, control, inflate, ... (frontends/http/server.py)
-    cdef object loop
-    cdef readonly set connections
-    cdef uint8_t* scratch
-    cdef size_t scratch_len
+cdef class HttpShared(Shared):
     cdef Head head          # of the head being parsed right now
-    cdef tf_buf out
     cdef tf_buf json
     cdef int32_t* binary_index
     cdef int32_t binary_room
-    cdef public bint draining
     cdef public bint allow_infer
-    cdef bytes guard_name   # None: inference is not restricted
-    cdef bytes guard_value
-    cdef str guard_label
-    cdef public object forward  # compiled pattern of headers that become request parameters; None: no header does
     cdef Limits limits
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns
-    cdef public int64_t max_connections
-    cdef readonly int64_t requests
-    cdef readonly int64_t in_flight
-    cdef public int64_t poll_ns     # how long a lone request's answer may be waited for in place; 0 = never
-    cdef int32_t poll_luck
-    cdef list to_wake               # models whose instances are woken when this round of reading is over
-    cdef object wake_soon
-
-    # Hand each response of a chain to its connection. reader: one that is in the middle of its bytes and will go on
-    # with them itself.
-    cdef int deliver(self, Response* p, Peer reader) except -1
-    # A model has a new request and a sleeping instance.
-    cdef int wake_later(self, NativeModel model) except -1
-    # The answer of the only request in flight, if it comes at once: a small model is done before this thread would have
-    # gone to sleep and been woken.
-    cdef Response* poll_answer(self) noexcept

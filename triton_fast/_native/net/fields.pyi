@@ -1,0 +1,1 @@
+"""Header fields that mean the same in every protocol: secrets, reserved names, forwarding. Native use only."""

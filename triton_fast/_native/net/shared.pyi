@@ -1,0 +1,1 @@
+"""What connections of a listener share, whatever their protocol: see ``HttpServer`` and ``GrpcServer``."""
