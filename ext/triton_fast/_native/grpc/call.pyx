@@ -1,0 +1,248 @@
+# See call.pxd. Everything here runs on the loop's thread.
+from cpython.ref cimport Py_XDECREF
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.native cimport tf_buf_free
+from triton_fast._native.core.request cimport Request, Response, request_free
+from triton_fast._native.grpc.message cimport message_begin
+
+cdef enum:
+    KEEP_CALLS = 1024           # structs kept for reuse
+
+cdef Call* spare_calls = NULL
+cdef int32_t n_spare = 0
+cdef int64_t live_calls = 0
+cdef int64_t live_items = 0
+cdef int64_t live_outs = 0
+
+
+cdef Call* call_new(void* connection, int32_t stream_id) noexcept:
+    global spare_calls, n_spare, live_calls
+    cdef Call* call = spare_calls
+    if call != NULL:
+        spare_calls = call.next
+        n_spare -= 1
+    else:
+        call = <Call*>malloc(sizeof(Call))
+        if call == NULL:
+            return NULL
+    memset(call, 0, sizeof(Call))
+    call.refs = 1
+    call.connection = connection
+    call.stream_id = stream_id
+    live_calls += 1
+    return call
+
+
+cdef void call_ref(Call* call) noexcept:
+    call.refs += 1
+
+
+cdef void call_unref(Call* call) noexcept:
+    global spare_calls, n_spare, live_calls
+    call.refs -= 1
+    if call.refs:
+        return
+    drop_outs(call)
+    message_begin(&call.message)
+    tf_buf_free(&call.stash)
+    free(call.text)
+    Py_XDECREF(call.forwarded)
+    Py_XDECREF(call.metadata)
+    Py_XDECREF(call.handler)
+    live_calls -= 1
+    if n_spare < KEEP_CALLS:
+        call.next = spare_calls
+        spare_calls = call
+        n_spare += 1
+    else:
+        free(call)
+
+
+cdef void free_chain(Out* out) noexcept:
+    cdef Out* after
+    while out != NULL:
+        after = out.next
+        out_free(out)
+        out = after
+
+
+cdef void drop_outs(Call* call) noexcept:
+    free_chain(call.out_head)
+    call.out_head = NULL
+    call.out_tail = NULL
+    call.out_bytes = 0
+
+
+cdef Item* item_new(Call* call) noexcept:
+    global live_items
+    cdef Item* item = <Item*>calloc(1, sizeof(Item))
+    if item == NULL:
+        return NULL
+    call_ref(call)
+    item.call = call
+    item.prev = call.items_tail
+    if call.items_tail != NULL:
+        call.items_tail.next = item
+    else:
+        call.items = item
+    call.items_tail = item
+    call.n_items += 1
+    live_items += 1
+    return item
+
+
+cdef void item_free(Item* item) noexcept:
+    global live_items
+    cdef Call* call = item.call
+    free_chain(item.head)
+    free_chain(item.raw_head)
+    if item.prev != NULL:
+        item.prev.next = item.next
+    else:
+        call.items = item.next
+    if item.next != NULL:
+        item.next.prev = item.prev
+    else:
+        call.items_tail = item.prev
+    call.n_items -= 1
+    call.item_bytes -= item.nbytes
+    live_items -= 1
+    free(item)
+    call_unref(call)
+
+
+cdef Out* out_new(const char* head, size_t n, Response* p, const size_t* cut, Request* request, bint keep) noexcept:
+    global live_outs
+    cdef int32_t i, k = 0, n_tensors = 0
+    cdef size_t at = 0, tensors = 0, room
+    cdef Out* out
+    cdef char* copy
+    if p != NULL:
+        for i in range(p.n_outputs):
+            if p.outputs[i].nbytes:
+                tensors += p.outputs[i].nbytes
+                n_tensors += 1
+    room = n + (tensors if tensors <= COPY_TENSORS else 0)
+    out = <Out*>malloc(sizeof(Out) + (2 * <size_t>n_tensors + 1) * sizeof(Segment) + room)
+    if out == NULL:
+        if request != NULL:
+            request_free(request)
+        return NULL
+    memset(out, 0, sizeof(Out))
+    live_outs += 1
+    out.left = n + tensors
+    out.segments = <Segment*>(out + 1)
+    copy = <char*>(out.segments + 2 * n_tensors + 1)
+    if tensors <= COPY_TENSORS:
+        out.segments[0].ptr = <uint8_t*>copy
+        out.segments[0].n = out.left
+        out.segments[0].block = NULL
+        out.n_segments = 1
+        if n_tensors:
+            for i in range(p.n_outputs):
+                if p.outputs[i].nbytes == 0:
+                    continue
+                memcpy(copy, head + at, cut[i] - at)
+                copy += cut[i] - at
+                at = cut[i]
+                memcpy(copy, p.outputs[i].ptr, p.outputs[i].nbytes)
+                copy += p.outputs[i].nbytes
+        memcpy(copy, head + at, n - at)
+        if keep:
+            out.request = request
+        elif request != NULL:
+            request_free(request)
+        return out
+    memcpy(copy, head, n)
+    for i in range(p.n_outputs):
+        if p.outputs[i].nbytes == 0:
+            continue
+        out.segments[k].ptr = <uint8_t*>copy + at
+        out.segments[k].n = cut[i] - at
+        out.segments[k].block = NULL
+        at = cut[i]
+        out.segments[k + 1].ptr = p.outputs[i].ptr
+        out.segments[k + 1].n = p.outputs[i].nbytes
+        out.segments[k + 1].block = p.outputs[i].block
+        k += 2
+    if at < n:
+        out.segments[k].ptr = <uint8_t*>copy + at
+        out.segments[k].n = n - at
+        out.segments[k].block = NULL
+        k += 1
+    out.n_segments = k
+    out.request = request
+    return out
+
+
+cdef void out_free(Out* out) noexcept:
+    global live_outs
+    if out.request != NULL:
+        request_free(out.request)
+    live_outs -= 1
+    free(out)
+
+
+cdef void call_put(Call* call, Out* out) noexcept:
+    chain_put(&call.out_head, &call.out_tail, out)
+    call.out_bytes += out.left
+
+
+cdef void chain_put(Out** head, Out** tail, Out* out) noexcept:
+    out.next = NULL
+    if tail[0] != NULL:
+        tail[0].next = out
+    else:
+        head[0] = out
+    tail[0] = out
+
+
+cdef size_t call_peek(Call* call, size_t room, const uint8_t** ptr, Block** block) noexcept:
+    cdef Out* out = call.out_head
+    cdef Segment* s
+    cdef size_t n
+    if out == NULL:
+        return 0
+    s = &out.segments[out.at]
+    ptr[0] = s.ptr + out.offset
+    block[0] = s.block
+    n = s.n - out.offset
+    return n if n < room else room
+
+
+cdef void call_skip(Call* call, size_t n) noexcept:
+    cdef Out* out = call.out_head
+    out.offset += n
+    out.left -= n
+    call.out_bytes -= n
+    if out.offset == out.segments[out.at].n:
+        out.at += 1
+        out.offset = 0
+    if out.left == 0:
+        call.out_head = out.next
+        if call.out_head == NULL:
+            call.out_tail = NULL
+        out_free(out)
+
+
+cdef size_t call_read(Call* call, uint8_t* buf, size_t room) noexcept:
+    cdef size_t n, done = 0
+    cdef const uint8_t* ptr
+    cdef Block* block
+    while done < room:
+        n = call_peek(call, room - done, &ptr, &block)
+        if n == 0:
+            break
+        memcpy(buf + done, ptr, n)
+        call_skip(call, n)
+        done += n
+    return done
+
+
+def stats():
+    """Return the debug counters: live_calls, live_items, live_outs."""
+    return {"live_calls": live_calls, "live_items": live_items, "live_outs": live_outs}

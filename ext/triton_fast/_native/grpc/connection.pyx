@@ -1,0 +1,656 @@
+# gRPC on an HTTP/2 connection: heads, messages, ModelInfer and ModelStreamInfer natively from the message to the queue
+# and back, every other method through the Python side. All methods run on the loop's thread.
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcmp, memcpy, memmove
+
+from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error
+from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Request, Response, request_free
+from triton_fast._native.grpc.call cimport (
+    KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, Out, Segment, call_ref, call_unref, chain_put, item_free,
+    item_new, out_free, out_new,
+)
+from triton_fast._native.grpc.h2 cimport (
+    GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
+    GRPC_UNAVAILABLE, GRPC_UNIMPLEMENTED, H2Connection,
+)
+from triton_fast._native.grpc.infer cimport (
+    grpc_status, infer_cancel, infer_done, infer_error, infer_final, infer_reply, infer_submit,
+)
+from triton_fast._native.grpc.message cimport (
+    MESSAGE_BAD_FLAG, MESSAGE_NO_MEMORY, MESSAGE_TOO_LARGE, MESSAGE_WHOLE, PREFIX, Message, message_begin,
+    message_prefix, message_take, timeout_ns,
+)
+from triton_fast._native.grpc.shared cimport GrpcShared
+from triton_fast._native.net.fields cimport is_secret, reserved_field
+from triton_fast._native.wire.pb_infer cimport PbHead
+
+from triton_fast._native.grpc.h2 import SHUTTING_DOWN
+from triton_fast.errors import ServerError
+
+cdef enum:
+    MAX_ITEMS = 1024            # requests one stream may have in hand
+    MAX_ITEM_BYTES = 67108864   # bytes of their messages
+    MAX_OUT_BYTES = 4194304     # bytes of answers that wait for a slow reader
+    PACK_HERE = 4096            # bytes compressed or inflated on the loop's thread; more may take long
+
+cdef const char* INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+cdef const char* STREAM_PATH = b"/inference.GRPCInferenceService/ModelStreamInfer"
+
+
+cdef inline bint same(const uint8_t* a, size_t n, const char* b, size_t m) noexcept:
+    return n == m and memcmp(a, b, n) == 0
+
+
+cdef int32_t encoding_of(const uint8_t* value, size_t n) noexcept:
+    if same(value, n, b"identity", 8) or n == 0:
+        return 0
+    if same(value, n, b"gzip", 4):
+        return 1
+    if same(value, n, b"deflate", 7):
+        return 2
+    return 3
+
+
+cdef int32_t encodings_of(const uint8_t* value, size_t n) noexcept:
+    cdef int32_t found = 1
+    cdef size_t at = 0, end
+    while at < n:
+        end = at
+        while end < n and value[end] != c",":
+            end += 1
+        while at < end and value[at] == c" ":
+            at += 1
+        found |= 1 << encoding_of(value + at, end - at)
+        at = end + 1
+    return found & 7
+
+
+# gRPC's own choice: of gzip and deflate, in this order, the first for the lowest level and the last for higher ones.
+cdef int32_t packing_of(int32_t level, int32_t accepts) noexcept:
+    if level == 0 or accepts & 6 == 0:
+        return 0
+    if accepts & 6 != 6:
+        return 1 if accepts & 2 else 2
+    return 1 if level == 1 else 2
+
+
+cdef bytes bytes_of(Out* out):
+    """A message whole, without its prefix."""
+    cdef int32_t i
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, out.left)
+    cdef char* to = whole
+    for i in range(out.n_segments):
+        memcpy(to, out.segments[i].ptr, out.segments[i].n)
+        to += out.segments[i].n
+    return whole[PREFIX:]
+
+
+cdef Out* out_of(bytes data, bint packed) except NULL:
+    """A message of these bytes."""
+    cdef Out* out
+    cdef size_t n = len(data)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, n + PREFIX)
+    cdef char* to = whole
+    message_prefix(<uint8_t*>to, packed, n)
+    memcpy(to + PREFIX, <const char*>data, n)
+    out = out_new(to, n + PREFIX, NULL, NULL, NULL, False)
+    if out == NULL:
+        raise MemoryError
+    return out
+
+
+cdef class CallRef:
+    """A call that Python code holds on to."""
+
+    cdef Call* call
+
+    @staticmethod
+    cdef CallRef make(Call* call):
+        cdef CallRef held = CallRef.__new__(CallRef)
+        call_ref(call)
+        held.call = call
+        return held
+
+    def __dealloc__(self):
+        if self.call != NULL:
+            call_unref(self.call)
+
+
+cdef class GrpcCall(CallRef):
+    """A call of a method that the Python side answers."""
+
+    cdef GrpcConnection connection
+    cdef readonly str path
+    cdef readonly dict metadata
+
+    @property
+    def buffered(self):
+        """Bytes given to ``send`` that the peer has not taken yet."""
+        return self.call.out_bytes
+
+    def send(self, bytes data not None):
+        """Queue one response message."""
+        if self.call.finished or not self.call.open:
+            return
+        self.connection.send(self.call, out_of(data, False))
+        self.connection.flush_safely()
+
+    def finish(self, int32_t status, str text=""):
+        """End the call. What was sent before still goes out; nothing that comes after has an effect."""
+        self.connection.finish_text(self.call, status, text)
+        self.connection.flush_safely()
+
+
+cdef class GrpcConnection(H2Connection):
+    """One client connection; made by ``GrpcServer`` for the event loop."""
+
+    # ---- the head
+
+    cdef int on_field(self, Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1:
+        cdef GrpcShared server = self.server
+        if name[0] == c":":
+            if same(name, n, b":path", 5):
+                self.take_path(call, value, m)
+            elif same(name, n, b":method", 7) and not same(value, m, b"POST", 4):
+                call.http_status = 405
+            return 0
+        if n == 12 and memcmp(name, b"content-type", 12) == 0:
+            call.typed = m >= 16 and memcmp(value, b"application/grpc", 16) == 0 and (
+                m == 16 or value[16] == c"+" or value[16] == c";")
+        elif n == 12 and memcmp(name, b"grpc-timeout", 12) == 0:
+            call.deadline = timeout_ns(value, m)
+            call.bad_timeout = call.deadline < 0
+            call.deadline += call.began
+        elif same(name, n, b"grpc-encoding", 13):
+            call.encoding_in = encoding_of(value, m)
+        elif same(name, n, b"grpc-accept-encoding", 20):
+            call.accepts = encodings_of(value, m)
+        elif same(name, n, b"triton_grpc_error", 17):
+            call.error_mode = same(value, m, b"true", 4)
+        if call.kind == KIND_PYTHON:
+            (<list>call.metadata).append(((<char*>name)[:n], (<char*>value)[:m]))
+            return 0
+        if server.guard_name is not None and is_secret(<char*>name, n, <char*>value, m, server.guard_name,
+                                                       server.guard_value):
+            call.granted = True
+        if server.forward is not None and server.forward.search((<char*>name)[:n].decode("latin-1")):
+            if call.forwarded == NULL:
+                forwarded = []
+                Py_INCREF(forwarded)
+                call.forwarded = <PyObject*>forwarded
+            (<list>call.forwarded).append(((<char*>name)[:n], (<char*>value)[:m]))
+        return 0
+
+    cdef int take_path(self, Call* call, const uint8_t* value, size_t n) except -1:
+        if same(value, n, INFER_PATH, 42):
+            call.kind = KIND_INFER
+        elif same(value, n, STREAM_PATH, 48):
+            call.kind = KIND_STREAM
+        elif call.metadata == NULL:
+            call.kind = KIND_PYTHON
+            metadata = [(b":path", (<char*>value)[:n])]
+            Py_INCREF(metadata)
+            call.metadata = <PyObject*>metadata
+        return 0
+
+    cdef int on_head(self, Call* call) except -1:
+        cdef GrpcShared server = self.server
+        cdef bytes refused
+        server.requests += call.kind == KIND_PYTHON
+        if call.http_status or not call.typed:
+            return self.refuse_http(call, call.http_status if call.http_status else 415)
+        if server.draining or (self.leaving == 1 and not self.aged):
+            return self.finish_text(call, GRPC_UNAVAILABLE, SHUTTING_DOWN)
+        if call.wide:
+            return self.finish_text(
+                call, GRPC_RESOURCE_EXHAUSTED,
+                f"received metadata size exceeds the limit of {server.max_metadata} bytes (--grpc-max-metadata-size)")
+        if call.encoding_in == 3:
+            return self.finish_text(call, GRPC_UNIMPLEMENTED,
+                                    "the grpc-encoding of the call is not supported: use identity, deflate or gzip")
+        if call.bad_timeout:
+            return self.finish_text(
+                call, GRPC_INTERNAL, "malformed grpc-timeout: expected one to eight digits and H, M, S, m, u or n")
+        if call.kind != KIND_PYTHON and server.guard_name is not None and not call.granted:
+            status, text = server.app.denied(server.guard_label)
+            return self.finish_text(call, status, text)
+        if call.forwarded != NULL:
+            refused = reserved_field(<list>call.forwarded)
+            if refused is not None:
+                return self.finish(call, GRPC_INVALID_ARGUMENT, refused, len(refused))
+        if call.deadline:
+            server.watch(call)
+        if call.kind == KIND_PYTHON:
+            return self.start_python(call)
+        call.packed = packing_of(server.compression_level, call.accepts)
+        return 0
+
+    cdef int start_python(self, Call* call) except -1:
+        cdef GrpcCall held = GrpcCall.__new__(GrpcCall)
+        call_ref(call)
+        held.call = call
+        held.connection = self
+        metadata = <list>call.metadata
+        held.path = metadata[0][1].decode("utf-8", "replace")
+        held.metadata = {}
+        for name, value in metadata[1:]:
+            held.metadata.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+        handler = self.server.app.start(held)
+        if handler is None:
+            if not call.finished:
+                self.finish_text(call, GRPC_UNIMPLEMENTED, "")
+        elif call.open:
+            Py_INCREF(handler)
+            call.handler = <PyObject*>handler
+        return 0
+
+    # ---- messages in
+
+    cdef int on_data(self, Call* call, const uint8_t* data, size_t n) except -1:
+        cdef size_t used = 0
+        if not (call.busy or call.held):
+            used = self.feed(call, data, n)
+            self.give_back(call, used)
+        if used < n:
+            # At most the stream's window: it is not given back before it is used.
+            tf_buf_put(&call.stash, data + used, n - used)
+            if call.stash.failed:
+                tf_buf_free(&call.stash)
+                self.finish_text(call, GRPC_RESOURCE_EXHAUSTED, "out of memory for the request")
+        return 0
+
+    # Use bytes until there are no more, or the call must wait; how many were used.
+    cdef size_t feed(self, Call* call, const uint8_t* data, size_t n) except? 0:
+        cdef size_t used, at = 0
+        cdef int rc
+        while at < n and not call.finished and not call.busy and not call.held:
+            if call.kind == KIND_INFER and call.n_messages:
+                self.finish_text(call, GRPC_INTERNAL, "a unary call has one request message, got more")
+                break
+            rc = message_take(&call.message, data + at, n - at, self.server.max_message, &used)
+            at += used
+            if rc == MESSAGE_WHOLE:
+                self.on_message(call)
+            elif rc < 0:
+                self.refuse_message(call, rc)
+        return n if call.finished else at
+
+    cdef int refuse_message(self, Call* call, int rc) except -1:
+        if rc == MESSAGE_TOO_LARGE:
+            return self.finish_text(
+                call, GRPC_RESOURCE_EXHAUSTED,
+                f"Received message larger than max ({call.message.length} vs. {self.server.max_message})")
+        if rc == MESSAGE_NO_MEMORY:
+            return self.finish_text(call, GRPC_RESOURCE_EXHAUSTED, "out of memory for the request message")
+        return self.finish_text(call, GRPC_INTERNAL, "invalid message prefix: its first byte must be 0 or 1")
+
+    cdef int on_message(self, Call* call) except -1:
+        cdef Message* m = &call.message
+        call.n_messages += 1
+        if not m.compressed:
+            return self.take_message(call)
+        if call.encoding_in == 0:
+            return self.finish_text(call, GRPC_INTERNAL, "a compressed message needs the header grpc-encoding")
+        data = (<char*>m.block.data + m.at)[:m.length]
+        if m.length > PACK_HERE:
+            call.busy = True
+            self.server.loop.create_task(self.inflate_later(CallRef.make(call), data))
+            return 0
+        try:
+            self.replace_message(call, self.server.app.inflate(data, call.encoding_in, self.server.max_inflated))
+        except ServerError as error:
+            return self.fail_call(call, error)
+        return self.take_message(call)
+
+    cdef int replace_message(self, Call* call, bytes data) except -1:
+        cdef Message* m = &call.message
+        cdef size_t n = len(data)
+        cdef size_t at = (64 - (n & 63)) & 63
+        cdef Block* block = block_new(at + n)
+        if block == NULL:
+            raise MemoryError
+        memcpy(block.data + at, <const char*>data, n)
+        block_unref(m.block)
+        m.block = block
+        m.at = at
+        m.length = n
+        m.received = n
+        return 0
+
+    async def inflate_later(self, CallRef held, bytes data):
+        cdef Call* call = held.call
+        try:
+            try:
+                plain = await self.server.app.run_later(
+                    self.server.app.inflate, data, call.encoding_in, self.server.max_inflated)
+            finally:
+                call.busy = False
+            if not call.open or call.finished:
+                return
+            self.replace_message(call, plain)
+            self.take_message(call)
+            self.go_on(call)
+        except ServerError as error:
+            self.fail_call(call, error)
+        except Exception as error:
+            self.call_failed(call, error)
+        self.flush_safely()
+
+    cdef int fail_call(self, Call* call, error) except -1:
+        return self.finish_text(call, grpc_status(int(error.code)), str(error))
+
+    # A whole, plain message: a unary call's waits for the end of the call.
+    cdef int take_message(self, Call* call) except -1:
+        cdef Message* m = &call.message
+        if call.kind == KIND_STREAM:
+            self.take_request(call)
+            message_begin(m)
+        elif call.kind == KIND_PYTHON:
+            data = (<char*>m.block.data + m.at)[:m.length]
+            message_begin(m)
+            if call.handler != NULL:
+                (<object>call.handler).message(data)
+        return 0
+
+    # Bytes that had to wait, and the end behind them.
+    cdef int go_on(self, Call* call) except -1:
+        cdef size_t used
+        cdef tf_buf* stash = &call.stash
+        if stash.len and not call.busy and not call.held:
+            used = self.feed(call, <uint8_t*>stash.data, stash.len)
+            self.give_back(call, used)
+            if used < stash.len:
+                drop_used(stash, used)
+            else:
+                tf_buf_free(stash)
+        if call.ended and not call.finished:
+            self.on_end(call)
+        return 0
+
+    cdef int on_end(self, Call* call) except -1:
+        cdef Message* m = &call.message
+        if call.busy or call.stash.len:
+            return 0            # go_on comes back to it
+        if call.kind == KIND_INFER and call.n_messages:
+            if call.n_items == 0:
+                self.take_request(call)
+            return 0
+        if m.have:
+            return self.finish_text(call, GRPC_INTERNAL, "the call ended in the middle of a message")
+        if call.kind == KIND_INFER:
+            return self.finish_text(call, GRPC_INTERNAL, "the call ended without a request message")
+        if call.kind == KIND_STREAM:
+            return self.end_stream(call)
+        if call.handler != NULL:
+            (<object>call.handler).end()
+        return 0
+
+    # ---- requests
+
+    cdef int take_request(self, Call* call) except -1:
+        cdef PbHead head
+        cdef tf_error e
+        cdef Message* m = &call.message
+        cdef Item* item = item_new(call)
+        cdef int rc
+        if item == NULL:
+            raise MemoryError
+        item.ordered = True
+        item.nbytes = m.length
+        call.item_bytes += m.length
+        head.id_len = 0
+        rc = infer_submit(self.server, item, m.block, m.at, m.length, &head, &e)
+        if rc == 0:
+            m.block = NULL
+            self.submitted = True
+            Py_INCREF(self)
+            if call.kind == KIND_STREAM:
+                self.hold_if_full(call)
+            return 0
+        if call.kind == KIND_INFER or call.error_mode:
+            item_free(item)
+            if call.kind == KIND_STREAM:
+                self.cancel_items(call)
+            return self.finish(call, grpc_status(e.code), e.text, e.len)
+        item.done = True
+        chain_put(&item.head, &item.tail, infer_error(self.server, &head, NULL, e.text, e.len))
+        return self.advance(call)
+
+    cdef int hold_if_full(self, Call* call) except -1:
+        if not call.held and self.is_full(call):
+            call.held = True
+            self.n_held += 1
+        return 0
+
+    cdef bint is_full(self, Call* call) noexcept:
+        return (call.n_items >= MAX_ITEMS or call.item_bytes >= MAX_ITEM_BYTES or call.out_bytes >= MAX_OUT_BYTES)
+
+    cdef int on_drained(self, Call* call) except -1:
+        # Go on only when there is some room again, not for each single message.
+        if call.n_items > MAX_ITEMS // 2 or call.item_bytes > MAX_ITEM_BYTES // 2 or (
+                call.out_bytes > MAX_OUT_BYTES // 2):
+            return 0
+        call.held = False
+        self.n_held -= 1
+        return self.go_on(call)
+
+    # Give up every request of the call: those that run are told, and freed when they come back.
+    cdef int cancel_items(self, Call* call) except -1:
+        cdef Item* item = call.items
+        cdef Item* after
+        call_ref(call)
+        while item != NULL:
+            after = item.next
+            if item.request == NULL:
+                if not item.packing:
+                    item_free(item)
+            elif infer_cancel(item):
+                self.server.in_flight -= 1
+                item_free(item)
+                Py_DECREF(self)
+            item = after
+        call_unref(call)
+        return 0
+
+    cdef int on_deadline(self, Call* call) except -1:
+        if call.finished:
+            return 0
+        self.cancel_items(call)
+        self.cancel_handler(call)
+        return self.finish(call, GRPC_DEADLINE_EXCEEDED, b"Deadline Exceeded", 17)
+
+    cdef int on_close(self, Call* call) except -1:
+        self.cancel_items(call)
+        if not call.finished:
+            self.cancel_handler(call)
+        call.finished = True
+        return self.drop_handler(call)
+
+    cdef int cancel_handler(self, Call* call) except -1:
+        if call.handler != NULL:
+            (<object>call.handler).cancel()
+        return 0
+
+    # It knows the call, and the call must not keep it for ever.
+    cdef int drop_handler(self, Call* call) except -1:
+        cdef PyObject* handler = call.handler
+        call.handler = NULL
+        if handler != NULL:
+            Py_DECREF(<object>handler)
+        return 0
+
+    # ---- responses
+
+    cdef int on_response(self, Item* item, Response* p) except -1:
+        cdef Call* call = item.call
+        cdef tf_error e
+        cdef Out* out = NULL
+        cdef bint is_final = p.is_final
+        cdef bint empty = False
+        call_ref(call)
+        try:
+            if not call.open or call.finished:
+                request_free(p.request)
+                if is_final:
+                    infer_done(item)
+                    if not item.packing:
+                        item_free(item)
+                return 0
+            if p.code != TF_OK and (call.kind == KIND_INFER or call.error_mode):
+                status, text = grpc_status(p.code), p.text[:p.text_len]
+                request_free(p.request)
+                return self.end_with_error(item, is_final, status, text)
+            if p.code != TF_OK:
+                try:
+                    out = infer_error(self.server, NULL, p, p.text, p.text_len)
+                finally:
+                    request_free(p.request)
+            elif is_final and p.n_outputs == 0 and p.request.model.decoupled:
+                empty = True
+                if p.request.flags & FLAG_EMPTY_FINAL:
+                    out = infer_final(self.server, item, p)
+                else:
+                    request_free(p.request)
+            else:
+                out = infer_reply(self.server, item, p, &e)
+                if out == NULL and call.error_mode or out == NULL and call.kind == KIND_INFER:
+                    return self.end_with_error(item, is_final, grpc_status(e.code), e.text[:e.len])
+                if out == NULL:
+                    out = infer_error(self.server, NULL, NULL, e.text, e.len)
+            if is_final:
+                infer_done(item)
+                item.last = True
+            if out != NULL:
+                self.queue_response(item, out)
+            item.done = item.last and not item.packing
+            if call.kind == KIND_INFER:
+                if item.done:
+                    self.end_infer(call)
+                return 0
+            self.advance(call)
+        finally:
+            call_unref(call)
+        return 0
+
+    cdef int end_with_error(self, Item* item, bint is_final, int32_t status, bytes text) except -1:
+        cdef Call* call = item.call
+        if is_final:
+            infer_done(item)
+            item_free(item)
+        self.cancel_items(call)
+        return self.finish(call, status, text, len(text))
+
+    # A response, compressed if it is to be, behind those of the item that came before.
+    cdef int queue_response(self, Item* item, Out* out) except -1:
+        cdef Call* call = item.call
+        if call.packed == 0:
+            chain_put(&item.head, &item.tail, out)
+        elif item.packing or out.left > PACK_HERE:
+            chain_put(&item.raw_head, &item.raw_tail, out)
+            if not item.packing:
+                item.packing = True
+                self.server.loop.create_task(self.pack_later(CallRef.make(call), <size_t>item))
+        else:
+            data = bytes_of(out)
+            out_free(out)
+            self.put_packed(item, data, self.server.app.deflate(data, call.packed, self.server.compression_level))
+        return 0
+
+    cdef int put_packed(self, Item* item, bytes data, bytes packed) except -1:
+        # What does not get smaller goes as it is.
+        chain_put(&item.head, &item.tail,
+                  out_of(packed, True) if len(packed) < len(data) else out_of(data, False))
+        return 0
+
+    async def pack_later(self, CallRef held, size_t address):
+        cdef Item* item = <Item*>address     # it lives as long as packing is set
+        cdef Call* call = held.call
+        cdef Out* out
+        try:
+            while item.raw_head != NULL:
+                out = item.raw_head
+                item.raw_head = out.next
+                if item.raw_head == NULL:
+                    item.raw_tail = NULL
+                data = bytes_of(out)
+                out_free(out)
+                packed = await self.server.app.run_later(
+                    self.server.app.deflate, data, call.packed, self.server.compression_level)
+                self.put_packed(item, data, packed)
+        except Exception as error:
+            self.call_failed(call, error)
+        item.packing = False
+        if call.finished or not call.open:
+            if item.request == NULL:
+                item_free(item)
+            return
+        item.done = item.last
+        try:
+            if call.kind == KIND_STREAM:
+                self.advance(call)
+            elif item.done:
+                self.end_infer(call)
+        except Exception as error:
+            self.call_failed(call, error)
+        self.flush_safely()
+
+    cdef int end_infer(self, Call* call) except -1:
+        cdef Item* item = call.items
+        cdef Out* out = item.head
+        if out == NULL or item.head != item.tail:
+            item_free(item)
+            return self.finish_text(call, GRPC_INTERNAL, "expected a single response")
+        item.head = NULL
+        item.tail = NULL
+        item_free(item)
+        # Decided before the message is sent, so that both go in one turn.
+        self.send(call, out)
+        return self.finish(call, GRPC_OK, NULL, 0)
+
+    # Send what may be sent of a stream: ordered items answer in the order they came, others as they are ready.
+    cdef int advance(self, Call* call) except -1:
+        cdef Item* item = call.items
+        cdef Item* after
+        cdef bint blocked = False
+        while item != NULL:
+            after = item.next
+            if not (item.ordered and blocked):
+                self.send_responses(item)
+                if item.done:
+                    item_free(item)
+                elif item.ordered:
+                    blocked = True
+            item = after
+        if call.n_items == 0 and call.ended:
+            self.end_stream(call)
+        return 0
+
+    cdef int send_responses(self, Item* item) except -1:
+        cdef Out* out = item.head
+        while out != NULL:
+            item.head = out.next
+            self.send(item.call, out)
+            out = item.head
+        item.tail = NULL
+        return 0
+
+    cdef int end_stream(self, Call* call) except -1:
+        if call.n_items or call.busy or call.stash.len:
+            return 0
+        return self.finish(call, GRPC_OK, NULL, 0)
+
+
+cdef int drop_used(tf_buf* b, size_t used) noexcept:
+    memmove(b.data, b.data + used, b.len - used)
+    b.len -= used
+    return 0
+
+
+cdef class GrpcServer(GrpcShared):
+    """What the connections of a listener share; also their factory for ``loop.create_server``."""
+
+    def __call__(self):
+        return GrpcConnection(self)

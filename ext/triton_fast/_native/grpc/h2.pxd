@@ -1,0 +1,68 @@
+# HTTP/2 under the gRPC connection: socket, frames, flow control, keepalive, draining. Knows calls as streams of bytes in
+# and messages out; what they mean is the subclass's business.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from triton_fast._native.grpc.call cimport Call, Out
+from triton_fast._native.grpc.nghttp2 cimport nghttp2_session
+from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
+
+cdef enum:
+    GRPC_OK = 0
+    GRPC_CANCELLED = 1
+    GRPC_UNKNOWN = 2
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_DEADLINE_EXCEEDED = 4
+    GRPC_RESOURCE_EXHAUSTED = 8
+    GRPC_UNIMPLEMENTED = 12
+    GRPC_INTERNAL = 13
+    GRPC_UNAVAILABLE = 14
+
+
+cdef class H2Connection(GrpcPeer):
+    cdef GrpcShared server
+    cdef object transport
+    cdef object is_closing
+    cdef int fd                 # -1: write through the transport only (TLS)
+    cdef nghttp2_session* session
+    cdef bint paused            # the transport has bytes that the socket did not take
+    cdef bint reading           # inside a read: what there is to send goes at its end
+    cdef bint greeted           # the first bytes came
+    cdef bint spoke             # a frame of headers or data was sent since the last look
+    cdef bint overdue           # a message was cut off, or a call refused, while its client still sends
+    cdef bint submitted         # a request went to a queue in this round
+    cdef Call* calls
+    cdef int32_t n_calls
+    cdef int32_t n_held         # calls whose messages wait
+    cdef int32_t leaving        # 0 no; 1 the peer was told; 2 no new calls
+    cdef int64_t left_at        # ns: when the peer was told
+    cdef bint aged              # it leaves because of its age
+    cdef int64_t born
+    cdef int64_t heard          # ns: the look at which bytes had come since the one before
+    cdef uint32_t n_read        # reads; and at the last look
+    cdef uint32_t n_read_then
+    cdef int64_t pinged         # ns: an unanswered ping was sent; 0 = none
+    cdef int32_t pings          # sent since the last headers or data
+    cdef int64_t last_ping      # ns: of the peer's
+    cdef int32_t strikes
+    cdef int64_t resets         # calls given up by the peer, as tokens: see count_reset
+    cdef int64_t resets_at
+
+    # ---- for the subclass to define
+    cdef int on_field(self, Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1
+    cdef int on_head(self, Call* call) except -1
+    cdef int on_data(self, Call* call, const uint8_t* data, size_t n) except -1     # gives the window back by itself
+    cdef int on_end(self, Call* call) except -1
+    cdef int on_close(self, Call* call) except -1       # the stream is gone; the call still holds what it held
+    cdef int on_drained(self, Call* call) except -1     # a held call's messages have left
+
+    # ---- for the subclass to call
+    # Send a message; takes it over.
+    cdef int send(self, Call* call, Out* out) except -1
+    # Decide the call's status; what was sent before still goes out. text may be NULL.
+    cdef int finish(self, Call* call, int32_t status, const char* text, size_t n) except -1
+    cdef int finish_text(self, Call* call, int32_t status, str text) except -1
+    # Refuse a call that is no gRPC.
+    cdef int refuse_http(self, Call* call, int32_t http_status) except -1
+    # n bytes of the call's data have been used.
+    cdef int give_back(self, Call* call, size_t n) except -1
+    cdef int close_when_empty(self) except -1

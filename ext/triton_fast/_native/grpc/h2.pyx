@@ -1,0 +1,768 @@
+# distutils: libraries = nghttp2
+# See h2.pxd. A uvloop BufferedProtocol around a session of libnghttp2. All methods run on the loop's thread; nghttp2's
+# callbacks run inside its functions, which are called with the GIL.
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy, memset, strlen
+
+from triton_fast._native.core.memory cimport Block, block_ref, block_unref
+from triton_fast._native.core.native cimport now_ns, tf_buf, tf_buf_free, tf_buf_put
+from triton_fast._native.grpc.call cimport (
+    Call, Out, call_new, call_peek, call_put, call_read, call_skip, call_unref, drop_outs, out_free,
+)
+from triton_fast._native.grpc.message cimport put_percent
+from triton_fast._native.grpc.nghttp2 cimport *
+from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
+from triton_fast._native.net.write cimport BlockView, iovec, send_pieces
+
+cdef enum:
+    WINDOW = 1048576            # bytes of one call that may be on their way
+    CONNECTION_WINDOW = 16777216
+    NO_COPY_MIN = 4096          # tensor bytes that are sent from where they lie
+    FLUSH_BYTES = 262144        # bytes offered to the socket at once
+    MAX_REFS = 64               # pieces of tensors among them
+    RESET_BURST = 2000          # calls a peer may give up at once, and per second, before it is sent away
+    RESET_RATE = 500
+    NOTICE_NS = 500000000       # from the first GOAWAY to the one that names the last call
+    MAX_ACKS = 1000             # SETTINGS and PING answers that may wait
+
+cdef int64_t IDLE_PING_NS = <int64_t>7200 * 1000000000
+
+SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
+
+cdef struct Ref:                # tensor bytes to be sent behind out[0:at]
+    size_t at
+    const uint8_t* ptr
+    size_t n
+    Block* block                # one reference
+
+cdef Ref[MAX_REFS] refs         # of the flush in progress: there is one at a time, on one thread
+cdef int n_refs = 0
+cdef size_t ref_bytes = 0
+
+cdef nghttp2_session_callbacks* callbacks = NULL
+cdef nghttp2_option* option = NULL
+
+HINT = b"This port speaks gRPC over HTTP/2. HTTP/1.1 is served on --http-port, 8000 by default.\n"
+HTTP1_ANSWER = (b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                % len(HINT)) + HINT
+cdef const char* ENCODINGS = b"identity, deflate, gzip"
+cdef const char*[17] STATUS_TEXTS
+_status_texts = [b"%d" % status for status in range(17)]
+for _status in range(17):
+    STATUS_TEXTS[_status] = _status_texts[_status]
+
+
+cdef inline nghttp2_nv field(const char* name, size_t n, const char* value, size_t m) noexcept:
+    cdef nghttp2_nv nv
+    nv.name = <uint8_t*>name
+    nv.namelen = n
+    nv.value = <uint8_t*>value
+    nv.valuelen = m
+    nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+    return nv
+
+
+# ---- nghttp2's callbacks
+
+cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
+    cdef H2Connection self = <H2Connection>user
+    if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
+        return 0
+    return self.open_call(frame.hd.stream_id)
+
+
+cdef int on_header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t n,
+                   const uint8_t* value, size_t m, uint8_t flags, void* user) noexcept:
+    cdef H2Connection self = <H2Connection>user
+    cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    if call == NULL or call.started:
+        return 0                # trailers say nothing
+    call.head_size += n + m + 32
+    if call.head_size > self.server.max_metadata:
+        call.wide = True
+        return 0
+    try:
+        self.on_field(call, name, n, value, m)
+    except Exception as error:
+        return self.call_failed(call, error)
+    return 0
+
+
+cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
+    cdef H2Connection self = <H2Connection>user
+    cdef Call* call
+    if frame.hd.type == NGHTTP2_PING:
+        return self.on_ping((frame.hd.flags & NGHTTP2_FLAG_ACK) != 0)
+    if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
+        return 0
+    call = <Call*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    if call == NULL:
+        return 0
+    try:
+        if not call.started:
+            call.started = True
+            self.on_head(call)
+        if frame.hd.flags & NGHTTP2_FLAG_END_STREAM and not call.ended:
+            call.ended = True
+            if not call.finished:
+                self.on_end(call)
+    except Exception as error:
+        return self.call_failed(call, error)
+    return 0
+
+
+cdef int on_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t n,
+                  void* user) noexcept:
+    cdef H2Connection self = <H2Connection>user
+    cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, stream_id)
+    # What one call does not use yet must not stand in the way of the others.
+    if nghttp2_session_consume_connection(session, n) != 0:
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    if call == NULL:
+        return 0
+    call.still_since = 0
+    try:
+        if call.finished:
+            self.give_back(call, n)
+        else:
+            self.on_data(call, data, n)
+    except Exception as error:
+        return self.call_failed(call, error)
+    return 0
+
+
+cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t code, void* user) noexcept:
+    cdef H2Connection self = <H2Connection>user
+    cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, stream_id)
+    if call == NULL:
+        return 0
+    nghttp2_session_set_stream_user_data(session, stream_id, NULL)
+    if code != NGHTTP2_NO_ERROR and not call.trailed:
+        self.count_reset()
+    try:
+        self.drop_call(call)
+    except Exception as error:
+        self.server.app.failed(error)
+    return 0
+
+
+# The bytes of a call's messages, copied or only counted; behind them the trailer.
+cdef ssize_t read_call(nghttp2_session* session, int32_t stream_id, uint8_t* buf, size_t length, uint32_t* flags,
+                       nghttp2_data_source* source, void* user) noexcept:
+    cdef Call* call = <Call*>source.ptr
+    cdef const uint8_t* ptr
+    cdef Block* block = NULL
+    cdef size_t n
+    call.still_since = 0
+    n = call_peek(call, length, &ptr, &block)
+    if block != NULL and n >= NO_COPY_MIN and n_refs < MAX_REFS:
+        flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
+        if n == call.out_bytes and call.finished:
+            flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+            submit_trailer(session, call)
+        return <ssize_t>n
+    n = call_read(call, buf, length)
+    if call.out_head != NULL:
+        return <ssize_t>n
+    if call.finished:
+        flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+        submit_trailer(session, call)
+    elif n == 0:
+        call.deferred = True
+        return NGHTTP2_ERR_DEFERRED
+    return <ssize_t>n
+
+
+cdef int submit_trailer(nghttp2_session* session, Call* call) noexcept:
+    cdef nghttp2_nv[2] fields
+    call.trailed = True
+    fields[0] = field(b"grpc-status", 11, STATUS_TEXTS[call.status], strlen(STATUS_TEXTS[call.status]))
+    fields[1] = field(b"grpc-message", 12, call.text, call.text_len)
+    fields[1].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+    return nghttp2_submit_trailer(session, call.stream_id, fields, 2 if call.text_len else 1)
+
+
+# A frame whose payload read_call only counted: the frame's head goes to the buffer, the payload by reference.
+cdef int send_data(nghttp2_session* session, nghttp2_frame* frame, const uint8_t* head, size_t length,
+                   nghttp2_data_source* source, void* user) noexcept:
+    global n_refs, ref_bytes
+    cdef H2Connection self = <H2Connection>user
+    cdef Call* call = <Call*>source.ptr
+    cdef tf_buf* out = &self.server.out
+    cdef const uint8_t* ptr
+    cdef Block* block = NULL
+    cdef size_t n
+    tf_buf_put(out, head, 9)
+    n = call_peek(call, length, &ptr, &block)
+    block_ref(block)
+    refs[n_refs].at = out.len
+    refs[n_refs].ptr = ptr
+    refs[n_refs].n = n
+    refs[n_refs].block = block
+    n_refs += 1
+    ref_bytes += n
+    call_skip(call, n)
+    return 0
+
+
+cdef int make_callbacks() except -1:
+    global callbacks, option
+    if nghttp2_session_callbacks_new(&callbacks) != 0 or nghttp2_option_new(&option) != 0:
+        raise MemoryError
+    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers)
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header)
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame)
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_chunk)
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close)
+    nghttp2_session_callbacks_set_send_data_callback(callbacks, send_data)
+    nghttp2_option_set_no_auto_window_update(option, 1)
+    nghttp2_option_set_no_closed_streams(option, 1)
+    nghttp2_option_set_max_outbound_ack(option, MAX_ACKS)
+    # The connection counts resets itself, by what was given up; nghttp2's own limit would hit clients with deadlines.
+    tf_nghttp2_reset_limit(option, 1000000, 1000000)
+    return 0
+
+
+make_callbacks()
+
+
+cdef class H2Connection(GrpcPeer):
+    """One HTTP/2 connection; ``GrpcConnection`` gives its calls their meaning."""
+
+    def __cinit__(self, GrpcShared server not None):
+        self.server = server
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.session != NULL:
+            nghttp2_session_del(self.session)
+
+    # ---- the event loop's side
+
+    def connection_made(self, transport):
+        cdef nghttp2_settings_entry[5] settings
+        self.transport = transport
+        self.is_closing = transport.is_closing
+        if self.server.is_full():
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(0)
+        if transport.get_extra_info("sslcontext") is None:
+            self.fd = transport.get_extra_info("socket").fileno()
+        if nghttp2_session_server_new2(&self.session, callbacks, <void*>self, option) != 0:
+            transport.abort()
+            return
+        settings[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
+        settings[0].value = self.server.max_streams
+        settings[1].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
+        settings[1].value = WINDOW
+        settings[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+        settings[2].value = <uint32_t>self.server.max_metadata
+        settings[3].settings_id = NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
+        settings[3].value = 1
+        nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, settings, 4)
+        nghttp2_session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW)
+        self.born = now_ns()
+        self.heard = self.born
+        self.server.connections.add(self)
+
+    def connection_lost(self, error):
+        self.server.connections.discard(self)
+        self.transport = None
+        self.is_closing = None
+        self.fd = -1
+        self.end_session()
+
+    def eof_received(self):
+        # HTTP/2 has no half-closed connections: acknowledgements could no longer come.
+        return False
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        self.flush_safely()
+
+    def get_buffer(self, sizehint):
+        return self
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.server.scratch, self.server.scratch_len, False, flags)
+
+    def buffer_updated(self, Py_ssize_t n):
+        cdef ssize_t rc
+        if self.session == NULL:
+            return
+        self.n_read += 1
+        self.reading = True
+        self.submitted = False
+        rc = nghttp2_session_mem_recv(self.session, self.server.scratch, n)
+        self.reading = False
+        if self.transport is None or self.is_closing():
+            return
+        if rc < 0:
+            self.broken(<int>rc, n)
+            return
+        self.greeted = True
+        try:
+            if self.submitted and self.server.in_flight == 1 and self.server.poll_ns:
+                self.server.deliver(self.server.poll_answer(), self)
+            self.flush()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
+
+    # The session can not go on: say why, if that can be said, and end.
+    cdef int broken(self, int rc, size_t n) except -1:
+        if rc == NGHTTP2_ERR_BAD_CLIENT_MAGIC:
+            if not self.greeted and c"A" <= self.server.scratch[0] <= c"Z":
+                self.transport.write(HTTP1_ANSWER)
+            self.end_session()
+            self.transport.close()
+            return 0
+        nghttp2_session_terminate_session(
+            self.session, NGHTTP2_INTERNAL_ERROR if rc in (NGHTTP2_ERR_NOMEM, NGHTTP2_ERR_CALLBACK_FAILURE)
+            else NGHTTP2_ENHANCE_YOUR_CALM)
+        self.flush_safely()
+        if self.transport is not None:
+            self.transport.close()
+        self.end_session()
+        return 0
+
+    # ---- calls
+
+    cdef int open_call(self, int32_t stream_id) noexcept:
+        cdef Call* call = call_new(<void*>self, stream_id)
+        if call == NULL:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+        call.began = now_ns()
+        call.open = True
+        call.accepts = 1
+        call.next = self.calls
+        if self.calls != NULL:
+            self.calls.prev = call
+        self.calls = call
+        self.n_calls += 1
+        nghttp2_session_set_stream_user_data(self.session, stream_id, call)
+        return 0
+
+    # What went wrong is this call's own affair.
+    cdef int call_failed(self, Call* call, object error) noexcept:
+        try:
+            self.server.app.failed(error)
+            self.finish_text(call, GRPC_INTERNAL, "internal error, see the server log")
+            return 0
+        except Exception:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+
+    # The stream is closed: unlink the call, give up what it still waits for.
+    cdef int drop_call(self, Call* call) except -1:
+        if call.prev != NULL:
+            call.prev.next = call.next
+        else:
+            self.calls = call.next
+        if call.next != NULL:
+            call.next.prev = call.prev
+        self.n_calls -= 1
+        if call.held:
+            self.n_held -= 1
+            call.held = False
+        self.server.unwatch(call)
+        call.open = False
+        drop_outs(call)
+        try:
+            self.on_close(call)
+        finally:
+            call_unref(call)
+        return 0
+
+    cdef int end_session(self) except -1:
+        cdef nghttp2_session* session = self.session
+        self.session = NULL
+        while self.calls != NULL:
+            try:
+                self.drop_call(self.calls)
+            except Exception as error:
+                self.server.app.failed(error)
+        if session != NULL:
+            nghttp2_session_del(session)
+        return 0
+
+    # A peer that gives up calls faster than they can be worth anything (rapid reset) is sent away.
+    cdef int count_reset(self) noexcept:
+        cdef int64_t now = now_ns()
+        self.resets -= (now - self.resets_at) * RESET_RATE // 1000000000
+        if self.resets < 0 or self.resets_at == 0:
+            self.resets = 0
+        self.resets_at = now
+        self.resets += 1
+        if self.resets > RESET_BURST and self.session != NULL:
+            nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM)
+        return 0
+
+    cdef int give_back(self, Call* call, size_t n) except -1:
+        if n and call.open and self.session != NULL:
+            nghttp2_session_consume_stream(self.session, call.stream_id, n)
+        return 0
+
+    # ---- answers
+
+    cdef int reply(self, Call* call) except -1:
+        cdef nghttp2_nv[4] fields
+        cdef nghttp2_data_provider provider
+        cdef const char* encoding
+        cdef size_t n = 2
+        fields[0] = field(b":status", 7, b"200", 3)
+        fields[1] = field(b"content-type", 12, b"application/grpc", 16)
+        if call.packed:
+            encoding = b"gzip" if call.packed == 1 else b"deflate"
+            fields[n] = field(b"grpc-encoding", 13, encoding, strlen(encoding))
+            n += 1
+        if call.encoding_in:
+            fields[n] = field(b"grpc-accept-encoding", 20, ENCODINGS, strlen(ENCODINGS))
+            n += 1
+        provider.source.ptr = call
+        provider.read_callback = read_call
+        call.replied = True
+        self.spoke = True
+        if nghttp2_submit_response(self.session, call.stream_id, fields, n, &provider) != 0:
+            raise MemoryError
+        return 0
+
+    cdef int send(self, Call* call, Out* out) except -1:
+        if not call.open or call.trailed or self.session == NULL:
+            out_free(out)
+            return 0
+        if call.out_head == NULL:
+            call.still_since = 0
+        call_put(call, out)
+        if not call.replied:
+            return self.reply(call)
+        if call.deferred:
+            call.deferred = False
+            nghttp2_session_resume_data(self.session, call.stream_id)
+        return 0
+
+    cdef int finish(self, Call* call, int32_t status, const char* text, size_t n) except -1:
+        cdef nghttp2_nv[5] fields
+        cdef tf_buf encoded
+        cdef size_t k = 3
+        if call.finished:
+            return 0
+        call.finished = True
+        call.status = status if 0 <= status <= 16 else GRPC_UNKNOWN
+        self.server.unwatch(call)
+        if not call.open or self.session == NULL:
+            return 0
+        if n:
+            memset(&encoded, 0, sizeof(tf_buf))
+            put_percent(&encoded, text, n if n < 8192 else 8192)
+            if encoded.failed:
+                tf_buf_free(&encoded)
+            call.text = encoded.data
+            call.text_len = encoded.len
+        if not call.ended:
+            self.overdue = True
+        if call.replied:
+            if call.deferred:
+                call.deferred = False
+                nghttp2_session_resume_data(self.session, call.stream_id)
+            return 0
+        call.replied = True
+        call.trailed = True
+        self.spoke = True
+        fields[0] = field(b":status", 7, b"200", 3)
+        fields[1] = field(b"content-type", 12, b"application/grpc", 16)
+        fields[2] = field(b"grpc-status", 11, STATUS_TEXTS[call.status], strlen(STATUS_TEXTS[call.status]))
+        if call.text_len:
+            fields[k] = field(b"grpc-message", 12, call.text, call.text_len)
+            fields[k].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+            k += 1
+        if call.encoding_in:
+            fields[k] = field(b"grpc-accept-encoding", 20, ENCODINGS, strlen(ENCODINGS))
+            k += 1
+        if nghttp2_submit_response(self.session, call.stream_id, fields, k, NULL) != 0:
+            raise MemoryError
+        return 0
+
+    cdef int finish_text(self, Call* call, int32_t status, str text) except -1:
+        cdef bytes encoded = text.encode("utf-8", "replace")
+        return self.finish(call, status, <const char*>encoded, len(encoded))
+
+    cdef int refuse_http(self, Call* call, int32_t http_status) except -1:
+        cdef nghttp2_nv[1] fields
+        cdef bytes number = b"%d" % http_status
+        call.finished = True
+        call.replied = True
+        call.trailed = True
+        self.server.unwatch(call)
+        if not call.ended:
+            self.overdue = True
+        fields[0] = field(b":status", 7, <const char*>number, len(number))
+        fields[0].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+        if nghttp2_submit_response(self.session, call.stream_id, fields, 1, NULL) != 0:
+            raise MemoryError
+        return 0
+
+    # ---- pings, age, leaving
+
+    cdef int on_ping(self, bint ack) noexcept:
+        cdef int64_t now, least
+        if ack:
+            self.pinged = 0
+            return 0
+        if self.server.max_ping_strikes == 0:
+            return 0
+        now = now_ns()
+        # As gRPC's servers do: without calls two hours are the least, unless such pings are allowed.
+        least = self.server.min_ping_interval_ns
+        if self.n_calls == 0 and not self.server.keepalive_idle and least < IDLE_PING_NS:
+            least = IDLE_PING_NS
+        if self.last_ping and now - self.last_ping < least:
+            self.strikes += 1
+            if self.strikes > self.server.max_ping_strikes and self.leaving < 3:
+                nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE,
+                                      nghttp2_session_get_last_proc_stream_id(self.session),
+                                      NGHTTP2_ENHANCE_YOUR_CALM, <const uint8_t*>b"too_many_pings", 14)
+                self.leaving = 3
+        self.last_ping = now
+        return 0
+
+    cdef int tick(self, int64_t now) except -1:
+        if self.session == NULL:
+            return 0
+        if self.n_read != self.n_read_then:
+            self.n_read_then = self.n_read
+            self.heard = now
+            self.pinged = 0
+        if self.server.max_age_ns and not self.aged and now - self.born > self.server.max_age_ns:
+            self.aged = True
+            self.begin_drain()
+        if self.leaving == 1 and now - self.left_at > NOTICE_NS:
+            self.end_incomplete()
+        if self.aged and self.server.age_grace_ns and now - self.left_at > self.server.age_grace_ns:
+            return self.abort()
+        self.keep_alive(now)
+        self.end_stalled(now)
+        self.flush()
+        return 0
+
+    cdef int keep_alive(self, int64_t now) except -1:
+        if self.pinged:
+            if now - self.pinged > self.server.keepalive_timeout_ns:
+                self.abort()
+            return 0
+        if self.server.keepalive_ns == 0 or now - self.heard < self.server.keepalive_ns:
+            return 0
+        if self.n_calls == 0 and not self.server.keepalive_idle:
+            return 0
+        if self.server.max_pings and self.pings >= self.server.max_pings and self.n_calls == 0:
+            return 0
+        self.pings += 1
+        self.pinged = now
+        nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+        return 0
+
+    # Calls whose client neither takes what is there for it nor sends what it began.
+    cdef int end_stalled(self, int64_t now) except -1:
+        cdef Call* call = self.calls
+        while call != NULL:
+            if call.out_head == NULL and (call.ended or call.finished or call.message.have == 0):
+                call.still_since = 0
+            elif call.still_since == 0:
+                call.still_since = now
+            elif now - call.still_since > self.server.stall_ns:
+                nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL)
+            call = call.next
+        return 0
+
+    cdef int begin_drain(self) except -1:
+        if self.session == NULL or self.leaving:
+            return 0
+        self.leaving = 1
+        self.left_at = now_ns()
+        if not self.greeted:
+            return self.abort()
+        nghttp2_submit_shutdown_notice(self.session)
+        return self.flush()
+
+    # Name the last call there will be; those whose messages have not come whole by now get no more time when the server
+    # ends.
+    cdef int end_incomplete(self) except -1:
+        cdef Call* call
+        if self.session == NULL or self.leaving >= 2:
+            return 0
+        self.leaving = 2
+        nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.session),
+                              NGHTTP2_NO_ERROR, NULL, 0)
+        if self.server.draining:
+            call = self.calls
+            while call != NULL:
+                if not call.ended and not call.finished and call.n_items == 0:
+                    self.finish_text(call, GRPC_UNAVAILABLE, SHUTTING_DOWN)
+                call = call.next
+        return self.flush()
+
+    # ---- bytes out
+
+    cdef int flush_safely(self) except -1:
+        try:
+            self.flush()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef const uint8_t* data
+        cdef ssize_t n
+        cdef tf_buf* out = &self.server.out
+        if self.session == NULL or self.paused or self.reading or not self.greeted:
+            return 0
+        out.len = 0
+        while True:
+            n = nghttp2_session_mem_send(self.session, &data)
+            if n < 0:
+                drop_refs()
+                return self.abort()
+            if n:
+                tf_buf_put(out, data, n)
+            if n == 0 or out.len + ref_bytes >= FLUSH_BYTES or n_refs > MAX_REFS - 8:
+                if self.write() != 0:
+                    return 0
+                if self.paused or self.session == NULL:
+                    return 0
+                if n == 0 and not self.end_overdue():
+                    break
+        if self.spoke:
+            self.spoke = False
+            self.pings = 0
+            self.strikes = 0
+            self.last_ping = 0
+        if self.n_held and self.release_held():
+            return self.flush()
+        return self.close_when_empty()
+
+    # Calls that were answered before their client was through: it can stop now. True: there is more to send for it.
+    cdef bint end_overdue(self) except? False:
+        cdef Call* call = self.calls
+        cdef bint more = False, left = False
+        if not self.overdue:
+            return False
+        while call != NULL:
+            if call.finished and not call.ended and not call.cut_off:
+                if call.trailed:
+                    call.cut_off = True
+                    more = True
+                    nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_NO_ERROR)
+                else:
+                    left = True
+            call = call.next
+        self.overdue = left
+        return more
+
+    # Whether a call that was held goes on.
+    cdef bint release_held(self) except? False:
+        cdef Call* call = self.calls
+        cdef int32_t held = self.n_held
+        while call != NULL:
+            if call.held:
+                self.on_drained(call)
+            call = call.next
+        return self.n_held < held
+
+    cdef int close_when_empty(self) except -1:
+        if self.session == NULL or self.transport is None:
+            return 0
+        if (self.leaving >= 2 and self.n_calls == 0) or not (
+                nghttp2_session_want_read(self.session) or nghttp2_session_want_write(self.session)):
+            self.transport.close()
+            self.end_session()
+        return 0
+
+    # What is in the buffer, and tensors between it, to the socket; what it does not take, to the transport. -1: broken.
+    cdef int write(self) except? -1:
+        global n_refs, ref_bytes
+        cdef iovec[2 * MAX_REFS + 1] iov
+        cdef tf_buf* out = &self.server.out
+        cdef size_t total = out.len + ref_bytes, at = 0, n
+        cdef ssize_t sent = 0
+        cdef int i, k = 0
+        if total == 0:
+            return 0
+        if out.failed:
+            drop_refs()
+            tf_buf_free(out)
+            raise MemoryError
+        for i in range(n_refs):
+            if refs[i].at > at:
+                iov[k].iov_base = out.data + at
+                iov[k].iov_len = refs[i].at - at
+                at = refs[i].at
+                k += 1
+            iov[k].iov_base = <void*>refs[i].ptr
+            iov[k].iov_len = refs[i].n
+            k += 1
+        if out.len > at:
+            iov[k].iov_base = out.data + at
+            iov[k].iov_len = out.len - at
+            k += 1
+        try:
+            if self.is_closing():
+                sent = -1
+            else:
+                sent = send_pieces(self.fd, iov, k, total)
+            if sent < 0:
+                self.abort()
+                return -1
+            if <size_t>sent < total:
+                self.write_rest(<size_t>sent)
+        finally:
+            drop_refs()
+            out.len = 0
+            if out.cap > (1 << 21):
+                tf_buf_free(out)
+        return 0
+
+    cdef int write_rest(self, size_t sent) except -1:
+        cdef tf_buf* out = &self.server.out
+        cdef size_t at = 0, n
+        cdef int i
+        for i in range(n_refs + 1):
+            n = (refs[i].at if i < n_refs else out.len) - at
+            if sent < n:
+                self.transport.write(out.data[at + sent:at + n])
+                sent = 0
+            else:
+                sent -= n
+            at += n
+            if i == n_refs:
+                break
+            if sent < refs[i].n:
+                self.transport.write(BlockView.make(refs[i].block, <uint8_t*>refs[i].ptr + sent, refs[i].n - sent))
+                sent = 0
+            else:
+                sent -= refs[i].n
+        return 0
+
+    # ---- the end
+
+    cdef int abort(self) except -1:
+        if self.transport is not None:
+            self.transport.abort()
+        if not self.reading:    # else nghttp2 is at work on it; connection_lost comes
+            self.end_session()
+        return 0
+
+
+cdef int drop_refs() noexcept:
+    global n_refs, ref_bytes
+    cdef int i
+    for i in range(n_refs):
+        block_unref(refs[i].block)
+    n_refs = 0
+    ref_bytes = 0
+    return 0

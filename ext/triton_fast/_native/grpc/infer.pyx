@@ -1,0 +1,193 @@
+# See infer.pxd.
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int32_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.native cimport (
+    TF_INTERNAL, TF_OK, TF_UNSUPPORTED, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
+)
+from triton_fast._native.core.request cimport Model, Request, Response, T_RECEIVED, request_free, request_new
+from triton_fast._native.core.validate cimport request_validate
+from triton_fast._native.grpc.call cimport KIND_INFER, Item, Out, out_new
+from triton_fast._native.grpc.message cimport PREFIX, message_prefix
+from triton_fast._native.grpc.shared cimport GrpcShared
+from triton_fast._native.net.fields cimport add_parameters
+from triton_fast._native.sched.model cimport NativeModel
+from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
+from triton_fast._native.wire.classify cimport reply_classify
+from triton_fast._native.wire.pb_infer cimport PbHead, pb_decode_infer, pb_infer_head
+from triton_fast._native.wire.pb_reply cimport (
+    pb_encode_reply, pb_encode_stream_error, pb_encode_stream_final, pb_encode_stream_reply,
+)
+
+from triton_fast.errors import STATUS, ServerError
+
+cdef enum:
+    NOGIL_MESSAGE = 65536       # a message of this size may take long enough to let other threads have the GIL
+    MAX_ENCODED = 2147483647    # bytes of one message, by gRPC's own rule
+
+cdef extern from "tf_error.h" nogil:
+    enum: TF_ERROR_TEXT
+
+cdef int32_t[16] statuses
+for _code, _row in STATUS.items():
+    statuses[int(_code)] = _row.grpc
+
+
+cdef int32_t grpc_status(int32_t code) noexcept:
+    return statuses[code] if 0 <= code < 8 else 2
+
+
+cdef int error_of(tf_error* e, error) except -1:
+    cdef bytes text = str(error).encode("utf-8", "replace")[:TF_ERROR_TEXT - 1]
+    e.code = int(error.code)
+    e.len = <unsigned int>len(text)
+    memcpy(e.text, <const char*>text, len(text) + 1)
+    return 0
+
+
+cdef int decode(Request* r, const uint8_t* message, size_t n, size_t max_input, tf_error* e) noexcept nogil:
+    if pb_decode_infer(r, message, n, max_input, e) != 0:
+        return -1
+    return request_validate(r, e)
+
+
+cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, size_t n, PbHead* head,
+                      tf_error* e) except -2:
+    cdef const uint8_t* message = block.data + at
+    cdef NativeModel model
+    cdef Request* r
+    cdef int rc = pb_infer_head(message, n, head, e)
+    cdef int _
+    cdef bint wake = False
+    if rc != 0:
+        return -1
+    for _ in range(3):
+        try:
+            model = server.find_model(head)
+        except ServerError as error:
+            error_of(e, error)
+            return -1
+        if model.ptr.decoupled and item.call.kind == KIND_INFER:
+            tf_fail(e, TF_UNSUPPORTED, "ModelInfer RPC doesn't support models with decoupled transaction policy")
+            return -1
+        r = request_new(model.ptr)
+        if r == NULL:
+            raise MemoryError
+        if n >= NOGIL_MESSAGE:
+            with nogil:
+                rc = decode(r, message, n, server.max_inflated, e)
+        else:
+            rc = decode(r, message, n, server.max_inflated, e)
+        if rc != 0:
+            request_free(r)
+            return -1
+        if item.call.forwarded != NULL:
+            add_parameters(r, <list>item.call.forwarded)
+        r.body = block
+        r.ctx = item
+        r.sink = &server.ring.ring.sink
+        r.stamps[T_RECEIVED] = item.call.began
+        r.max_responses = server.max_responses
+        rc = queue_submit(model.queue, r, &wake, e)
+        if rc == SUBMIT_OK:
+            # An instance may be at work on it by now; only this thread frees it.
+            item.request = r
+            item.message = message
+            item.ordered = not model.ptr.decoupled
+            Py_INCREF(model)
+            item.model = <PyObject*>model
+            server.in_flight += 1
+            server.requests += 1
+            if wake:
+                server.wake_later(model)
+            return 0
+        r.body = NULL
+        request_free(r)
+        if rc != SUBMIT_STOPPED:
+            return -1
+        server.forget_models()
+    return -1
+
+
+cdef bint infer_cancel(Item* item) noexcept:
+    cdef Request* r = item.request
+    if r == NULL or not queue_cancel((<NativeModel>item.model).queue, r):
+        return False
+    request_free(r)
+    infer_done(item)
+    return True
+
+
+cdef void infer_done(Item* item) noexcept:
+    cdef PyObject* model = item.model
+    item.request = NULL
+    item.model = NULL
+    if model != NULL:
+        Py_DECREF(<object>model)
+
+
+cdef Out* finish_message(GrpcShared server, Response* p, size_t total, Request* request, bint keep) except NULL:
+    cdef tf_buf* head = &server.head
+    cdef Out* out
+    if head.failed:
+        tf_buf_free(head)
+        if request != NULL:
+            request_free(request)
+        raise MemoryError
+    message_prefix(<uint8_t*>head.data, False, total)
+    out = out_new(head.data, head.len, p, server.cut, request, keep)
+    if head.cap > (1 << 20):
+        tf_buf_free(head)
+    if out == NULL:
+        raise MemoryError
+    return out
+
+
+cdef inline void begin_message(tf_buf* head) noexcept:
+    head.len = 0
+    tf_buf_put(head, b"\0\0\0\0\0", PREFIX)
+
+
+cdef Out* infer_reply(GrpcShared server, Item* item, Response* p, tf_error* e) except? NULL:
+    cdef NativeModel model = <NativeModel>item.model
+    cdef tf_buf* head = &server.head
+    cdef int64_t total
+    if p.n_outputs > server.cut_room:
+        server.grow_cut(p.n_outputs)
+    begin_message(head)
+    total = reply_classify(p, model.labels, e)
+    if total == 0 and item.call.kind == KIND_INFER:
+        total = pb_encode_reply(p, -1, head, server.cut, e)
+    elif total == 0:
+        total = pb_encode_stream_reply(p, p.is_final, head, server.cut, e)
+    if total > MAX_ENCODED:
+        total = tf_fail(e, TF_INTERNAL, "Response has byte size %lld which exceeds gRPC's byte size limit %d.",
+                        <long long>total, <int>MAX_ENCODED)
+    if total < 0:
+        request_free(p.request)
+        return NULL
+    # While there is a limit of unsent responses, one counts until it is sent, however small.
+    return finish_message(server, p, <size_t>total, p.request, not p.is_final and server.max_responses > 0)
+
+
+cdef Out* infer_final(GrpcShared server, Item* item, Response* p) except NULL:
+    cdef Request* r = p.request
+    cdef tf_buf* head = &server.head
+    cdef PbHead asked
+    cdef tf_error e
+    memset(&asked, 0, sizeof(asked))
+    pb_infer_head(item.message, item.nbytes, &asked, &e)       # the version as the client gave it
+    begin_message(head)
+    pb_encode_stream_final(head, r.id, r.id_len, r.model.name, r.model.name_len, asked.version, asked.version_len)
+    return finish_message(server, NULL, head.len - PREFIX, r, False)
+
+
+cdef Out* infer_error(GrpcShared server, PbHead* head, Response* p, const char* text, size_t n) except NULL:
+    begin_message(&server.head)
+    if p != NULL:
+        pb_encode_stream_error(&server.head, text, n, p.request.id, p.request.id_len, p.request.model, p.is_final)
+    else:
+        pb_encode_stream_error(&server.head, text, n, head.id, head.id_len, NULL, -1)
+    return finish_message(server, NULL, server.head.len - PREFIX, NULL, False)

@@ -1,0 +1,1 @@
+"""What connections of the gRPC listener share: see ``GrpcServer`` in connection.pyi. Native use only."""
