@@ -46,8 +46,8 @@ fuzz: build     ## the fuzzers, TF_FUZZ_SECONDS (60) in all
 soak: models    ## 200 000 mixed requests (TF_SOAK_REQUESTS)
 	@TF_SOAK_REQUESTS=$${TF_SOAK_REQUESTS:-200000} $(py) -m pytest -m soak -o timeout=3600 tests $(T)
 
-bench: build    ## load against nginx (and TRITON_REFERENCE=launcher); ARGS=--quick
-	@scripts/bench_tools.sh wrk nginx
+bench: build    ## HTTP and gRPC load against nginx (and TRITON_REFERENCE=launcher); ARGS=--quick
+	@scripts/bench_tools.sh wrk h2load nginx
 	@$(py) -m bench.server $(ARGS)
 
 bench-check: build ## instruction counts against bench/baselines; ARGS=--update rewrites them

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TRITON_FAST = [sys.executable, "-m", "triton_fast"]
 POLL_SECONDS = 0.005
+GRPC_STARTED = re.compile(r"Started GRPCInferenceService at [^ ]*:(\d+)")
 
 
 def free_ports(count: int) -> list[int]:
@@ -48,8 +50,8 @@ class ServerProcess:
 
     Attributes
     ----------
-    http_port, grpc_port, metrics_port
-        On 127.0.0.1.
+    http_port, metrics_port
+        On 127.0.0.1; `grpc_port` too, where gRPC is served.
     ready_seconds
         From the start of the process to the first 200 of /v2/health/ready, seen from outside.
     log
@@ -58,13 +60,13 @@ class ServerProcess:
 
     def __init__(self, repository: Path, log: Path, *, command: list[str] | None = None, args: tuple[str, ...] = (),
                  ready_timeout: float = 60.0) -> None:
-        self.http_port, self.grpc_port, self.metrics_port = free_ports(3)
+        self.http_port, grpc_port, self.metrics_port = free_ports(3)
         self.log = log
         argv = [
             *(command or TRITON_FAST),
             f"--model-repository={repository}",
             f"--http-port={self.http_port}",
-            f"--grpc-port={self.grpc_port}",
+            f"--grpc-port={grpc_port}",
             f"--metrics-port={self.metrics_port}",
             "--http-address=127.0.0.1",
             "--grpc-address=127.0.0.1",
@@ -99,9 +101,24 @@ class ServerProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self.http_port}"
 
-    def get(self, path: str) -> tuple[int, bytes]:
+    @property
+    def grpc_port(self) -> int:
+        """On 127.0.0.1, read from the log: flags in ``args`` may ask for another port, or for no gRPC, which raises."""
+        found = GRPC_STARTED.findall(self.log.read_text(errors="replace"))
+        if not found:
+            raise RuntimeError(f"the server does not serve gRPC:\n{self.log_tail()}")
+        return int(found[-1])
+
+    def metrics(self) -> str:
+        """The metrics page."""
+        status, body = self.get("/metrics", self.metrics_port)
+        if status != http.client.OK:
+            raise RuntimeError(f"/metrics answers {status}: {body[:500]!r}")
+        return body.decode()
+
+    def get(self, path: str, port: int | None = None) -> tuple[int, bytes]:
         """Status and body of one GET on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.http_port, timeout=10)
         try:
             connection.request("GET", path)
             reply = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Instructions per request of the whole server: n and 2n requests over one keep-alive connection, under callgrind.
+"""Instructions per request of the whole server: n and 2n requests over one connection, under callgrind.
 
 The difference of two runs takes start and stop out of the count. Each request waits for its answer, so every batch
 holds one request.
@@ -13,12 +13,14 @@ import tempfile
 from pathlib import Path
 
 from bench.micro.count import VALGRIND, clean_env, collected
+from bench.micro.grpc_client import GrpcClient
 from bench.server import models
 from bench.server.cases import Case, encode
+from bench.server.grpc_cases import GrpcCase
 from scripts.server_process import ServerProcess
 
 # name -> number of requests
-CASES = {"server-mlp-binary": 2000, "server-mlp-json": 2000}
+CASES = {"server-mlp-binary": 2000, "server-mlp-json": 2000, "server-mlp-grpc": 2000}
 WARM_UP = 200
 READY_TIMEOUT = 600  # seconds: everything is some 50 times slower under callgrind
 
@@ -30,16 +32,17 @@ def request_bytes(case: Case) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-class Client:
+class HttpClient:
     """One keep-alive connection. Answers to equal requests have equal length, so later ones are read by count."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, request: bytes) -> None:
+        self.request = request
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def first(self, request: bytes) -> bytes:
+    def first(self) -> bytes:
         """Send the request and read by Content-Length."""
-        self.socket.sendall(request)
+        self.socket.sendall(self.request)
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._receive()
@@ -51,9 +54,9 @@ class Client:
             body += self._receive()
         return head + b"\r\n\r\n" + body
 
-    def repeat(self, request: bytes, answer: bytes, count: int) -> None:
+    def repeat(self, answer: bytes, count: int) -> None:
         for _ in range(count):
-            self.socket.sendall(request)
+            self.socket.sendall(self.request)
             left = len(answer)
             while left:
                 data = self._receive()
@@ -70,7 +73,13 @@ class Client:
         return data
 
 
-def run(case: Case, requests: int) -> int:
+def connect(server: ServerProcess, case: Case | GrpcCase) -> HttpClient | GrpcClient:
+    if isinstance(case, GrpcCase):
+        return GrpcClient(server.grpc_port, case.path, case.body)
+    return HttpClient(server.http_port, request_bytes(case))
+
+
+def run(case: Case | GrpcCase, requests: int) -> int:
     """Instructions of a server's whole life with that many requests."""
     with tempfile.TemporaryDirectory(prefix="triton_fast-callgrind-") as folder:
         scratch = Path(folder)
@@ -83,10 +92,9 @@ def run(case: Case, requests: int) -> int:
                    *VALGRIND, f"--log-file={counts}", "--fair-sched=yes", sys.executable, "-S", "-m", "triton_fast"]
         with ServerProcess(scratch / "models", scratch / "server.log", command=command,
                            ready_timeout=READY_TIMEOUT) as server:
-            client = Client(server.http_port)
-            request = request_bytes(case)
-            answer = client.first(request)
-            client.repeat(request, answer, WARM_UP + requests)
+            client = connect(server, case)
+            answer = client.first()
+            client.repeat(answer, WARM_UP + requests)
             client.socket.close()
             code = server.stop(timeout=120)
         if code:
@@ -95,5 +103,8 @@ def run(case: Case, requests: int) -> int:
 
 
 def per_request(name: str, requests: int) -> float:
-    case = Case(name, "mlp", 1, name.endswith("binary"))
+    if name.endswith("grpc"):
+        case: Case | GrpcCase = GrpcCase(name, "mlp", 1, 1)
+    else:
+        case = Case(name, "mlp", 1, name.endswith("binary"))
     return (run(case, 2 * requests) - run(case, requests)) / requests

@@ -1,7 +1,8 @@
 """make bench: triton_fast against nginx (and the real Triton, if TRITON_REFERENCE names a launcher), same machine.
 
 Run from the repository root as ``python -m bench.server [--quick] [--strict] [--only NAME]``. Rounds of the peers
-alternate, so that a change of the machine's speed meets all of them. Raw figures go to bench/out/.
+alternate, so that a change of the machine's speed meets all of them. wrk loads over HTTP, h2load over gRPC. Raw figures
+go to bench/out/.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.server import load, models, report
-from bench.server.cases import CASES, Case
+from bench.server import models, report
+from bench.server.cases import CASES
+from bench.server.grpc_cases import GRPC_CASES
+from bench.server.h2load import H2load
+from bench.server.load import Wrk
 from bench.server.nginx import Nginx
+from bench.server.peers import Triton, measure
 from scripts.server_process import ROOT, ServerProcess
 
 OUT = ROOT / "bench" / "out"
@@ -38,58 +43,50 @@ def options() -> argparse.Namespace:
     return given
 
 
-def check_answer(server: ServerProcess, case: Case) -> load.Answer:
-    """One request of the case: status 200 and the right values, else an error with what came back."""
-    answer = load.post(server.http_port, case.path, case.body, case.headers)
-    case.verify(answer.status, answer.headers, answer.body)
-    return answer
-
-
 def main() -> int:
     given = options()
-    cases = [case for case in CASES if given.only in case.name]
+    cases = [case for case in (*CASES, *GRPC_CASES) if given.only in case.name]
     if not cases:
-        raise SystemExit(f"no case contains '{given.only}'; there are {', '.join(case.name for case in CASES)}")
+        names = ", ".join(case.name for case in (*CASES, *GRPC_CASES))
+        raise SystemExit(f"no case contains '{given.only}'; there are {names}")
     started = time.strftime("%Y-%m-%dT%H%M%S")
     with tempfile.TemporaryDirectory(prefix="triton_fast-bench-") as folder, ExitStack() as stack:
         scratch = Path(folder)
         models.write_onnx(scratch / "onnx")
-        ours = stack.enter_context(
+        process = stack.enter_context(
             ServerProcess(scratch / "onnx", scratch / "triton_fast.log", args=tuple(given.server_args.split()))
         )
-        print(f"triton_fast ready in {ours.ready_seconds:.2f} s", flush=True)
-        answers = {case.name: check_answer(ours, case) for case in cases}
-        nginx = stack.enter_context(Nginx(scratch, {case.nginx_path: answers[case.name] for case in cases}))
-        peers = {"triton_fast": ours, "nginx": nginx}
+        print(f"triton_fast ready in {process.ready_seconds:.2f} s", flush=True)
+        ours = Triton(process)
+        # What each peer answers to each case, checked; nginx imitates ours.
+        answers = {"triton_fast": {case.name: ours.check(case) for case in cases}}
+        answers["nginx"] = answers["triton_fast"]
+        nginx = stack.enter_context(Nginx(scratch, [(case, answers["nginx"][case.name]) for case in cases]))
+        peers: dict[str, Triton | Nginx] = {"triton_fast": ours, "nginx": nginx}
         if launcher := os.environ.get("TRITON_REFERENCE"):
             models.write_python(scratch / "python")
-            real = stack.enter_context(
+            real = Triton(stack.enter_context(
                 ServerProcess(scratch / "python", scratch / "triton.log", command=[launcher], ready_timeout=300)
-            )
+            ), computes=False)
             print("reference Triton (Python identity models) ready", flush=True)
-            for case in cases:
-                answer = load.post(real.http_port, case.path, case.body, case.headers)
-                case.verify_shape(answer.status, answer.headers, answer.body)
+            answers["triton"] = {case.name: real.check(case) for case in cases}
             peers["triton"] = real
 
         results = []
         for case in cases:
-            runner = load.Wrk(scratch, case, given.seconds)
+            runner: Wrk | H2load = (H2load if case.protocol == "grpc" else Wrk)(scratch, case, given.seconds)
             rounds: dict[str, list[dict]] = {name: [] for name in peers}
             for peer in peers.values():  # one short round that does not count: caches, pools, clock frequency
-                runner.run(peer.http_port, case.nginx_path if peer is nginx else case.path, seconds=1)
+                runner.run(*peer.endpoint(case), seconds=1)
             for _ in range(given.rounds):
                 for name, peer in peers.items():
-                    path = case.nginx_path if peer is nginx else case.path
-                    before = peer.cpu_seconds()
-                    figures = runner.run(peer.http_port, path)
-                    figures["cpu_seconds"] = peer.cpu_seconds() - before
-                    figures["rss_bytes"] = peer.rss_bytes()
-                    rounds[name].append(figures)
+                    rounds[name].append(measure(peer, runner, answers[name][case.name]))
             print(f"  {case.name}: {given.rounds} rounds done", flush=True)
-            check_answer(ours, case)
+            for peer in peers.values():
+                if isinstance(peer, Triton):
+                    peer.check(case)
             results.append(report.Result(case, rounds))
-        code = ours.stop()
+        code = process.stop()
 
     report.print_table(results)
     OUT.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is measured: one row per case, with its request, the check of its answer and its target.
+"""What is measured over HTTP: one row per case, with its request, the check of its answer and its target.
 
 It knows the v2 protocol and nothing of wrk, nginx or processes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Case:
+    protocol: ClassVar[str] = "http"
     name: str
     model: str
     connections: int
@@ -47,8 +49,8 @@ class Case:
         return f"/v2/models/{self.model}/infer"
 
     @property
-    def nginx_path(self) -> str:
-        return f"/{self.name}"
+    def load(self) -> dict[str, int]:
+        return {"connections": self.connections}
 
     @property
     def body(self) -> bytes:

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from statistics import median
 
 from bench.server.cases import Case
+from bench.server.grpc_cases import GrpcCase
 
 
 class Result:
-    """All rounds of one case: ``rounds[peer]`` is a list of wrk's figures."""
+    """All rounds of one case: ``rounds[peer]`` is a list of the load generator's figures."""
 
-    def __init__(self, case: Case, rounds: Mapping[str, list[dict]]) -> None:
+    def __init__(self, case: Case | GrpcCase, rounds: Mapping[str, list[dict]]) -> None:
         self.case = case
         self.rounds = rounds
 
@@ -36,7 +37,7 @@ class Result:
         return median(self.values("triton_fast", "rate")) >= target.value
 
     def faults(self) -> list[str]:
-        """Every kind of error that wrk counted, in words."""
+        """Every kind of error that was counted, in words."""
         found = []
         for peer, rounds in self.rounds.items():
             for kind in rounds[0]["errors"]:
@@ -84,7 +85,7 @@ def raw(results: list[Result], given: argparse.Namespace, machine: Mapping[str, 
         "options": vars(given),
         "cases": {
             result.case.name: {
-                "connections": result.case.connections,
+                **result.case.load,
                 "request_bytes": len(result.case.body),
                 "target": str(result.case.target) if result.case.target else None,
                 "met": result.met(),
