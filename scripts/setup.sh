@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must exist before the server runs from this tree: compiler, venv, packages, native extensions.
+# Everything that must exist before the server runs from this tree: compiler, libnghttp2, venv, packages, extensions.
 # Does only what is missing or changed. VENV=DIR and PYTHON=COMMAND choose the venv and the interpreter behind it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,6 +34,11 @@ compiler() {
   "$VENV/bin/python" -c 'import os, sysconfig, sys
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
     system_packages "$(debian_python "$VENV/bin/python" dev)"
+}
+
+# libnghttp2 carries the gRPC port. Its header is looked for as the compiler will look for it.
+http2_library() {
+  echo '#include <nghttp2/nghttp2.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 || system_packages libnghttp2-dev
 }
 
 pip_install() {
@@ -72,5 +77,6 @@ mkdir -p build
 python=$(find_python)
 make_venv "$python"
 compiler
+http2_library
 install_packages
 build

@@ -65,4 +65,22 @@ cdef class H2Connection(GrpcPeer):
     cdef int refuse_http(self, Call* call, int32_t http_status) except -1
     # n bytes of the call's data have been used.
     cdef int give_back(self, Call* call, size_t n) except -1
+    # What went wrong is this call's own affair: log it, end the call.
+    cdef int call_failed(self, Call* call, object error) noexcept
+    cdef int flush_safely(self) except -1
+
+    # ---- its own
+    cdef int open_call(self, int32_t stream_id) noexcept
+    cdef int drop_call(self, Call* call) except -1
+    cdef int end_session(self) except -1
+    cdef int broken(self, int rc, size_t n) except -1
+    cdef int count_reset(self) noexcept
+    cdef int reply(self, Call* call) except -1
+    cdef int on_ping(self, bint ack) noexcept
+    cdef int keep_alive(self, int64_t now) except -1
+    cdef int end_stalled(self, int64_t now) except -1
+    cdef bint end_overdue(self) except? False
+    cdef bint release_held(self) except? False
+    cdef int write(self) except? -1
+    cdef int write_rest(self, size_t sent) except -1
     cdef int close_when_empty(self) except -1

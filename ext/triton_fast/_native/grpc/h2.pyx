@@ -48,7 +48,7 @@ HINT = b"This port speaks gRPC over HTTP/2. HTTP/1.1 is served on --http-port, 8
 HTTP1_ANSWER = (b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
                 % len(HINT)) + HINT
 cdef const char* ENCODINGS = b"identity, deflate, gzip"
-cdef const char*[17] STATUS_TEXTS
+cdef const char* STATUS_TEXTS[17]
 _status_texts = [b"%d" % status for status in range(17)]
 for _status in range(17):
     STATUS_TEXTS[_status] = _status_texts[_status]
@@ -238,6 +238,26 @@ cdef class H2Connection(GrpcPeer):
     def __dealloc__(self):
         if self.session != NULL:
             nghttp2_session_del(self.session)
+
+    # ---- what a call means is the subclass's business
+
+    cdef int on_field(self, Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1:
+        return 0
+
+    cdef int on_head(self, Call* call) except -1:
+        return self.finish(call, GRPC_UNIMPLEMENTED, NULL, 0)
+
+    cdef int on_data(self, Call* call, const uint8_t* data, size_t n) except -1:
+        return self.give_back(call, n)
+
+    cdef int on_end(self, Call* call) except -1:
+        return 0
+
+    cdef int on_close(self, Call* call) except -1:
+        return 0
+
+    cdef int on_drained(self, Call* call) except -1:
+        return 0
 
     # ---- the event loop's side
 

@@ -1,6 +1,6 @@
 # See infer.pxd.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block

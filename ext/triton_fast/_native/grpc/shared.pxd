@@ -55,6 +55,7 @@ cdef class GrpcShared(Shared):
 
     cdef int watch(self, Call* call) except -1
     cdef int unwatch(self, Call* call) noexcept
+    cdef int plan_due(self, int64_t at) except -1
     # The model a request is for; a ServerError when there is none.
     cdef NativeModel find_model(self, PbHead* head)
     cdef int forget_models(self) except -1

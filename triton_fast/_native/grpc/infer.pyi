@@ -1,0 +1,1 @@
+"""ModelInferRequest messages into queues, responses into messages. Native use only."""
