@@ -74,7 +74,7 @@ cdef struct Call:
     bint deferred           # HTTP/2 waits for more bytes of it
     bint granted            # the restricted category's secret came
     bint error_mode         # triton_grpc_error: the first error ends the call
-    bint busy               # a message is being inflated; what follows waits in stash
+    bint busy               # a message is being inflated; what follows waits in stash, and keeps the window taken
     bint held               # as many requests or bytes in hand as one call may have; what follows waits in stash
     bint wide               # head too large
     bint typed              # content-type was that of gRPC
@@ -90,7 +90,6 @@ cdef struct Call:
     size_t head_size        # as HTTP/2 counts it: names, values, 32 a field
     Message message
     tf_buf stash
-    size_t withheld         # bytes of the stream's window not given back yet
     Out* out_head
     Out* out_tail
     size_t out_bytes

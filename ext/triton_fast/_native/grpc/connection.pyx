@@ -202,7 +202,7 @@ cdef class GrpcConnection(H2Connection):
         server.requests += call.kind == KIND_PYTHON
         if call.http_status or not call.typed:
             return self.refuse_http(call, call.http_status if call.http_status else 415)
-        if server.draining or (self.leaving == 1 and not self.aged):
+        if server.draining:
             return self.finish_text(call, GRPC_UNAVAILABLE, SHUTTING_DOWN)
         if call.wide:
             return self.finish_text(
@@ -407,9 +407,7 @@ cdef class GrpcConnection(H2Connection):
             m.block = NULL
             self.submitted = True
             Py_INCREF(self)
-            if call.kind == KIND_STREAM:
-                self.hold_if_full(call)
-            return 0
+            return self.hold_if_full(call)
         if call.kind == KIND_INFER or call.error_mode:
             item_free(item)
             if call.kind == KIND_STREAM:
@@ -417,10 +415,11 @@ cdef class GrpcConnection(H2Connection):
             return self.finish(call, grpc_status(e.code), e.text, e.len)
         item.done = True
         chain_put(&item.head, &item.tail, infer_error(self.server, &head, NULL, e.text, e.len))
-        return self.advance(call)
+        self.advance(call)
+        return self.hold_if_full(call)
 
     cdef int hold_if_full(self, Call* call) except -1:
-        if not call.held and self.is_full(call):
+        if call.kind == KIND_STREAM and not call.held and self.is_full(call):
             call.held = True
             self.n_held += 1
         return 0

@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset, strlen
 from triton_fast._native.core.memory cimport Block, block_ref, block_unref
 from triton_fast._native.core.native cimport now_ns, tf_buf, tf_buf_free, tf_buf_put
 from triton_fast._native.grpc.call cimport (
-    Call, Out, call_new, call_peek, call_put, call_read, call_skip, call_unref, drop_outs, out_free,
+    KIND_INFER, Call, Out, call_new, call_peek, call_put, call_read, call_skip, call_unref, drop_outs, out_free,
 )
 from triton_fast._native.grpc.message cimport put_percent
 from triton_fast._native.grpc.nghttp2 cimport *
@@ -28,6 +28,7 @@ cdef enum:
     MAX_ACKS = 1000             # SETTINGS and PING answers that may wait
 
 cdef int64_t IDLE_PING_NS = <int64_t>7200 * 1000000000
+cdef int64_t GREETING_NS = <int64_t>20 * 1000000000     # for the first bytes of a connection
 
 SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
 
@@ -554,6 +555,8 @@ cdef class H2Connection(GrpcPeer):
     cdef int tick(self, int64_t now) except -1:
         if self.session == NULL:
             return 0
+        if not self.greeted and now - self.born > GREETING_NS:
+            return self.abort()
         if self.n_read != self.n_read_then:
             self.n_read_then = self.n_read
             self.heard = now
@@ -590,7 +593,8 @@ cdef class H2Connection(GrpcPeer):
     cdef int end_stalled(self, int64_t now) except -1:
         cdef Call* call = self.calls
         while call != NULL:
-            if call.out_head == NULL and (call.ended or call.finished or call.message.have == 0):
+            if call.out_head == NULL and (call.ended or call.finished or (
+                    call.message.have == 0 and call.kind != KIND_INFER)):
                 call.still_since = 0
             elif call.still_since == 0:
                 call.still_since = now
