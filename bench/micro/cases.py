@@ -102,6 +102,25 @@ def reply(n: int, *, binary: int) -> None:
     assert len(sections) == binary
 
 
+def pb_decode(n: int) -> None:
+    from triton_fast import protos
+    from triton_fast._native.wire.pb_infer import bench
+
+    message = protos.ModelInferRequest(model_name="mlp", raw_input_contents=[SIXTEEN])
+    message.inputs.add(name="INPUT", datatype="FP32", shape=[1, 16])
+    message.outputs.add(name="OUTPUT")
+    assert bench(message.SerializeToString(), n) == n
+
+
+def pb_reply(n: int, *, stream: bool) -> None:
+    from triton_fast._native.wire.pb_reply import encode_reply
+    from triton_fast.types import DataType
+
+    outputs = [(0, DataType.FP32, (1, 16), SIXTEEN)]
+    _, cuts, _ = encode_reply(model(), outputs, stream=stream, final=1 if stream else -1, repeat=n)
+    assert len(cuts) == 1
+
+
 _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "http1-head-infer": (parse_small, 20_000),
     "http1-head-browser": (parse_long, 20_000),
@@ -112,6 +131,9 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "validate-one-input": (validate, 20_000),
     "json-reply-binary": (partial(reply, binary=1), 10_000),
     "json-reply-16-floats": (partial(reply, binary=0), 10_000),
+    "pb-decode-binary": (pb_decode, 10_000),
+    "pb-reply-binary": (partial(pb_reply, stream=False), 10_000),
+    "pb-reply-stream": (partial(pb_reply, stream=True), 10_000),
 }
 CASES = {name: calls for name, (_, calls) in _RUN.items()}
 

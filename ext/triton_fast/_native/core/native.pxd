@@ -45,6 +45,7 @@ cdef extern from "tf_buf.h" nogil:
 cdef extern from "tf_types.h" nogil:
     int32_t dtype_size(int32_t dtype)
     const char* dtype_name(int32_t dtype)
+    int32_t dtype_from_name(const void* p, size_t n)
 
 
 # The eight Triton error codes (triton_fast/errors.py), and success.

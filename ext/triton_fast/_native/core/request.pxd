@@ -36,6 +36,7 @@ cdef enum:
 cdef enum:
     FLAG_SEQUENCE_START = 1
     FLAG_SEQUENCE_END = 2
+    FLAG_EMPTY_FINAL = 4    # a decoupled model's end without outputs is told to the client too
 
 cdef enum:
     MAX_RANK = 64           # dimensions of one tensor
