@@ -121,6 +121,12 @@ def pb_reply(n: int, *, stream: bool) -> None:
     assert len(cuts) == 1
 
 
+def carriers(n: int) -> None:
+    from triton_fast._native.core.respond import bench
+
+    assert bench(n, 1) == n
+
+
 _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "http1-head-infer": (parse_small, 20_000),
     "http1-head-browser": (parse_long, 20_000),
@@ -129,6 +135,7 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "json-decode-16-floats": (partial(decode, binary=False, count=16), 10_000),
     "json-decode-1000-floats": (partial(decode, binary=False, count=1000), 500),
     "validate-one-input": (validate, 20_000),
+    "carrier-fork-send-free": (carriers, 20_000),
     "json-reply-binary": (partial(reply, binary=1), 10_000),
     "json-reply-16-floats": (partial(reply, binary=0), 10_000),
     "pb-decode-binary": (pb_decode, 10_000),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.models import LONG_S, STOPPED, Gate, counters_at_base, submit, value_of
 from triton_fast import config as cfg
-from triton_fast._native.sched.inprocess import InferCall
+from triton_fast._native.sched.inprocess import InferCall, StreamCall
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.pyinstance import PyInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
@@ -180,7 +180,23 @@ def test_queue_timeouts_follow_the_config():
 def test_what_this_build_does_not_have_fails_the_load(text, what):
     config = parse.parse_text(f'name: "m" {IO} {text}'.encode(), "f").config
     with pytest.raises(Unsupported, match=f"^model 'm' .*{what}.*, which this version "):
-        refuse_unsupported(config)
+        refuse_unsupported(config, GateBackend())
+
+
+def test_a_decoupled_model_needs_a_backend_that_can():
+    config = config_of("model_transaction_policy { decoupled: true }")
+    with pytest.raises(Unsupported, match=r"^model 'm' is decoupled, .* does not serve with backend 'gate'$"):
+        refuse_unsupported(config, GateBackend())
+    able = GateBackend()
+    able.decoupled = True
+    refuse_unsupported(config, able)
+    runtime = ModelRuntime.start(LoadContext("m", 1, Path("m"), Path("m/1"), config), able)
+    able.gate.open()
+    call = StreamCall(runtime.native, [("IN", 8, (1,), b"\5\0\0\0")])
+    assert call.take(LONG_S) == ({"OUT": (8, (1,), b"\5\0\0\0")}, True)
+    with pytest.raises(Unsupported, match=r"^model 'm' is decoupled: it has no single answer"):
+        submit(runtime.native, 1)
+    assert runtime.stop(LONG_S)
 
 
 def test_ragged_inputs_fail_the_load():

@@ -12,6 +12,7 @@ from triton_fast.backends.base import Backend
 _BUILT_IN = {
     "identity": ("triton_fast.backends.identity", "IdentityBackend"),
     "onnxruntime": ("triton_fast.backends.onnxruntime", "OnnxRuntimeBackend"),
+    "repeat": ("triton_fast.backends.repeat", "RepeatBackend"),
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILT_IN)

@@ -76,6 +76,8 @@ class Backend(ABC):
     # File or directory name in the version directory when the config names none.
     default_filename: str
     version: str = ""
+    # Whether its instances can answer a request with other than one response (core/respond.pxd).
+    decoupled: bool = False
 
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.

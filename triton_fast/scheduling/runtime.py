@@ -36,13 +36,15 @@ def instance_specs(config: Any) -> list[InstanceSpec]:
     return specs
 
 
-def refuse_unsupported(config: Any) -> None:
-    """Fail a load, with the reason, where the config asks for a scheduler that this build does not have."""
+def refuse_unsupported(config: Any, backend: Backend) -> None:
+    """Fail a load, with the reason, where the config asks for what this build or the backend does not have."""
     scheduler = config.WhichOneof("scheduling_choice")
     if scheduler in ("sequence_batching", "ensemble_scheduling"):
         raise Unsupported(f"model '{config.name}' asks for {scheduler}, which this version does not serve")
-    if config.model_transaction_policy.decoupled:
-        raise Unsupported(f"model '{config.name}' is decoupled, which this version does not serve")
+    if config.model_transaction_policy.decoupled and not backend.decoupled:
+        raise Unsupported(
+            f"model '{config.name}' is decoupled, which this version does not serve with backend '{backend.name}'"
+        )
     if config.batch_input or config.batch_output or any(tensor.allow_ragged_batch for tensor in config.input):
         raise Unsupported(f"model '{config.name}' asks for ragged batching, which this version does not serve")
 
@@ -97,7 +99,7 @@ class ModelRuntime:
             The model can not be opened, or asks for what this build does not have.
         """
         config = context.config
-        refuse_unsupported(config)
+        refuse_unsupported(config, backend)
         for name in ignored_fields(config):
             log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
         specs = instance_specs(config)
@@ -108,6 +110,7 @@ class ModelRuntime:
         batching, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
         native = NativeModel(
             context.name, context.version, config.max_batch_size, inputs, outputs,
+            config.model_transaction_policy.decoupled,
             dynamic=config.HasField("dynamic_batching"),
             preferred=tuple(batching.preferred_batch_size),
             delay_us=batching.max_queue_delay_microseconds,

@@ -1,6 +1,6 @@
 """Requests from Python code in this process: warm-up, tests. Copies tensors both ways. Source: sched/inprocess.pyx."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from typing_extensions import Buffer
 
@@ -33,6 +33,7 @@ class InferCall:
     ------
     ServerError
         What validation or the queue answered: InvalidArg, or Unavailable when the queue is full or the model stops.
+        Unsupported for a decoupled model.
     """
 
     def __init__(
@@ -65,6 +66,64 @@ class InferCall:
             ``cancel`` took the request back, before the call or during it.
         ServerError
             The model's or the queue's error.
+        """
+
+class StreamCall:
+    """One request on its way that may have any number of responses; made is submitted. Any model will do.
+
+    It is an iterator of what ``take`` returns. A call that is dropped is cancelled.
+
+    Parameters
+    ----------
+    model, inputs, outputs, id, priority, timeout_us
+        See ``InferCall``.
+    max_responses
+        Responses before the final one that may wait to be taken; the model waits with the next. 0: any number.
+
+    Raises
+    ------
+    ServerError
+        What validation or the queue answered.
+    """
+
+    def __init__(
+        self,
+        model: NativeModel,
+        inputs: Sequence[Input],
+        outputs: Sequence[str] = (),
+        *,
+        id: str = "",
+        priority: int = 0,
+        timeout_us: int = 0,
+        max_responses: int = 0,
+    ) -> None: ...
+    def __iter__(self) -> Iterator[tuple[dict[str, Output], bool]]: ...
+    def __next__(self) -> tuple[dict[str, Output], bool]: ...
+    def take(self, timeout_s: float | None = None) -> tuple[dict[str, Output], bool] | None:
+        """Block, without the GIL, for the next response; None after the final one.
+
+        Returns
+        -------
+        (outputs, is_final)
+            The final response of a decoupled model may be without outputs.
+
+        Raises
+        ------
+        TimeoutError
+            Nothing within timeout_s; the request goes on.
+        Cancelled
+            ``cancel`` took the request back, or the model was told in time and stopped.
+        ServerError
+            The response is this error. If it was not the final one, the next call goes on after it.
+        """
+
+    def cancel(self) -> bool:
+        """Take the request back if no instance has it yet, else tell the instance to stop.
+
+        Returns
+        -------
+        bool
+            True: nothing more comes. False: an instance has it, what it still sends can be taken; or it has ended.
         """
 
 def infer(

@@ -98,7 +98,8 @@ cdef struct Response:
     Param* params
 
 # Where responses go: a loop's ring, an ensemble step, a Python caller. deliver takes a chain linked by next and runs on
-# the thread that produced it, without the GIL; it must not block. The final response hands the request over with it.
+# the thread that produced it, without the GIL; it must not block. A response hands over the request that it lies in:
+# the final one the request itself, every other one its carrier.
 cdef struct Sink:
     void (*deliver)(Sink* sink, Response* first, Response* last) noexcept nogil
 
@@ -150,13 +151,19 @@ cdef struct Request:
     uint64_t timeout_us
     Param* params
     Block* body             # one ref; memory that inputs may borrow from
-    Response response       # the only one, for models that answer once
+    Response response       # the only one, for models that answer once; else the final one
+    Request* parent         # of a carrier (core/respond.pxd): the request it answers, which it holds; else NULL
+    int32_t holds           # atomic; 1, and 1 for each carrier of this request that lives
+    int32_t waiting         # atomic; threads that sleep until something happens to this request (core/park.pxd)
+    int32_t max_responses   # carriers that may be delivered and not yet freed; 0 = any number. Set before submit
+    int32_t unsent          # atomic; how many there are, counted only where there is a limit
     char* arena
     size_t arena_left
     void* overflow
 
 
 cdef Request* request_new(Model* model) noexcept nogil
+# While carriers of r live, only the owner's hold goes; the last of them frees r.
 cdef void request_free(Request* r) noexcept nogil
 cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil
 cdef void model_free(Model* m) noexcept nogil

@@ -5,7 +5,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport block_unref
-from triton_fast._native.core.native cimport TF_OK, tf_add32, tf_add64, tf_error, tf_load64, tf_lock, tf_unlock
+from triton_fast._native.core.native cimport (
+    TF_OK, tf_add32, tf_add64, tf_error, tf_load32, tf_load64, tf_lock, tf_unlock,
+)
+from triton_fast._native.core.park cimport park_wake
 
 cdef enum:
     CHUNK = 4096
@@ -41,6 +44,7 @@ cdef Request* request_new(Model* model) noexcept nogil:
     r.arena_left = CHUNK - ((sizeof(Request) + 7) & ~<size_t>7)
     r.model = model
     r.batch = 1
+    r.holds = 1
     r.response.request = r
     r.response.code = TF_OK
     r.response.is_final = True
@@ -57,7 +61,7 @@ cdef void drop_outputs(Response* p) noexcept nogil:
     p.n_outputs = 0
 
 
-cdef void request_free(Request* r) noexcept nogil:
+cdef inline void release(Request* r) noexcept nogil:
     cdef int32_t i
     cdef Overflow* o = <Overflow*>r.overflow
     cdef Overflow* after
@@ -80,6 +84,22 @@ cdef void request_free(Request* r) noexcept nogil:
         r = NULL
     tf_unlock(&slab.lock)
     free(r)
+
+
+cdef void request_free(Request* r) noexcept nogil:
+    cdef Request* parent
+    cdef bint counted
+    while r != NULL:
+        # Who sees 1 is alone with r: a plain request costs no atomic write.
+        if tf_load32(&r.holds) != 1 and tf_add32(&r.holds, -1) != 0:
+            return
+        parent = r.parent
+        counted = parent != NULL and parent.max_responses > 0 and r.state == REQ_DONE
+        release(r)
+        if counted:
+            tf_add32(&parent.unsent, -1)
+            park_wake(&parent.waiting)
+        r = parent
 
 
 cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil:

@@ -1,5 +1,5 @@
 # Requests from Python code in this process: warm-up, tests, later the in-process API. One call, one condition variable.
-# Copies tensors in and out; the network front ends do not come this way.
+# InferCall has one answer, StreamCall any number. Copies tensors in and out; network front ends do not come this way.
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -13,7 +13,7 @@ from triton_fast._native.core.pthread cimport (
     pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
+    Model, Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
@@ -21,7 +21,7 @@ from triton_fast._native.sched.queue cimport (
     SUBMIT_OK, queue_cancel, queue_submit, queue_wake,
 )
 
-from triton_fast.errors import Cancelled, make
+from triton_fast.errors import Cancelled, Unsupported, make
 
 
 MAX_WAIT_S = 1e9        # what is longer waits for ever as far as anybody can tell, and fits in ns
@@ -33,14 +33,23 @@ cdef struct Waiter:
     int32_t refs
     pthread_mutex_t lock
     pthread_cond_t cond
-    Response* done
+    Response* first         # what has come and was not taken
+    Response* last
     bint cancelled          # nothing will come
+    bint dropped            # nobody will take what comes
+
+
+cdef void free_chain(Response* p) noexcept nogil:
+    cdef Response* after
+    while p != NULL:
+        after = p.next
+        request_free(p.request)
+        p = after
 
 
 cdef void waiter_unref(Waiter* w) noexcept nogil:
     if tf_add32(&w.refs, -1) == 0:
-        if w.done != NULL:
-            request_free(w.done.request)
+        free_chain(w.first)
         pthread_cond_destroy(&w.cond)
         pthread_mutex_destroy(&w.lock)
         free(w)
@@ -48,11 +57,170 @@ cdef void waiter_unref(Waiter* w) noexcept nogil:
 
 cdef void waiter_deliver(Sink* sink, Response* first, Response* last) noexcept nogil:
     cdef Waiter* w = <Waiter*>sink
+    cdef bint is_final = last.is_final      # it may be gone once the lock is
+    last.next = NULL
     pthread_mutex_lock(&w.lock)
-    w.done = first
+    if w.dropped:
+        free_chain(first)
+    elif w.first == NULL:
+        w.first = first
+        w.last = last
+    else:
+        w.last.next = first
+        w.last = last
+    pthread_cond_broadcast(&w.cond)
+    pthread_mutex_unlock(&w.lock)
+    if is_final:
+        waiter_unref(w)
+
+
+# Wait until there is a response: the first, which is taken off if `take`. NULL: cancelled, or not within timeout_s.
+cdef Response* waiter_look(Waiter* w, object timeout_s, bint take) except? NULL:
+    cdef int64_t until = now_ns() + <int64_t>(min(timeout_s, MAX_WAIT_S) * 1e9) if timeout_s is not None else 0
+    cdef timespec ts
+    cdef Response* p
+    cdef int rc = 0
+    ts.tv_sec = until // 1000000000
+    ts.tv_nsec = until % 1000000000
+    with nogil:
+        pthread_mutex_lock(&w.lock)
+        while w.first == NULL and not w.cancelled and rc == 0:
+            if until:
+                rc = pthread_cond_timedwait(&w.cond, &w.lock, &ts)
+            else:
+                pthread_cond_wait(&w.cond, &w.lock)
+        p = w.first
+        if take and p != NULL:
+            w.first = p.next
+        pthread_mutex_unlock(&w.lock)
+    return p
+
+
+# The request of one call. The caller owns it.
+cdef Request* make_request(NativeModel model, object inputs, object outputs, str id, int64_t priority,
+                           int64_t timeout_us) except NULL:
+    cdef Request* r = request_new(model.ptr)
+    cdef Tensor* t
+    cdef tf_error e
+    cdef Py_ssize_t i, k
+    cdef const uint8_t[::1] view
+    if r == NULL:
+        raise MemoryError
+    try:
+        r.id = <const char*>copy_bytes(r, id.encode())
+        r.id_len = <unsigned int>len(id.encode())
+        r.priority = priority
+        r.timeout_us = timeout_us
+        r.inputs = <Tensor*>request_alloc(r, (len(inputs) + 1) * sizeof(Tensor))
+        if r.inputs == NULL:
+            raise MemoryError
+        for i, (name, dtype, shape, data) in enumerate(inputs):
+            t = &r.inputs[i]
+            encoded = name.encode()
+            t.name = <const char*>copy_bytes(r, encoded)
+            t.name_len = <unsigned int>len(encoded)
+            t.index = -1
+            t.dtype = int(dtype)
+            t.ndim = <int32_t>len(shape)
+            t.dims = <int64_t*>request_alloc(r, (len(shape) + 1) * sizeof(int64_t))
+            if t.dims == NULL:
+                raise MemoryError
+            for k in range(len(shape)):
+                t.dims[k] = shape[k]
+            t.kind = 0
+            t.device = 0
+            t.block = block_new(len(data))
+            if t.block == NULL:
+                raise MemoryError
+            r.n_inputs = <int32_t>(i + 1)
+            t.ptr = t.block.data
+            t.nbytes = len(data)
+            if len(data):
+                view = data
+                memcpy(t.ptr, &view[0], len(data))
+        r.wanted = <Wanted*>request_alloc(r, (len(outputs) + 1) * sizeof(Wanted))
+        if r.wanted == NULL:
+            raise MemoryError
+        for i, name in enumerate(outputs):
+            encoded = name.encode()
+            r.wanted[i].name = <const char*>copy_bytes(r, encoded)
+            r.wanted[i].name_len = <unsigned int>len(encoded)
+            r.wanted[i].index = -1
+            r.wanted[i].binary = -1
+            r.wanted[i].classes = 0
+            r.n_wanted = <int32_t>(i + 1)
+        if request_validate(r, &e) != 0:
+            raise error_of(&e)
+    except BaseException:
+        request_free(r)
+        raise
+    return r
+
+
+cdef object error_of(tf_error* e):
+    return make(e.code, e.text[:e.len].decode("utf-8", "replace"))
+
+
+# Queue r, which this takes over, with a new waiter as its sink; the caller has one of the waiter's two references.
+cdef Waiter* submit(NativeModel model, Request* r) except NULL:
+    cdef tf_error e
+    cdef bint wake = False
+    cdef int status
+    cdef Waiter* w = <Waiter*>calloc(1, sizeof(Waiter))
+    if w == NULL:
+        request_free(r)
+        raise MemoryError
+    w.refs = 2
+    w.sink.deliver = waiter_deliver
+    pthread_mutex_init(&w.lock, NULL)
+    cond_init_monotonic(&w.cond)
+    r.sink = &w.sink
+    status = queue_submit(model.queue, r, &wake, &e)
+    if wake:
+        queue_wake(model.queue)
+    if status != SUBMIT_OK:
+        request_free(r)
+        w.refs = 1
+        waiter_unref(w)
+        raise error_of(&e)
+    return w
+
+
+# Take a queued request back: True, and it is gone with its reference of the waiter. False: an instance has it.
+cdef bint take_back(NativeModel model, Waiter* w, Request* r) noexcept:
+    if not queue_cancel(model.queue, r):
+        return False
+    request_free(r)
+    pthread_mutex_lock(&w.lock)
+    w.cancelled = True
     pthread_cond_broadcast(&w.cond)
     pthread_mutex_unlock(&w.lock)
     waiter_unref(w)
+    return True
+
+
+# The outputs as Python objects; raises the response's error.
+cdef dict result_of(Response* p):
+    cdef Model* model = p.request.model
+    cdef Tensor* t
+    cdef int32_t i, k
+    if p.code != TF_OK:
+        raise make(p.code, p.text[:p.text_len].decode("utf-8", "replace"))
+    result = {}
+    for i in range(p.n_outputs):
+        t = &p.outputs[i]
+        spec = model.outputs[t.index]
+        result[spec.name[:spec.name_len].decode()] = (
+            t.dtype, tuple([t.dims[k] for k in range(t.ndim)]), (<char*>t.ptr)[:t.nbytes] if t.nbytes else b"")
+    return result
+
+
+cdef void* copy_bytes(Request* r, bytes text) except NULL:
+    cdef void* p = request_alloc(r, len(text) + 1)
+    if p == NULL:
+        raise MemoryError
+    memcpy(p, <const char*>text, len(text) + 1)
+    return p
 
 
 cdef class InferCall:
@@ -61,6 +229,7 @@ cdef class InferCall:
     Parameters
     ----------
     model : NativeModel
+        Not decoupled.
     inputs : sequence of (name, DataType, shape, bytes)
         STRING data in wire form (uint32 LE length + bytes per element).
     outputs : sequence of str
@@ -79,80 +248,12 @@ cdef class InferCall:
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
                   int64_t timeout_us=0):
         cdef Request* r
-        cdef Tensor* t
-        cdef tf_error e
-        cdef Py_ssize_t i, k
-        cdef int status
-        cdef bint wake = False
-        cdef const uint8_t[::1] view
+        if model.ptr.decoupled:
+            raise Unsupported(f"model '{model.name}' is decoupled: it has no single answer, ask for a stream of them")
         self.model = model
-        r = request_new(model.ptr)
-        if r == NULL:
-            raise MemoryError
-        try:
-            r.id = <const char*>copy_bytes(r, id.encode())
-            r.id_len = <unsigned int>len(id.encode())
-            r.priority = priority
-            r.timeout_us = timeout_us
-            r.inputs = <Tensor*>request_alloc(r, (len(inputs) + 1) * sizeof(Tensor))
-            if r.inputs == NULL:
-                raise MemoryError
-            for i, (name, dtype, shape, data) in enumerate(inputs):
-                t = &r.inputs[i]
-                encoded = name.encode()
-                t.name = <const char*>copy_bytes(r, encoded)
-                t.name_len = <unsigned int>len(encoded)
-                t.index = -1
-                t.dtype = int(dtype)
-                t.ndim = <int32_t>len(shape)
-                t.dims = <int64_t*>request_alloc(r, (len(shape) + 1) * sizeof(int64_t))
-                if t.dims == NULL:
-                    raise MemoryError
-                for k in range(len(shape)):
-                    t.dims[k] = shape[k]
-                t.kind = 0
-                t.device = 0
-                t.block = block_new(len(data))
-                if t.block == NULL:
-                    raise MemoryError
-                r.n_inputs = <int32_t>(i + 1)
-                t.ptr = t.block.data
-                t.nbytes = len(data)
-                if len(data):
-                    view = data
-                    memcpy(t.ptr, &view[0], len(data))
-            r.wanted = <Wanted*>request_alloc(r, (len(outputs) + 1) * sizeof(Wanted))
-            if r.wanted == NULL:
-                raise MemoryError
-            for i, name in enumerate(outputs):
-                encoded = name.encode()
-                r.wanted[i].name = <const char*>copy_bytes(r, encoded)
-                r.wanted[i].name_len = <unsigned int>len(encoded)
-                r.wanted[i].index = -1
-                r.wanted[i].binary = -1
-                r.wanted[i].classes = 0
-                r.n_wanted = <int32_t>(i + 1)
-            if request_validate(r, &e) != 0:
-                raise make(e.code, e.text[:e.len].decode("utf-8", "replace"))
-            self.waiter = <Waiter*>calloc(1, sizeof(Waiter))
-            if self.waiter == NULL:
-                raise MemoryError
-            self.waiter.refs = 2
-            self.waiter.sink.deliver = waiter_deliver
-            pthread_mutex_init(&self.waiter.lock, NULL)
-            cond_init_monotonic(&self.waiter.cond)
-            r.sink = &self.waiter.sink
-            status = queue_submit(model.queue, r, &wake, &e)
-            if wake:
-                queue_wake(model.queue)
-            if status != SUBMIT_OK:
-                self.waiter.refs = 1
-                raise make(e.code, e.text[:e.len].decode("utf-8", "replace"))
-            self.request = r
-            r = NULL
-        finally:
-            if r != NULL:
-                request_free(r)
+        r = make_request(model, inputs, outputs, id, priority, timeout_us)
+        self.waiter = submit(model, r)
+        self.request = r
 
     def __dealloc__(self):
         if self.waiter != NULL:
@@ -160,16 +261,9 @@ cdef class InferCall:
 
     def cancel(self):
         """Take the request back. Returns False when an instance already has it."""
-        cdef Waiter* w = self.waiter
-        if self.request == NULL or not queue_cancel(self.model.queue, self.request):
+        if self.request == NULL or not take_back(self.model, self.waiter, self.request):
             return False
-        request_free(self.request)
         self.request = NULL
-        pthread_mutex_lock(&w.lock)
-        w.cancelled = True
-        pthread_cond_broadcast(&w.cond)
-        pthread_mutex_unlock(&w.lock)
-        waiter_unref(w)
         return True
 
     def wait(self, timeout_s=None):
@@ -184,47 +278,103 @@ cdef class InferCall:
         ServerError
             The model's or the queue's error.
         """
-        cdef Waiter* w = self.waiter
-        cdef int64_t until = now_ns() + <int64_t>(min(timeout_s, MAX_WAIT_S) * 1e9) if timeout_s is not None else 0
-        cdef timespec ts
         cdef Response* p
-        cdef Tensor* t
-        cdef int rc = 0
-        cdef int32_t i
         if self.request == NULL:
             raise Cancelled("the request was cancelled")
-        ts.tv_sec = until // 1000000000
-        ts.tv_nsec = until % 1000000000
-        with nogil:
-            pthread_mutex_lock(&w.lock)
-            while w.done == NULL and not w.cancelled and rc == 0:
-                if until:
-                    rc = pthread_cond_timedwait(&w.cond, &w.lock, &ts)
-                else:
-                    pthread_cond_wait(&w.cond, &w.lock)
-            p = w.done
-            pthread_mutex_unlock(&w.lock)
+        p = waiter_look(self.waiter, timeout_s, False)
         if p == NULL and self.request == NULL:
             raise Cancelled("the request was cancelled")
         if p == NULL:
             raise TimeoutError(f"no response within {timeout_s} s")
-        if p.code != TF_OK:
-            raise make(p.code, p.text[:p.text_len].decode("utf-8", "replace"))
-        result = {}
-        for i in range(p.n_outputs):
-            t = &p.outputs[i]
-            spec = self.model.ptr.outputs[t.index]
-            result[spec.name[:spec.name_len].decode()] = (
-                t.dtype, tuple([t.dims[k] for k in range(t.ndim)]), (<char*>t.ptr)[:t.nbytes] if t.nbytes else b"")
-        return result
+        return result_of(p)
 
 
-cdef void* copy_bytes(Request* r, bytes text) except NULL:
-    cdef void* p = request_alloc(r, len(text) + 1)
-    if p == NULL:
-        raise MemoryError
-    memcpy(p, <const char*>text, len(text) + 1)
-    return p
+cdef class StreamCall:
+    """One request on its way that may have any number of responses; an iterator of ``(outputs, is_final)``.
+
+    Parameters
+    ----------
+    model, inputs, outputs, id, priority, timeout_us
+        See ``InferCall``.
+    max_responses : int
+        Responses that may wait to be taken; the model waits with the next. 0 = any number.
+    """
+
+    cdef NativeModel model
+    cdef Waiter* waiter
+    cdef Request* request       # NULL after its end
+    cdef bint cancelled
+
+    def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
+                  int64_t timeout_us=0, int32_t max_responses=0):
+        cdef Request* r
+        self.model = model
+        r = make_request(model, inputs, outputs, id, priority, timeout_us)
+        r.max_responses = max_responses
+        self.waiter = submit(model, r)
+        self.request = r
+
+    def __del__(self):
+        # Nobody will take what is still to come, so the model need not make it. Here and not in __dealloc__: the
+        # garbage collector calls it while the reference of the model is still whole.
+        cdef Response* left
+        if self.waiter == NULL:
+            return
+        if self.request != NULL:
+            take_back(self.model, self.waiter, self.request)
+            self.request = NULL
+        pthread_mutex_lock(&self.waiter.lock)
+        self.waiter.dropped = True
+        left = self.waiter.first
+        self.waiter.first = NULL
+        pthread_mutex_unlock(&self.waiter.lock)
+        free_chain(left)
+
+    def __dealloc__(self):
+        if self.waiter != NULL:
+            waiter_unref(self.waiter)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        taken = self.take()
+        if taken is None:
+            raise StopIteration
+        return taken
+
+    def take(self, timeout_s=None):
+        """Wait for the next response and return ``(outputs, is_final)``; None after the final one.
+
+        A response that is an error is raised; if it was not the final one, the next call goes on after it.
+        """
+        cdef Response* p
+        if self.cancelled:
+            raise Cancelled("the request was cancelled")
+        if self.request == NULL:
+            return None
+        p = waiter_look(self.waiter, timeout_s, True)
+        if p == NULL and self.cancelled:
+            raise Cancelled("the request was cancelled")
+        if p == NULL and self.request == NULL:
+            return None         # another thread took the final one
+        if p == NULL:
+            raise TimeoutError(f"no response within {timeout_s} s")
+        is_final = bool(p.is_final)
+        if is_final:
+            self.request = NULL
+        try:
+            return result_of(p), is_final
+        finally:
+            request_free(p.request)
+
+    def cancel(self):
+        """Take the request back: True. If an instance has it, tell it to stop: False, and its end is still to come."""
+        if self.request == NULL or not take_back(self.model, self.waiter, self.request):
+            return False
+        self.request = NULL
+        self.cancelled = True
+        return True
 
 
 def infer(model, inputs, outputs=(), *, timeout_s=None, **options):

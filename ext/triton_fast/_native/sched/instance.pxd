@@ -18,6 +18,8 @@ cdef struct Batch:
 # (response_fail). It completes nothing itself: the runner stamps, counts and delivers. It must not raise and, unless
 # the backend has only a Python API, must not take the GIL. A request's outputs may be slices of one block: take a
 # reference of the block for each tensor. Returns 0; any other value fails what has neither outputs nor an error.
+# For a decoupled model it may send any number of responses before (core/respond.pxd); a response that it leaves empty
+# then only says that the request has ended.
 ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
 
 

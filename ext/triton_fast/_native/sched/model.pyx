@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from triton_fast._native.core.native cimport (
-    TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
+    TF_CANCELLED, TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
@@ -17,8 +17,8 @@ from triton_fast._native.core.request cimport (
     ModelHandle, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
 )
 from triton_fast._native.core.stats cimport (
-    FAIL_BACKEND, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats, stats_clear,
-    stats_execution, stats_snapshot, stats_success,
+    FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
+    stats_clear, stats_execution, stats_snapshot, stats_success,
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
@@ -81,7 +81,7 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         if r.response.code == TF_OK:
             stats_success(run.stats, phase)
         else:
-            run.stats.failures[FAIL_BACKEND] += 1
+            run.stats.failures[FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND] += 1
             run.stats.fail_ns += phase[PHASE_REQUEST]
     tf_unlock(&run.stats.lock)
     # Responses of one sink travel as one chain: one wake-up of a loop per batch, not per request.

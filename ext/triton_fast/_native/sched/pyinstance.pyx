@@ -10,9 +10,12 @@ from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
 from triton_fast._native.core.request cimport (
     Request, Tensor, request_alloc, request_wants, response_fail, response_outputs,
 )
+from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
-from triton_fast.errors import Internal, ServerError
+from collections.abc import Iterator
+
+from triton_fast.errors import Cancelled, Internal, ServerError
 
 
 cdef class PyInstance(NativeInstance):
@@ -22,8 +25,10 @@ cdef class PyInstance(NativeInstance):
     ----------
     function : callable
         ``function(requests) -> results``: requests is a list of ``{name: (DataType number, shape, memoryview)}``, valid
-        during the call only; results has one entry per request, either ``{name: (DataType number, shape, bytes)}`` or
-        an exception, which fails that request alone. An exception that leaves the function fails the whole batch.
+        during the execution only; results has one entry per request, either
+        ``{name: (DataType number, shape, bytes)}`` or an exception, which fails that request alone. An exception that
+        leaves the function fails the whole batch. For a decoupled model an entry may also be a list or an iterator of
+        such: each is sent as it comes, and what a generator returns at last is the final response.
     """
 
     cdef object function
@@ -90,6 +95,41 @@ cdef void fail(Request* r, object error) noexcept:
     response_fail(&r.response, code, <const char*>text, len(text))
 
 
+cdef void fill(Request* r, object result) noexcept:
+    if isinstance(result, BaseException):
+        fail(r, result)
+        return
+    try:
+        answer(r, result)
+    except Exception as error:
+        fail(r, error)
+
+
+cdef int send_all(Request* r, object results) except -1:
+    cdef Request* carrier
+    cdef int status
+    if not r.model.decoupled:
+        raise Internal("only a decoupled model may give several responses to a request")
+    source = iter(results)
+    while True:
+        try:
+            result = next(source)
+        except StopIteration as end:
+            if end.value is not None:
+                fill(r, end.value)
+            return 0
+        carrier = request_fork(r)
+        if carrier == NULL:
+            raise MemoryError
+        fill(carrier, result)
+        with nogil:
+            status = response_send(carrier)
+        if status != 0:
+            if hasattr(source, "close"):
+                source.close()
+            raise Cancelled("the request was cancelled")
+
+
 cdef int execute_python(void* state, Batch* batch) noexcept nogil:
     with gil:
         return run(<PyInstance>state, batch)
@@ -104,13 +144,14 @@ cdef int run(PyInstance self, Batch* batch) noexcept:
         if len(results) != batch.n:
             raise Internal(f"expected {batch.n} results for {batch.n} requests, got {len(results)}")
         for i in range(batch.n):
-            if isinstance(results[i], BaseException):
-                fail(batch.requests[i], results[i])
+            if not isinstance(results[i], (list, Iterator)):
+                fill(batch.requests[i], results[i])
                 continue
             try:
-                answer(batch.requests[i], results[i])
+                send_all(batch.requests[i], results[i])
             except Exception as error:
                 fail(batch.requests[i], error)
+            batch.t_computed = now_ns()
     except BaseException as error:
         for i in range(batch.n):
             if batch.requests[i].response.code == TF_OK:

@@ -58,7 +58,7 @@ cdef void queue_free(Queue* q) noexcept nogil
 cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept nogil
 cdef void queue_wake(Queue* q) noexcept nogil
 # Take r out if it is still queued: True, and the caller owns it again (nothing is delivered). False: an instance has
-# it; it will be delivered.
+# it and is told (request_cancel); it will be delivered.
 cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil
 # Next batch for an instance: fills out (room for MAX_TAKE) and returns how many; blocks. 0: stop.
 cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil

@@ -16,6 +16,7 @@ from triton_fast._native.core.request cimport (
     REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, T_STARTED,
     response_fail,
 )
+from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
 
@@ -247,7 +248,7 @@ cdef void queue_wake(Queue* q) noexcept nogil:
 
 
 cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil:
-    tf_store32(&r.cancelled, 1)
+    request_cancel(r)
     pthread_mutex_lock(&q.lock)
     if not tf_cas32(&r.state, REQ_QUEUED, REQ_CANCELLED):
         pthread_mutex_unlock(&q.lock)
