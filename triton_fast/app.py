@@ -26,8 +26,10 @@ from triton_fast._version import TRITON_COMPAT
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.errors import ServerError
-from triton_fast.frontends.http.server import InferApp, Listener, MetricsApp
+from triton_fast.frontends.http.server import InferApp, MetricsApp
+from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.metrics import handler
+from triton_fast.frontends.tls import server_context
 from triton_fast.observability import log, tables
 from triton_fast.observability.host import HostSampler
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
@@ -83,8 +85,8 @@ class Server:
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
-        self.http: Listener | None = None
-        self.metrics: Listener | None = None
+        self.http: Listener[HttpServer] | None = None
+        self.metrics: Listener[HttpServer] | None = None
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -129,7 +131,7 @@ class Server:
 
     async def _listen(self) -> None:
         options = self.options
-        listeners: list[Listener] = []
+        listeners: list[Listener[HttpServer]] = []
         if options.allow_http:
             restricted = options.http_restricted_api
             native = HttpServer(
@@ -141,7 +143,11 @@ class Server:
             native.poll_ns = POLL_NS if usable_cores() > 1 else 0
             if "inference" in restricted:
                 native.restrict_infer(*restricted["inference"])
-            self.http = Listener(native, "HTTPService")
+            tls = server_context(
+                options.http_server_cert, options.http_server_key, options.http_root_cert, options.http_use_ssl_mutual,
+                ["http/1.1"], protocol="http",
+            ) if options.http_use_ssl else None  # fmt: skip
+            self.http = Listener(native, "HTTPService", tls=tls, handshake_s=options.http_header_timeout_secs)
             listeners.append(await self._bind(self.http, options.http_address, options.http_port))
         if options.allow_metrics:
             metrics = Metrics(
@@ -161,7 +167,7 @@ class Server:
         if options.allow_grpc:
             log.info("gRPC is not served by this version")
 
-    async def _bind(self, listener: Listener, address: str, port: int) -> Listener:
+    async def _bind(self, listener: Listener[HttpServer], address: str, port: int) -> Listener[HttpServer]:
         try:
             await listener.start(address, port, reuse_port=self.options.reuse_http_port)
         except OSError as error:

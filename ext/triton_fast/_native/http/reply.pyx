@@ -1,5 +1,6 @@
 # See reply.pxd. The one place that spells HTTP response heads and writes replies to sockets.
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport free, malloc
@@ -138,7 +139,8 @@ cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Re
         if sent >= t.nbytes:
             sent -= t.nbytes
             continue
-        transport.write(BlockView.make(t.block, t.ptr + sent, t.nbytes - sent))
+        # A TLS transport takes no other kind of buffer.
+        transport.write(PyMemoryView_FromObject(BlockView.make(t.block, t.ptr + sent, t.nbytes - sent)))
         sent = 0
     return 0
 
