@@ -7,27 +7,31 @@ import contextlib
 import gc
 import json
 import os
-import re
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import uvloop
 
 from triton_fast import backends
 from triton_fast._native.core import memory
 from triton_fast._native.core.stats import HISTOGRAM_BOUNDS_US
+from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import Epoch
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.errors import ServerError
-from triton_fast.frontends.http.server import InferApp, Listener, MetricsApp
+from triton_fast.frontends.grpc.server import GrpcApp
+from triton_fast.frontends.http.server import InferApp, MetricsApp
+from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.metrics import handler
+from triton_fast.listeners import grpc_listener, http_listener, metrics_listener
 from triton_fast.observability import log, tables
 from triton_fast.observability.host import HostSampler
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
@@ -35,16 +39,14 @@ from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryMana
 from triton_fast.scheduling.runtime import ModelRuntime
 from triton_fast.scheduling.threads import usable_cores
 
+A = TypeVar("A", InferApp, GrpcApp)
+
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
 TRIM_INTERVAL_S = 10.0
 # Load and unload requests that may wait at the same time; the loading itself has --model-load-thread-count threads.
 MAX_LOADS = 32
-# How long the loop waits in place for the answer of a lone request, while that has been paying.
-POLL_NS = 50_000
 EXIT_FAILURE = 1
-# A scrape has no body to speak of.
-METRICS_MAX_INPUT = 65536
 
 
 def run(options: Options) -> int:
@@ -83,8 +85,9 @@ class Server:
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
-        self.http: Listener | None = None
-        self.metrics: Listener | None = None
+        self.grpc: Listener[GrpcServer] | None = None
+        self.http: Listener[HttpServer] | None = None
+        self.metrics: Listener[HttpServer] | None = None
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -128,53 +131,59 @@ class Server:
         return EXIT_FAILURE
 
     async def _listen(self) -> None:
+        """Bind every port, then accept on all. Raises OSError or ServerError with nothing left open."""
+        try:
+            for listener in await self._bind_all():
+                await listener.serve()
+        except BaseException:
+            for listener in self._listeners():
+                listener.close()
+            await asyncio.sleep(0)  # the loop closes sockets in its next round
+            raise
+
+    async def _bind_all(self) -> list[Listener[Any]]:
         options = self.options
-        listeners: list[Listener] = []
-        if options.allow_http:
-            restricted = options.http_restricted_api
-            native = HttpServer(
-                InferApp(self.plane, self.work, self.loads, restricted), asyncio.get_running_loop(), self.epoch
+        listeners: list[Listener[Any]] = []
+        if options.allow_grpc:
+            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self.epoch)
+            listeners.append(
+                await self._bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port)
             )
-            self._limit(native, options.http_max_input_size)
-            if options.http_header_forward_pattern:
-                native.forward = re.compile(options.http_header_forward_pattern, re.IGNORECASE)
-            native.poll_ns = POLL_NS if usable_cores() > 1 else 0
-            if "inference" in restricted:
-                native.restrict_infer(*restricted["inference"])
-            self.http = Listener(native, "HTTPService")
-            listeners.append(await self._bind(self.http, options.http_address, options.http_port))
+        if options.allow_http:
+            self.http = http_listener(options, self._app(InferApp, options.http_restricted_api), self.epoch)
+            listeners.append(
+                await self._bind(self.http, options.http_address, options.http_port, options.reuse_http_port)
+            )
         if options.allow_metrics:
             metrics = Metrics(
                 self.snapshots, options.metrics_config,
                 HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
             )  # fmt: skip
-            native = HttpServer(
-                MetricsApp(handler(metrics.render), self.work), asyncio.get_running_loop(), self.epoch
+            self.metrics = metrics_listener(options, MetricsApp(handler(metrics.render), self.work), self.epoch)
+            listeners.append(
+                await self._bind(
+                    self.metrics,
+                    options.metrics_address or options.http_address,
+                    options.metrics_port,
+                    options.reuse_http_port,
+                )
             )
-            self._limit(native, METRICS_MAX_INPUT)
-            native.allow_infer = False
-            self.metrics = Listener(native, "Metrics Service")
-            address = options.metrics_address or options.http_address
-            listeners.append(await self._bind(self.metrics, address, options.metrics_port))
-        for listener in listeners:
-            await listener.serve()
-        if options.allow_grpc:
-            log.info("gRPC is not served by this version")
+        return listeners
 
-    async def _bind(self, listener: Listener, address: str, port: int) -> Listener:
+    def _listeners(self) -> list[Listener[Any]]:
+        """Those there are, in the order in which they end."""
+        return [listener for listener in (self.grpc, self.http, self.metrics) if listener is not None]
+
+    def _app(self, kind: type[A], restricted: Mapping[str, tuple[str, str]]) -> A:
+        return kind(self.plane, self.work, self.loads, restricted)
+
+    @staticmethod
+    async def _bind(listener: Listener[Any], address: str, port: int, reuse_port: bool) -> Listener[Any]:
         try:
-            await listener.start(address, port, reuse_port=self.options.reuse_http_port)
+            await listener.start(address, port, reuse_port=reuse_port)
         except OSError as error:
             raise OSError(f"Socket '{address}:{port}' already in use ({error.strerror or error})") from None
         return listener
-
-    def _limit(self, native: HttpServer, max_input: int) -> None:
-        options = self.options
-        native.set_limits(max_head=options.http_max_head_size, max_input=max_input)
-        native.max_connections = options.http_max_connections
-        native.head_timeout_ns = options.http_header_timeout_secs * 1_000_000_000
-        native.body_timeout_ns = options.http_body_timeout_secs * 1_000_000_000
-        native.idle_timeout_ns = options.http_idle_timeout_secs * 1_000_000_000
 
     # ---- run
 
@@ -191,7 +200,7 @@ class Server:
     async def _trim_when_idle(self) -> None:
         while True:
             await asyncio.sleep(TRIM_INTERVAL_S)
-            served = self.http.native.requests if self.http else 0
+            served = sum(listener.native.requests for listener in (self.grpc, self.http) if listener)
             if served == self._trimmed_at:
                 memory.trim()
             self._trimmed_at = served
@@ -214,22 +223,22 @@ class Server:
         timeout = float(self.options.exit_timeout_secs)
         until = time.monotonic() + timeout
         self.plane.exiting = True
-        if self.http is not None:
-            self.http.begin_drain()
-            while self.http.open_connections and time.monotonic() < until:
-                await asyncio.sleep(0.01)
+        serving = [listener for listener in self._listeners() if listener is not self.metrics]
+        for listener in serving:
+            listener.begin_drain()
+        while any(listener.open_connections for listener in serving) and time.monotonic() < until:
+            await asyncio.sleep(0.01)
         left = max(0.0, until - time.monotonic())
         unfinished = await loop.run_in_executor(None, self.repository.shutdown, left)
         if unfinished:
             log.error("still in use: " + ", ".join(unfinished))
-        if unfinished or (self.http is not None and self.http.open_connections):
+        if unfinished or any(listener.open_connections for listener in serving):
             log.error("Exit timeout expired. Exiting immediately.")
             os._exit(EXIT_FAILURE)
         if self.metrics is not None:
             self.metrics.begin_drain()
-        for listener in (self.http, self.metrics):
-            if listener is not None:
-                listener.close()
+        for listener in self._listeners():
+            listener.close()
         with contextlib.suppress(RuntimeError):
             self.work.shutdown(wait=True)
             # A load that still waits for its turn is answered by the repository, which is closed.

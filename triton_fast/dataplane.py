@@ -1,17 +1,17 @@
 """Every verb of the server, once. Front ends decode into these calls and encode what they return; nothing else.
 
 Verbs raise ``ServerError``; only front ends know protocols. Infer is not here: its data path is native
-(``_native/http``), and asks ``native_model`` for the version to submit to.
+(``_native/http``, ``_native/grpc``), and asks ``native_model`` for the version to submit to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
-from triton_fast.config import to_json
+from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
 from triton_fast.repository import IndexRow, ModelRepositoryManager, State
 from triton_fast.scheduling.runtime import ModelRuntime
@@ -54,8 +54,44 @@ class Dataplane:
     def __init__(self, repository: ModelRepositoryManager[ModelRuntime], *, server_id: str = "triton") -> None:
         self.repository = repository
         self.server_id = server_id
-        self.started = False
-        self.exiting = False
+        self._started = False
+        self._exiting = False
+        self._watchers: tuple[Callable[[], None], ...] = ()
+        repository.watch(self._changed)
+
+    # ---- state
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    @started.setter
+    def started(self, value: bool) -> None:
+        self._started = value
+        self._changed()
+
+    @property
+    def exiting(self) -> bool:
+        return self._exiting
+
+    @exiting.setter
+    def exiting(self, value: bool) -> None:
+        self._exiting = value
+        self._changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called after everything that readiness may depend on.
+
+        It is called on any thread, some with locks of the repository held: it must only pass the word on.
+        """
+        self._watchers = (*self._watchers, changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        self._watchers = tuple(watcher for watcher in self._watchers if watcher != changed)
+
+    def _changed(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     # ---- server
 
@@ -101,8 +137,9 @@ class Dataplane:
             "outputs": [_tensor_metadata(tensor, config.max_batch_size) for tensor in config.output],
         }
 
-    def model_config(self, name: str, version: int) -> dict[str, Any]:
-        return to_json(self._runtime(name, version).config)
+    def model_config(self, name: str, version: int) -> ModelConfig:
+        """Return the completed config, the message itself: not to be changed."""
+        return self._runtime(name, version).config
 
     def model_statistics(self, name: str = "", version: int = -1) -> dict[str, Any]:
         """Return the statistics of one version, of every version of one model, or of all (no name)."""

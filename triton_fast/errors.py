@@ -42,6 +42,9 @@ STATUS: dict[Code, Status] = {
     Code.CANCELLED: Status("Cancelled", 400, 1),
 }
 
+# What a client is told of a failure that is none of its business; the log has the rest.
+INTERNAL_ERROR = "internal error, see the server log"
+
 
 class ServerError(Exception):
     """Base of every error the server answers with. ``code`` picks the row of ``STATUS``."""

@@ -29,7 +29,7 @@ START_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 40.0
 Address = tuple[str, int]
 T = TypeVar("T")
-_STARTED = re.compile(r"Started (HTTPService|Metrics Service) at ([0-9.]+):([0-9]+)")
+_STARTED = re.compile(r"Started (HTTPService|Metrics Service|GRPCInferenceService) at ([0-9.]+):([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,13 @@ class ServerProcess:
     def __init__(self, root: Path, *flags: str, exit_code: int | None = 0, env: dict[str, str] | None = None) -> None:
         self.argv = [
             sys.executable, "-m", "triton_fast", f"--model-repository={root}", "--http-address=127.0.0.1",
-            "--http-port=0", "--metrics-port=0", "--allow-grpc=false", *flags,
+            "--http-port=0", "--metrics-port=0", "--grpc-address=127.0.0.1", "--grpc-port=0", *flags,
         ]  # fmt: skip
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
         self.exit_code = exit_code
         self.http: Address = ("", 0)
         self.metrics: Address = ("", 0)
+        self.grpc: Address = ("", 0)
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
@@ -99,10 +100,8 @@ class ServerProcess:
         for line in self._lines:
             if found := _STARTED.search(line):
                 address = (found[2], int(found[3]))
-                if found[1] == "HTTPService":
-                    self.http = address
-                else:
-                    self.metrics = address
+                name = {"HTTPService": "http", "Metrics Service": "metrics"}.get(found[1], "grpc")
+                setattr(self, name, address)
         self.ps = psutil.Process(self.process.pid)
         return self
 
@@ -204,7 +203,7 @@ class LocalServer:
     def __init__(self, root: Path, *flags: str) -> None:
         self.options = cli.parse(
             [f"--model-repository={root}", "--http-address=127.0.0.1", "--http-port=0", "--metrics-port=0",
-             "--allow-grpc=false", *flags]
+             "--grpc-address=127.0.0.1", "--grpc-port=0", *flags]
         )  # fmt: skip
         self._up = threading.Event()
         self._error: BaseException | None = None
@@ -245,6 +244,8 @@ class LocalServer:
         self.server.plane.started = True
         assert self.server.http is not None
         self.http: Address = (self.server.http.address, self.server.http.port)
+        if self.server.grpc is not None:
+            self.grpc: Address = (self.server.grpc.address, self.server.grpc.port)
         if self.server.metrics is not None:
             self.metrics: Address = (self.server.metrics.address, self.server.metrics.port)
         self._up.set()

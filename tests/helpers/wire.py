@@ -67,8 +67,9 @@ class Transport:
     def is_closing(self) -> bool:
         return self.closed
 
-    def set_write_buffer_limits(self, high: int) -> None:
-        assert high == 0
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        # Of a TLS transport: see the connection.
+        assert (high, low) == (1, 0)
 
     def get_extra_info(self, name: str) -> object:
         # As over TLS: the connection writes through the transport, never to a descriptor.

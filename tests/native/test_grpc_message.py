@@ -79,7 +79,9 @@ def test_a_timeout_past_a_century_is_a_century():
     assert message.parse_timeout(b"99999999H") == 100 * 365 * 86_400_000 * MILLISECOND
 
 
-@pytest.mark.parametrize("text", [b"", b"S", b"1", b"1s", b"-1S", b"+1S", b" 1S", b"1.5S", b"123456789S", b"1SS", b"0x1S"])
+@pytest.mark.parametrize(
+    "text", [b"", b"S", b"1", b"1s", b"-1S", b"+1S", b" 1S", b"1.5S", b"123456789S", b"1SS", b"0x1S"]
+)
 def test_what_is_no_timeout(text):
     assert message.parse_timeout(text) == -1
 

@@ -63,11 +63,8 @@ def test_defaults_are_those_of_the_specification() -> None:
         False,
     )
     assert (o.http_max_input_size, o.pinned_memory_pool_byte_size) == (67108864, 268435456)
-    assert (o.grpc_infer_thread_count, o.grpc_infer_allocation_pool_size, o.grpc_max_response_pool_size) == (
-        2,
-        8,
-        2**31 - 1,
-    )
+    assert (o.grpc_infer_thread_count, o.grpc_infer_allocation_pool_size) == (2, 8)
+    assert o.grpc_max_response_pool_size == 1024  # on purpose not 2**31 - 1: a slow reader must not hold all memory
     assert (o.grpc_keepalive_time, o.grpc_keepalive_timeout) == (7200000, 20000)
     assert o.grpc_http2_min_recv_ping_interval_without_data == 300000
     assert o.grpc_max_connection_age is None
@@ -76,6 +73,9 @@ def test_defaults_are_those_of_the_specification() -> None:
     assert (o.log_info, o.log_warning, o.log_error, o.log_verbose, o.log_format) == (True, True, True, 0, "default")
     assert (o.server_id, o.log_escape, o.cpu_only, o.warnings, o.notes) == ("triton", True, False, (), ())
     assert o.trace == cli.TraceOptions()
+    assert (o.http_use_ssl, o.grpc_use_ssl, o.http_server_cert, o.grpc_root_cert) == (False, False, "", "")
+    assert (o.grpc_max_message_size, o.grpc_max_inflated_size, o.grpc_max_metadata_size) == (2**31 - 1, 1 << 28, 16384)
+    assert (o.grpc_max_concurrent_streams, o.grpc_max_connections) == (1000, 4096)
 
 
 def test_defaults_helper_replaces_fields_and_knows_their_names() -> None:
@@ -84,10 +84,15 @@ def test_defaults_helper_replaces_fields_and_knows_their_names() -> None:
         cli.defaults(htp_port=1)
 
 
+# What TLS needs to be allowed.
+PEM_FLAGS = ("server-cert", "server-key", "root-cert")
+PEM_FILES = [f"--{protocol}-{file}=x" for protocol in ("http", "grpc") for file in PEM_FLAGS]
+
+
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.kind.word == "boolean"], ids=lambda flag: flag.name)
 def test_every_boolean_flag_takes_triton_words(flag) -> None:  # type: ignore[no-untyped-def]
     for word, value in (("true", True), ("ON", True), ("1", True), ("False", False), ("off", False), ("0", False)):
-        assert getattr(parse(f"--{flag.name}={word}"), flag.field) is value
+        assert getattr(parse(f"--{flag.name}={word}", *PEM_FILES), flag.field) is value
     assert bad(flag.name, "maybe") == "invalid value for bool option: maybe"
 
 
@@ -197,8 +202,10 @@ def test_rows_are_consistent() -> None:
 
 
 def test_later_flags_say_so_once_when_given() -> None:
-    assert parse("--grpc-port=1", "--grpc-port=2").notes == ("--grpc-port is accepted, but gRPC is not served yet",)
-    assert parse("--allow-grpc=false").notes == ()
+    assert parse("--http-thread-count=1", "--http-thread-count=2").notes == (
+        "--http-thread-count is accepted, but one event loop serves all connections, so a thread count has no effect",
+    )
+    assert parse("--allow-gpu-metrics=false").notes == ()
     assert "polling is not there yet" in parse("--model-control-mode=poll").notes[0]
     summary = parse("--metrics-config=summary_latencies=true").notes
     assert len(summary) == 1
@@ -245,6 +252,31 @@ def test_sagemaker_range() -> None:
     )
     assert parse("--allow-sagemaker=true", "--sagemaker-safe-port-range=8000-8002").sagemaker_port == 8080
     assert bad("sagemaker-safe-port-range", "5").endswith("requires format <first>-<second>. Found: 5")
+
+
+def test_only_what_has_no_meaning_for_grpc_says_so() -> None:
+    rows = [flag for flag in FLAGS if "grpc" in flag.name and flag.later]
+    assert [flag.name for flag in rows] == ["grpc-infer-thread-count", "grpc-infer-allocation-pool-size"]
+    assert all(flag.later.endswith("has no effect") for flag in rows)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tls_needs_its_files(protocol: str) -> None:
+    head = "error: creating server: Invalid argument - "
+    ssl, mutual = f"--{protocol}-use-ssl", f"--{protocol}-use-ssl-mutual"
+    cert, key, root = (f"--{protocol}-{file}=x" for file in PEM_FLAGS)
+    missing = f"{head}{ssl} needs --{protocol}-server-cert and --{protocol}-server-key"
+    for flags in ([], [cert], [key], [root]):
+        assert refuse(f"{ssl}=true", *flags) == missing
+        assert refuse(f"{mutual}=true", *flags) == missing
+    assert refuse(f"{mutual}=1", cert, key) == f"{head}{mutual} needs --{protocol}-root-cert"
+    o = parse(f"{mutual}=1", cert, key, root)
+    field = f"{protocol}_use_ssl"
+    assert (getattr(o, field), getattr(o, f"{field}_mutual")) == (True, True)
+    o = parse(f"{ssl}=1", cert, key)
+    assert (getattr(o, field), getattr(o, f"{field}_mutual")) == (True, False)
+    assert getattr(parse(f"--allow-{protocol}=false", f"{ssl}=true"), field)
+    assert not getattr(parse(cert, key, root), field)
 
 
 def test_models_to_load() -> None:

@@ -230,6 +230,23 @@ def test_own_flags_have_sane_limits() -> None:
         assert bad(flag, "0") == "Provided option value is out of bound. Got 0"
 
 
+@pytest.mark.parametrize(
+    ("flag", "low", "high"),
+    [
+        ("grpc-max-message-size", 1, 2**31 - 1),
+        ("grpc-max-inflated-size", 1, 2**31 - 1),
+        ("grpc-max-metadata-size", 1024, 1 << 20),
+        ("grpc-max-concurrent-streams", 1, 1_000_000),
+        ("grpc-max-connections", 1, 2**31 - 1),
+    ],
+)
+def test_limits_of_grpc(flag: str, low: int, high: int) -> None:
+    for value in (low, high):
+        assert getattr(parse(f"--{flag}={value}"), flag.replace("-", "_")) == value
+    for value in (low - 1, high + 1):
+        assert bad(flag, str(value)) == f"Provided option value is out of bound. Got {value}"
+
+
 @given(st.sampled_from([flag.name for flag in FLAGS if flag.kind.word]), st.text(max_size=40))
 def test_any_text_is_a_value_or_a_clear_error(name: str, text: str) -> None:
     try:

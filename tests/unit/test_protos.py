@@ -1,5 +1,6 @@
-"""The v2 messages equal those of the installed tritonclient: every message, field, number, type, label, oneof,
-enum value and method, in both directions. What only one side has is listed here by name, with the reason.
+"""The v2 messages equal those of the installed tritonclient, health and reflection those of grpcio's packages: every
+message, field, number, type, label, oneof, enum value and method, in both directions. What only one side has is listed
+here by name, with the reason.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ def _enum(descriptor: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield f"{prefix}{descriptor.name}={value.name}", value.number
 
 
-def _facts(files: list[Any]) -> dict[str, Any]:
+def _facts(files: list[Any], package: str = "inference") -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for file in files:
-        assert file.package == "inference"
+        assert file.package == package
         for message in file.message_types_by_name.values():
             facts.update(_message(message, ""))
         for enum in file.enum_types_by_name.values():
@@ -144,7 +145,45 @@ def test_health_messages() -> None:
     status = protos.HealthCheckResponse.ServingStatus
     assert dict(status.items()) == {"UNKNOWN": 0, "SERVING": 1, "NOT_SERVING": 2, "SERVICE_UNKNOWN": 3}
     service = protos.POOL.FindServiceByName("grpc.health.v1.Health")
-    assert [method.name for method in service.methods] == ["Check"]
+    assert [(method.name, _method_proto(service, method.name).server_streaming) for method in service.methods] == [
+        ("Check", False), ("Watch", True),
+    ]  # fmt: skip
+
+
+# What the newest health package has and no Triton serves.
+HEALTH_LIST = {"HealthListRequest", "HealthListResponse", "grpc.health.v1.Health/List"}
+
+
+def test_health_is_that_of_the_reference_package() -> None:
+    health_pb2 = pytest.importorskip("grpc_health.v1.health_pb2")
+    ours = _facts([protos.POOL.FindFileByName("grpc_health.proto")], "grpc.health.v1")
+    theirs = _facts([health_pb2.DESCRIPTOR], "grpc.health.v1")
+    assert len(ours) > 8
+    assert ours == {name: fact for name, fact in theirs.items() if not _listed(name, HEALTH_LIST)}
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_is_that_of_the_reference_package(version: str) -> None:
+    """The package has v1alpha; v1 is the same under its own name."""
+    reflection_pb2 = pytest.importorskip("grpc_reflection.v1alpha.reflection_pb2")
+    package = f"grpc.reflection.{version}"
+    ours = _facts([protos.POOL.FindFileByName(f"grpc_reflection_{version}.proto")], package)
+    theirs = _facts([reflection_pb2.DESCRIPTOR], "grpc.reflection.v1alpha")
+    assert len(ours) > 25
+    assert _renamed(ours, package) == _renamed(theirs, "grpc.reflection.v1alpha")
+
+
+def _renamed(facts: dict[str, Any], package: str) -> dict[str, str]:
+    return {name.replace(package, "P"): repr(fact).replace(f"{package}.", "P.") for name, fact in facts.items()}
+
+
+def test_files_are_those_of_the_pool() -> None:
+    assert protos.FILES.keys() == {
+        "grpc_health.proto", "grpc_reflection_v1.proto", "grpc_reflection_v1alpha.proto", "grpc_service.proto",
+        "model_config.proto",
+    }  # fmt: skip
+    for name, file in protos.FILES.items():
+        assert protos.POOL.FindFileByName(name).serialized_pb == file.SerializeToString()
 
 
 def test_unknown_message_is_an_attribute_error() -> None:

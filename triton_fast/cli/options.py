@@ -126,6 +126,17 @@ class Options:
     http_idle_timeout_secs: int
     http_max_connections: int
     http_max_head_size: int
+    http_use_ssl: bool
+    http_use_ssl_mutual: bool
+    http_server_cert: str
+    http_server_key: str
+    http_root_cert: str
+    grpc_max_message_size: int
+    grpc_max_inflated_size: int
+    grpc_max_metadata_size: int
+    grpc_max_concurrent_streams: int
+    grpc_max_connections: int
+    grpc_stall_timeout_secs: int
     access_log: float
     allow_code_upload: bool
 

@@ -190,7 +190,9 @@ def _fold(values: Mapping[str, Any], given: set[str], env: Mapping[str, str]) ->
     if values["model_control_mode"] != "poll":
         out["repository_poll_secs"] = 0
     out["metrics_address"] = values["metrics_address"] or values["http_address"]
+    # As in Triton, even --grpc-use-ssl-mutual=false asks for TLS.
     out["grpc_use_ssl"] = values["grpc_use_ssl"] or "grpc-use-ssl-mutual" in given
+    out["http_use_ssl"] = values["http_use_ssl"] or values["http_use_ssl_mutual"]
     for name in ("allow_gpu_metrics", "allow_cpu_metrics"):
         out[name] = values[name] and values["allow_metrics"]
     return out
@@ -297,3 +299,14 @@ def _check_create(o: Options) -> None:
         fail("Wildcard model name '*' must be the ONLY startup model if specified at all.")
     if len(o.cache_config) > 1:
         fail("found multiple cache configurations, but only a single cache is currently supported")
+    secured = (
+        ("http", o.allow_http and o.http_use_ssl, o.http_use_ssl_mutual, o.http_server_cert, o.http_server_key,
+         o.http_root_cert),
+        ("grpc", o.allow_grpc and o.grpc_use_ssl, o.grpc_use_ssl_mutual, o.grpc_server_cert, o.grpc_server_key,
+         o.grpc_root_cert),
+    )  # fmt: skip
+    for protocol, is_on, is_mutual, cert, key, root in secured:
+        if is_on and not (cert and key):
+            fail(f"--{protocol}-use-ssl needs --{protocol}-server-cert and --{protocol}-server-key")
+        if is_on and is_mutual and not root:
+            fail(f"--{protocol}-use-ssl-mutual needs --{protocol}-root-cert")

@@ -34,7 +34,6 @@ GROUPS = (
 _ANY, _SERVER, _LOG, _REPO, _HTTP, _GRPC, _SAGE, _VERTEX, _METRICS = GROUPS[:9]
 _TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUPS[9:]
 
-_NO_GRPC = "gRPC is not served yet"
 _NO_SAGE = "the SageMaker front end is not there yet"
 _NO_VERTEX = "the Vertex AI front end is not there yet"
 _NO_TRACE = "tracing is not there yet: no trace is written"
@@ -124,42 +123,41 @@ FLAGS: tuple[Flag, ...] = (
          "<apis>:<key>=<value>. These APIs (comma list of " + ", ".join(v.RESTRICTED) + ") answer only requests with "
          "header <key> equal to <value>. May be given several times.", repeatable=True),
 
-    Flag("allow-grpc", v.BOOL, True, _GRPC, "Serve gRPC. False by default where AIP_MODE=PREDICTION.", later=_NO_GRPC),
-    Flag("grpc-address", v.STR, "0.0.0.0", _GRPC, "Address to listen on for gRPC.", later=_NO_GRPC),
-    Flag("grpc-port", v.PORT, 8001, _GRPC, "Port to listen on for gRPC; 0 takes a free one.", later=_NO_GRPC),
-    Flag("reuse-grpc-port", v.BOOL, False, _GRPC, "Let several servers share the gRPC port.", later=_NO_GRPC),
+    Flag("allow-grpc", v.BOOL, True, _GRPC, "Serve gRPC. False by default where AIP_MODE=PREDICTION."),
+    Flag("grpc-address", v.STR, "0.0.0.0", _GRPC, "Address to listen on for gRPC."),
+    Flag("grpc-port", v.PORT, 8001, _GRPC, "Port to listen on for gRPC; 0 takes a free one."),
+    Flag("reuse-grpc-port", v.BOOL, False, _GRPC, "Let several servers share the gRPC port."),
     Flag("grpc-header-forward-pattern", v.REGEX, "", _GRPC, "Regular expression; metadata keys that match it, in any "
-         "case, become request parameters.", later=_NO_GRPC),
+         "case, become request parameters."),
     Flag("grpc-infer-thread-count", v.bounded(2, 128, "invalid argument for --grpc_infer_thread_count. Must be in the "
-         "range 2 to 128."), 2, _GRPC, "Threads for inference over gRPC.", later=_NO_GRPC),
-    Flag("grpc-infer-allocation-pool-size", v.INT, 8, _GRPC, "Request objects kept for reuse.", later=_NO_GRPC),
+         "range 2 to 128."), 2, _GRPC, "Threads for inference over gRPC.",
+         later="one event loop serves all connections, so a thread count has no effect"),
+    Flag("grpc-infer-allocation-pool-size", v.INT, 8, _GRPC, "Request objects kept for reuse.",
+         later="requests come from a pool that grows by itself, so a size has no effect"),
     Flag("grpc-max-response-pool-size", v.bounded(1, v.INT32[1], "Error: --grpc-max-response-pool-size must be greater "
-         "than 0."), 2147483647, _GRPC, "Responses that one stream may hold.", later=_NO_GRPC),
-    Flag("grpc-use-ssl", v.BOOL, False, _GRPC, "Encrypt gRPC with TLS.", later=_NO_GRPC),
-    Flag("grpc-use-ssl-mutual", v.BOOL, False, _GRPC, "TLS with a client certificate; implies --grpc-use-ssl.",
-         later=_NO_GRPC),
-    Flag("grpc-server-cert", v.STR, "", _GRPC, "PEM file: certificate of the server.", later=_NO_GRPC),
-    Flag("grpc-server-key", v.STR, "", _GRPC, "PEM file: key of the server.", later=_NO_GRPC),
-    Flag("grpc-root-cert", v.STR, "", _GRPC, "PEM file: root that signs client certificates.", later=_NO_GRPC),
+         "than 0."), 1024, _GRPC, "Responses of one decoupled request that may wait for a slow reader; then its model "
+         "waits (Triton: no limit)."),
+    Flag("grpc-use-ssl", v.BOOL, False, _GRPC, "Encrypt gRPC with TLS; needs --grpc-server-cert and "
+         "--grpc-server-key."),
+    Flag("grpc-use-ssl-mutual", v.BOOL, False, _GRPC, "TLS with a client certificate; implies --grpc-use-ssl and "
+         "needs --grpc-root-cert."),
+    Flag("grpc-server-cert", v.STR, "", _GRPC, "PEM file: certificate of the server."),
+    Flag("grpc-server-key", v.STR, "", _GRPC, "PEM file: key of the server."),
+    Flag("grpc-root-cert", v.STR, "", _GRPC, "PEM file: root that signs client certificates."),
     Flag("grpc-infer-response-compression-level", v.choice("grpc_infer_response_compression_level", "none", "low",
-         "medium", "high"), "none", _GRPC, "Compression of responses: none, low, medium or high.", later=_NO_GRPC),
-    Flag("grpc-keepalive-time", v.INT, 7200000, _GRPC, "Idle time before a keepalive ping.", unit="ms", later=_NO_GRPC),
-    Flag("grpc-keepalive-timeout", v.INT, 20000, _GRPC, "Wait for the answer to a keepalive ping.", unit="ms",
-         later=_NO_GRPC),
-    Flag("grpc-keepalive-permit-without-calls", v.BOOL, False, _GRPC, "Ping also when no call is in flight.",
-         later=_NO_GRPC),
-    Flag("grpc-http2-max-pings-without-data", v.INT, 2, _GRPC, "Pings sent without data between them; 0 is no limit.",
-         later=_NO_GRPC),
+         "medium", "high"), "none", _GRPC, "Compression of responses: none, low, medium or high."),
+    Flag("grpc-keepalive-time", v.INT, 7200000, _GRPC, "Idle time before a keepalive ping.", unit="ms"),
+    Flag("grpc-keepalive-timeout", v.INT, 20000, _GRPC, "Wait for the answer to a keepalive ping.", unit="ms"),
+    Flag("grpc-keepalive-permit-without-calls", v.BOOL, False, _GRPC, "Ping also when no call is in flight."),
+    Flag("grpc-http2-max-pings-without-data", v.INT, 2, _GRPC, "Pings sent without data between them; 0 is no limit."),
     Flag("grpc-http2-min-recv-ping-interval-without-data", v.INT, 300000, _GRPC, "Pings that arrive faster than this "
-         "without data count as strikes.", unit="ms", later=_NO_GRPC),
-    Flag("grpc-http2-max-ping-strikes", v.INT, 2, _GRPC, "Strikes before the connection is closed; 0 is no limit.",
-         later=_NO_GRPC),
-    Flag("grpc-max-connection-age", v.INT, None, _GRPC, "Longest life of a connection.", unit="ms", later=_NO_GRPC),
-    Flag("grpc-max-connection-age-grace", v.INT, None, _GRPC, "What calls get after that age.", unit="ms",
-         later=_NO_GRPC),
+         "without data count as strikes.", unit="ms"),
+    Flag("grpc-http2-max-ping-strikes", v.INT, 2, _GRPC, "Strikes before the connection is closed; 0 is no limit."),
+    Flag("grpc-max-connection-age", v.INT, None, _GRPC, "Longest life of a connection.", unit="ms"),
+    Flag("grpc-max-connection-age-grace", v.INT, None, _GRPC, "What calls get after that age.", unit="ms"),
     Flag("grpc-restricted-protocol", v.restricted("grpc-restricted-protocol", "protocol", "triton-grpc-protocol-"),
          v.EMPTY, _GRPC, "<protocols>:<key>=<value>. As --http-restricted-api, with metadata key "
-         "triton-grpc-protocol-<key>.", repeatable=True, later=_NO_GRPC),
+         "triton-grpc-protocol-<key>.", repeatable=True),
 
     Flag("allow-sagemaker", v.BOOL, False, _SAGE, "Serve the SageMaker routes.", later=_NO_SAGE),
     Flag("sagemaker-port", v.PORT, 8080, _SAGE, "Port of the SageMaker routes.", later=_NO_SAGE),
@@ -233,6 +231,22 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-max-connections", v.COUNT, 4096, OURS, "HTTP connections open at the same time."),
     Flag("http-max-head-size", v.bounded(1024, 1 << 20), 32768, OURS, "Largest request line and headers together.",
          unit="bytes"),
+    Flag("http-use-ssl", v.BOOL, False, OURS, "Encrypt HTTP with TLS; needs --http-server-cert and --http-server-key."),
+    Flag("http-use-ssl-mutual", v.BOOL, False, OURS, "TLS with a client certificate; implies --http-use-ssl and needs "
+         "--http-root-cert."),
+    Flag("http-server-cert", v.STR, "", OURS, "PEM file: certificate of the server, for HTTP."),
+    Flag("http-server-key", v.STR, "", OURS, "PEM file: key of the server, for HTTP."),
+    Flag("http-root-cert", v.STR, "", OURS, "PEM file: root that signs client certificates, for HTTP."),
+    Flag("grpc-max-message-size", v.bounded(1, v.INT32[1]), v.INT32[1], OURS, "Largest message, to and from the "
+         "server.", unit="bytes"),
+    Flag("grpc-max-inflated-size", v.bounded(1, v.INT32[1]), 268435456, OURS, "Largest compressed message after "
+         "decompression.", unit="bytes"),
+    Flag("grpc-max-metadata-size", v.bounded(1024, 1 << 20), 16384, OURS, "Largest metadata of one call.",
+         unit="bytes"),
+    Flag("grpc-max-concurrent-streams", v.bounded(1, 1_000_000), 1000, OURS, "Calls in flight on one connection."),
+    Flag("grpc-max-connections", v.COUNT, 4096, OURS, "gRPC connections open at the same time."),
+    Flag("grpc-stall-timeout-secs", v.SECONDS, 300, OURS, "A call is reset when its client neither takes what is there "
+         "for it nor sends the rest of what it began for this long.", unit="s"),
     Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
         later="there is no access log yet"),
     Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "

@@ -15,7 +15,7 @@ _SET = Path(__file__).with_name("v2.binpb")
 _PACKAGES = ("inference", "grpc.health.v1")
 
 
-def _load() -> tuple[Any, Any]:
+def _load() -> tuple[Any, Any, dict[str, Any]]:
     try:
         data = _SET.read_bytes()
     except FileNotFoundError:
@@ -28,12 +28,15 @@ def _load() -> tuple[Any, Any]:
     for file in files.file:
         pool.AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call, unused-ignore]
         if file.name == "model_config.proto":
-            file.syntax = "proto2"
-            twin.AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call, unused-ignore]
-    return pool, twin
+            twin_file = descriptor_pb2.FileDescriptorProto()
+            twin_file.CopyFrom(file)
+            twin_file.syntax = "proto2"
+            twin.AddSerializedFile(twin_file.SerializeToString())  # type: ignore[no-untyped-call, unused-ignore]
+    return pool, twin, {file.name: file for file in files.file}
 
 
-POOL, _TWIN = _load()
+# FILES: the FileDescriptorProto of each .proto file, by name.
+POOL, _TWIN, FILES = _load()
 
 
 def message_class(name: str) -> Any:

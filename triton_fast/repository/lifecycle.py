@@ -132,6 +132,10 @@ class ModelRepositoryManager(Generic[R]):
         """Changes with every swap: a resolution may be kept while this number stays."""
         return self._table.epoch.value
 
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called after each change of readiness; see ``ModelTable.on_change``."""
+        self._table.on_change = changed
+
     # Reports.
 
     def index(self, ready_only: bool = False) -> list[IndexRow]:

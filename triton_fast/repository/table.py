@@ -7,7 +7,7 @@ the replacements. Source: spec/http.md section 2, spec/model_config.md section 1
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -95,10 +95,14 @@ class _Snapshot(NamedTuple, Generic[R]):
 
 
 class ModelTable(Generic[R]):
-    """All records. ``epoch`` advances after every change that a lookup can see; the data path compares it."""
+    """All records. ``epoch`` advances after every change that a lookup can see; the data path compares it.
+
+    ``on_change`` is called after the same changes, with the table's lock held, on whatever thread made them.
+    """
 
     def __init__(self, epoch: Epoch | None = None) -> None:
         self.epoch = epoch or Epoch()
+        self.on_change: Callable[[], None] = _nothing
         self.closing = False
         self._lock = threading.Lock()
         self._records: dict[str, Record[R]] = {}
@@ -285,6 +289,7 @@ class ModelTable(Generic[R]):
         with self._lock:
             self.closing = True
             self.epoch.advance()
+            self.on_change()
 
     def _wanted(self, name: str) -> Record[R]:
         record = self._records.setdefault(name, Record(name))
@@ -297,3 +302,8 @@ class ModelTable(Generic[R]):
         self._published[record.name] = _Snapshot(latest, ready, frozenset(record.entries))
         # After the snapshot: who reads the new number sees the new snapshot.
         self.epoch.advance()
+        self.on_change()
+
+
+def _nothing() -> None:
+    """Nobody listens."""

@@ -36,7 +36,7 @@ class GrpcServer:
     max_responses
         Responses of one decoupled request that wait for a slow reader before its model must wait; 0 = no limit.
     compression_level
-        Of infer responses: 0 none, 1 low, 2 medium, 3 high.
+        Of infer responses, as zlib counts it: 0 none, 1 low (prefers gzip), above that prefers deflate.
     stall_ns
         A call whose client neither takes what is there for it nor sends the rest of a message it began is reset.
     keepalive_ns, keepalive_timeout_ns, keepalive_idle, max_pings

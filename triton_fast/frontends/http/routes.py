@@ -10,11 +10,11 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, NamedTuple
 
+from triton_fast.config import to_json
 from triton_fast.dataplane import Dataplane, parse_version
-from triton_fast.errors import Internal, InvalidArg, ServerError, Unsupported
+from triton_fast.errors import INTERNAL_ERROR, Internal, InvalidArg, ServerError, Unsupported
 from triton_fast.frontends.http.messages import (
     MAX_JSON,
     MAX_LOAD_JSON,
@@ -25,15 +25,10 @@ from triton_fast.frontends.http.messages import (
     failure,
     json_answer,
 )
+from triton_fast.frontends.work import Where
 from triton_fast.observability import log
 
 Handler = Callable[[Dataplane, Verb], Answer]
-
-
-class Where(Enum):
-    LOOP = "loop"
-    WORK = "work"
-    LOAD = "load"
 
 
 class Route(NamedTuple):
@@ -74,7 +69,7 @@ def model_metadata(plane: Dataplane, verb: Verb) -> Answer:
 
 
 def model_config(plane: Dataplane, verb: Verb) -> Answer:
-    return json_answer(plane.model_config(*_model(verb)))
+    return json_answer(to_json(plane.model_config(*_model(verb))))
 
 
 def model_stats(plane: Dataplane, verb: Verb) -> Answer:
@@ -176,7 +171,7 @@ def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
         return failure(error)
     except Exception as error:
         log.error(f"{verb.method} {verb.path} failed: {type(error).__name__}: {error}")
-        return error_answer(500, "internal error, see the server log")
+        return error_answer(500, INTERNAL_ERROR)
 
 
 # ---- parts of bodies and paths
@@ -215,4 +210,4 @@ def _load_parameters(verb: Verb) -> dict[str, str | bytes]:
     return result
 
 
-__all__ = ["ROUTES", "Route", "Where", "find", "run"]
+__all__ = ["ROUTES", "Route", "find", "run"]

@@ -1,31 +1,29 @@
-"""The HTTP listener: binds the native connections to the routes and the dataplane, on one event loop."""
+"""What the native HTTP connections ask of Python: the routes over the dataplane, and the scrape of the metrics port."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from concurrent.futures import Executor
-from typing import TypeVar, cast
+from functools import partial
 
-from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.dataplane import Dataplane
-from triton_fast.frontends.http import compression, routes
+from triton_fast.frontends import compression
+from triton_fast.frontends.authorizer import Authorizer
+from triton_fast.frontends.http import routes
+from triton_fast.frontends.http.accept import choose_encoding
 from triton_fast.frontends.http.messages import Answer, Verb, code_status, error_answer
-from triton_fast.frontends.http.routes import Where
 from triton_fast.frontends.metrics import Handler
+from triton_fast.frontends.work import Offload, Where
 from triton_fast.observability import log
 
-T = TypeVar("T")
 
-
-class InferApp:
+class InferApp(Offload):
     """What the native connection asks of the v2 front end."""
 
-    inflate = staticmethod(compression.inflate)
+    inflate = staticmethod(partial(compression.inflate, flag="--http-max-input-size"))
     deflate = staticmethod(compression.deflate)
-    choose_encoding = staticmethod(compression.choose_encoding)
+    choose_encoding = staticmethod(choose_encoding)
 
     def __init__(
         self,
@@ -34,11 +32,10 @@ class InferApp:
         loads: Executor,
         restricted: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
+        super().__init__(work, loads)
         self.plane = plane
-        # What waits for models to load must not hold up anything else.
-        self.executors = {Where.WORK: work, Where.LOAD: loads}
-        # Category -> (header, value); inference itself is checked by the native connection (restrict_infer).
-        self.restricted = dict(restricted or {})
+        # Inference itself is checked by the native connection (restrict_infer).
+        self.authorizer = Authorizer(restricted)
 
     def resolve(self, name: str, version: int) -> NativeModel:
         return self.plane.native_model(name, version)
@@ -51,20 +48,15 @@ class InferApp:
         if route is None:
             return error_answer(404, "Not Found")
         values = {name.lower(): value for name, value in headers}
-        if route.category in self.restricted:
-            header, key = self.restricted[route.category]
-            if not hmac.compare_digest(values.get(header.lower(), "").encode("latin-1"), key.encode()):
-                return self.denied(header)
+        missing = self.authorizer.missing(route.category, values)
+        if missing:
+            return self.denied(missing)
         if not allowed:
             return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
         verb = Verb(method, path, query, values, body, params)
         if route.where is not Where.LOOP:
             return self.run_later(routes.run, route, self.plane, verb, where=route.where)
         return routes.run(route, self.plane, verb)
-
-    async def run_later(self, function: Callable[..., T], *arguments: object, where: Where = Where.WORK) -> T:
-        """Call a function off the loop's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.executors[where], function, *arguments)
 
     @staticmethod
     def denied(header: str) -> Answer:
@@ -93,77 +85,10 @@ class MetricsApp(InferApp):
     """The metrics port: one handler, no infer, no routes."""
 
     def __init__(self, handle: Handler, work: Executor) -> None:
+        Offload.__init__(self, work)
         self.handle = handle
-        self.executors = {Where.WORK: work}
 
     def control(
         self, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
     ) -> Answer | Awaitable[Answer]:
         return self.run_later(self.handle, method, path)
-
-
-class Listener:
-    """One bound address with its connections; closes gracefully."""
-
-    def __init__(self, native: HttpServer, name: str) -> None:
-        self.native = native
-        self.name = name
-        self.address = ""
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._ticker: asyncio.TimerHandle | None = None
-
-    async def start(self, address: str, port: int, *, reuse_port: bool = False) -> None:
-        """Bind and accept.
-
-        Raises
-        ------
-        OSError
-            The address can not be bound.
-        """
-        loop = asyncio.get_running_loop()
-        # uvloop calls the factory and takes a buffered protocol; asyncio's stub knows plain ones only.
-        factory = cast("Callable[[], asyncio.BaseProtocol]", self.native)
-        self._server = await loop.create_server(
-            factory, address, port, reuse_port=reuse_port or None, backlog=1024, start_serving=False
-        )
-        bound = self._server.sockets[0].getsockname()
-        self.address, self.port = address, bound[1]
-        self.native.attach()
-        self._tick()
-
-    async def serve(self) -> None:
-        assert self._server is not None
-        await self._server.start_serving()
-        log.info(f"Started {self.name} at {self.address}:{self.port}")
-
-    def _tick(self) -> None:
-        try:
-            self.native.tick()
-        finally:
-            self._ticker = asyncio.get_running_loop().call_later(1.0, self._tick)
-
-    def stop_accepting(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    def begin_drain(self, grace_s: float = 0.5) -> None:
-        """Stop accepting; answer what is in hand, then close each connection.
-
-        A request that has not come whole after ``grace_s`` is refused: a client that stopped in the middle must not
-        hold up the end.
-        """
-        self.stop_accepting()
-        self.native.begin_drain()
-        asyncio.get_running_loop().call_later(grace_s, self.native.end_incomplete)
-
-    @property
-    def open_connections(self) -> int:
-        return len(self.native.connections)
-
-    def close(self) -> None:
-        """End what is left."""
-        self.native.abort_all()
-        if self._ticker is not None:
-            self._ticker.cancel()
-        self.native.detach()

@@ -83,4 +83,5 @@ cdef class H2Connection(GrpcPeer):
     cdef bint release_held(self) except? False
     cdef int write(self) except? -1
     cdef int write_rest(self, size_t sent) except -1
+    cdef int close(self) except -1
     cdef int close_when_empty(self) except -1

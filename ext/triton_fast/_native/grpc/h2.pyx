@@ -2,6 +2,7 @@
 # See h2.pxd. A uvloop BufferedProtocol around a session of libnghttp2. All methods run on the loop's thread; nghttp2's
 # callbacks run inside its functions, which are called with the GIL.
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset, strlen
@@ -14,7 +15,7 @@ from triton_fast._native.grpc.call cimport (
 from triton_fast._native.grpc.message cimport put_percent
 from triton_fast._native.grpc.nghttp2 cimport *
 from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
-from triton_fast._native.net.write cimport BlockView, iovec, send_pieces
+from triton_fast._native.net.write cimport block_view, iovec, send_pieces
 
 cdef enum:
     WINDOW = 1048576            # bytes of one call that may be on their way
@@ -28,6 +29,7 @@ cdef enum:
     MAX_ACKS = 1000             # SETTINGS and PING answers that may wait
 
 cdef int64_t IDLE_PING_NS = <int64_t>7200 * 1000000000
+cdef int64_t GOODBYE_NS = 1000000000
 cdef int64_t GREETING_NS = <int64_t>20 * 1000000000     # for the first bytes of a connection
 
 SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
@@ -269,9 +271,10 @@ cdef class H2Connection(GrpcPeer):
         if self.server.is_full():
             transport.abort()
             return
-        transport.set_write_buffer_limits(0)
         if transport.get_extra_info("sslcontext") is None:
             self.fd = transport.get_extra_info("socket").fileno()
+        # A TLS transport pauses at the limit, not above it: with 0 it would be paused when it is empty.
+        transport.set_write_buffer_limits(0 if self.fd >= 0 else 1, 0)
         if nghttp2_session_server_new2(&self.session, callbacks, <void*>self, option) != 0:
             transport.abort()
             return
@@ -308,7 +311,7 @@ cdef class H2Connection(GrpcPeer):
         self.flush_safely()
 
     def get_buffer(self, sizehint):
-        return self
+        return self if self.fd >= 0 else PyMemoryView_FromObject(self)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.server.scratch, self.server.scratch_len, False, flags)
@@ -341,17 +344,12 @@ cdef class H2Connection(GrpcPeer):
         if rc == NGHTTP2_ERR_BAD_CLIENT_MAGIC:
             if not self.greeted and c"A" <= self.server.scratch[0] <= c"Z":
                 self.transport.write(HTTP1_ANSWER)
-            self.end_session()
-            self.transport.close()
-            return 0
+            return self.close()
         nghttp2_session_terminate_session(
             self.session, NGHTTP2_INTERNAL_ERROR if rc in (NGHTTP2_ERR_NOMEM, NGHTTP2_ERR_CALLBACK_FAILURE)
             else NGHTTP2_ENHANCE_YOUR_CALM)
         self.flush_safely()
-        if self.transport is not None:
-            self.transport.close()
-        self.end_session()
-        return 0
+        return self.close()
 
     # ---- calls
 
@@ -703,9 +701,19 @@ cdef class H2Connection(GrpcPeer):
             return 0
         if (self.leaving >= 2 and self.n_calls == 0) or not (
                 nghttp2_session_want_read(self.session) or nghttp2_session_want_write(self.session)):
-            self.transport.close()
-            self.end_session()
+            self.close()
         return 0
+
+    cdef int close(self) except -1:
+        if self.transport is not None:
+            self.transport.close()
+            # A TLS transport waits for the client's goodbye, too; nobody waits that long.
+            self.deadline = now_ns() + GOODBYE_NS
+        self.end_session()
+        return 0
+
+    cdef int timed_out(self, int64_t now) except -1:
+        return self.abort()
 
     # What is in the buffer, and tensors between it, to the socket; what it does not take, to the transport. -1: broken.
     cdef int write(self) except? -1:
@@ -766,7 +774,7 @@ cdef class H2Connection(GrpcPeer):
             if i == n_refs:
                 break
             if sent < refs[i].n:
-                self.transport.write(BlockView.make(refs[i].block, <uint8_t*>refs[i].ptr + sent, refs[i].n - sent))
+                self.transport.write(block_view(refs[i].block, <uint8_t*>refs[i].ptr + sent, refs[i].n - sent))
                 sent = 0
             else:
                 sent -= refs[i].n

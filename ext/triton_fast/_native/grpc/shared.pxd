@@ -37,7 +37,7 @@ cdef class GrpcShared(Shared):
     cdef public size_t max_metadata
     cdef public uint32_t max_streams
     cdef public int32_t max_responses       # unsent responses of one decoupled request; 0 = no limit
-    cdef public int32_t compression_level   # of infer responses: 0 none, 1 low, 2 medium, 3 high
+    cdef public int32_t compression_level   # of infer responses, as zlib counts it: 0 none, 1 least, 9 most
     cdef public int64_t stall_ns            # a call whose peer neither sends what it began nor takes what is there
     cdef public int64_t keepalive_ns        # 0 = no pings
     cdef public int64_t keepalive_timeout_ns

@@ -3,6 +3,7 @@
 # One request is in flight per connection; later pipelined bytes wait. All methods run on the loop's thread.
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc, realloc
@@ -111,9 +112,10 @@ cdef class HttpConnection(HttpPeer):
         if self.server.is_full():
             transport.abort()
             return
-        transport.set_write_buffer_limits(0)
         if transport.get_extra_info("sslcontext") is None:
             self.fd = transport.get_extra_info("socket").fileno()
+        # A TLS transport pauses at the limit, not above it: with 0 it would be paused when it is empty.
+        transport.set_write_buffer_limits(0 if self.fd >= 0 else 1, 0)
         self.server.connections.add(self)
         self.state = ST_HEAD
         self.deadline = now_ns() + self.server.idle_timeout_ns
@@ -137,6 +139,10 @@ cdef class HttpConnection(HttpPeer):
             Py_DECREF(self)
 
     def eof_received(self):
+        # A TLS transport closes in any case, and would warn.
+        return self.stays_open() and self.fd >= 0
+
+    cdef bint stays_open(self) except -1:
         # No more bytes will come. A queued request is given up, as for a connection that is gone; what already runs is
         # answered, since the peer may have closed only its half.
         cdef Request* r = self.request
@@ -178,7 +184,8 @@ cdef class HttpConnection(HttpPeer):
                               if self.info.length < LARGE_BODY else SMALL_WINDOW, False, flags)
 
     def get_buffer(self, sizehint):
-        return self
+        # Under TLS uvloop asks for the length, too.
+        return self if self.fd >= 0 else PyMemoryView_FromObject(self)
 
     def buffer_updated(self, Py_ssize_t n):
         try:
@@ -698,6 +705,8 @@ cdef class HttpConnection(HttpPeer):
         self.memo.len = 0
         if self.state == ST_HEAD and self.pending.len == self.pending_pos:
             self.close()
+            # A TLS transport waits for the client's goodbye, too; nobody waits that long.
+            self.deadline = now_ns() + <int64_t>1000000000
         elif self.state != ST_HEAD:
             self.info.keep_alive = False
         return 0

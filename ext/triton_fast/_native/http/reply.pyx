@@ -5,7 +5,7 @@ from libc.string cimport memset, strlen
 
 from triton_fast._native.core.native cimport tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error
 from triton_fast._native.core.request cimport Request, Response, Tensor, request_free
-from triton_fast._native.net.write cimport MAX_IOV, BlockView, iovec, send_pieces
+from triton_fast._native.net.write cimport MAX_IOV, block_view, iovec, send_pieces
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_reply cimport json_encode_reply
@@ -109,7 +109,8 @@ cdef int send_rest(object transport, size_t sent, const char* head, size_t n, Re
         if sent >= t.nbytes:
             sent -= t.nbytes
             continue
-        transport.write(BlockView.make(t.block, t.ptr + sent, t.nbytes - sent))
+        # A TLS transport takes no other kind of buffer.
+        transport.write(block_view(t.block, t.ptr + sent, t.nbytes - sent))
         sent = 0
     return 0
 

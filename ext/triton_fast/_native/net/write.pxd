@@ -21,5 +21,6 @@ cdef class BlockView:
     cdef uint8_t* ptr
     cdef size_t n
 
-    @staticmethod
-    cdef BlockView make(Block* block, uint8_t* ptr, size_t n)
+
+# n bytes at ptr, which lie in block, as a memoryview: TLS transports take nothing that only has a buffer.
+cdef object block_view(Block* block, uint8_t* ptr, size_t n)

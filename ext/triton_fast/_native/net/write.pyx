@@ -1,5 +1,6 @@
 # See write.pxd.
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
@@ -39,15 +40,6 @@ cdef ssize_t send_pieces(int fd, iovec* iov, int n_iov, size_t total) noexcept:
 cdef class BlockView:
     """Read-only memory of a block, which lives as long as the view."""
 
-    @staticmethod
-    cdef BlockView make(Block* block, uint8_t* ptr, size_t n):
-        cdef BlockView view = BlockView.__new__(BlockView)
-        block_ref(block)
-        view.block = block
-        view.ptr = ptr
-        view.n = n
-        return view
-
     def __dealloc__(self):
         block_unref(self.block)
 
@@ -56,3 +48,12 @@ cdef class BlockView:
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.ptr, self.n, True, flags)
+
+
+cdef object block_view(Block* block, uint8_t* ptr, size_t n):
+    cdef BlockView view = BlockView.__new__(BlockView)
+    block_ref(block)
+    view.block = block
+    view.ptr = ptr
+    view.n = n
+    return PyMemoryView_FromObject(view)

@@ -1,4 +1,4 @@
-"""gzip and deflate bodies, both ways, with a bound on what a body may inflate to."""
+"""gzip and deflate, both ways, with a bound on what a body or message may inflate to; for every front end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MAX_MEMBERS = 1000
 PIECE = 65536
 
 
-def inflate(data: bytes, encoding: int, limit: int) -> bytes:
-    """Return the plain body.
+def inflate(data: bytes, encoding: int, limit: int, *, flag: str) -> bytes:
+    """Return the plain body. ``flag`` sets the limit, and is named when there is more.
 
     Raises
     ------
     InvalidArg
         Broken or truncated data, or more than ``limit`` bytes of output.
     Unsupported
-        A Content-Encoding other than gzip, deflate and identity.
+        An encoding other than gzip, deflate and identity.
     """
     if encoding not in _WBITS:
         raise Unsupported("Unsupported compression type")
@@ -43,7 +43,7 @@ def inflate(data: bytes, encoding: int, limit: int) -> bytes:
             if total > limit:
                 raise InvalidArg(
                     f"Decompressed data size exceeds the maximum allowed value of {limit} bytes. "
-                    "Use --http-max-input-size to increase the limit."
+                    f"Use {flag} to increase the limit."
                 )
             parts.append(part)
         if not member.eof:
@@ -56,33 +56,7 @@ def inflate(data: bytes, encoding: int, limit: int) -> bytes:
     raise InvalidArg("the compressed request body is followed by bytes that do not belong to it")
 
 
-def deflate(data: bytes, encoding: int) -> bytes:
-    """Return ``data`` compressed for ``encoding`` (GZIP or DEFLATE)."""
-    packer = zlib.compressobj(wbits=_WBITS[encoding])
+def deflate(data: bytes, encoding: int, level: int = zlib.Z_DEFAULT_COMPRESSION) -> bytes:
+    """Return ``data`` compressed for ``encoding`` (GZIP or DEFLATE); ``level`` is zlib's."""
+    packer = zlib.compressobj(level, wbits=_WBITS[encoding])
     return packer.compress(data) + packer.flush()
-
-
-def choose_encoding(accept: str) -> int:
-    """Return the encoding an Accept-Encoding header prefers: the highest q wins, the first of equals."""
-    best, chosen = 0.0, IDENTITY
-    for item in accept.split(",")[:32]:
-        name, _, arguments = item.partition(";")
-        encoding = {"gzip": GZIP, "x-gzip": GZIP, "deflate": DEFLATE, "identity": IDENTITY}.get(name.strip().lower())
-        if encoding is None:
-            continue
-        quality = _quality(arguments)
-        if quality > best:
-            best, chosen = quality, encoding
-    return chosen
-
-
-def _quality(arguments: str) -> float:
-    for argument in arguments.split(";"):
-        key, _, value = argument.partition("=")
-        if key.strip().lower() == "q":
-            try:
-                quality = float(value)
-            except ValueError:
-                return 0.0
-            return quality if 0.0 <= quality <= 1.0 else 0.0
-    return 1.0

@@ -1,0 +1,118 @@
+"""What the native gRPC connections ask of Python: every call that is not inference, and what inference needs of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from functools import partial
+
+from triton_fast._native.sched.model import NativeModel
+from triton_fast.dataplane import Dataplane, parse_version
+from triton_fast.errors import INTERNAL_ERROR, STATUS, Code
+from triton_fast.frontends import compression
+from triton_fast.frontends.authorizer import Authorizer
+from triton_fast.frontends.grpc import health, reflection
+from triton_fast.frontends.grpc.calls import INTERNAL, OK, UNIMPLEMENTED, Call, Handler, OneRequest, code_status
+from triton_fast.frontends.grpc.service import METHODS, Method, Reply, run
+from triton_fast.frontends.work import Offload, Where
+from triton_fast.observability import log
+
+
+class GrpcApp(Offload):
+    """What the native connection asks of the gRPC front end; all of it on the loop's thread."""
+
+    inflate = staticmethod(partial(compression.inflate, flag="--grpc-max-inflated-size"))
+    deflate = staticmethod(compression.deflate)
+
+    def __init__(
+        self,
+        plane: Dataplane,
+        work: Executor,
+        loads: Executor,
+        restricted: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        super().__init__(work, loads)
+        self.plane = plane
+        # Inference itself is checked by the native connection.
+        self.authorizer = Authorizer(restricted)
+        self.watchers = health.Watchers(plane)
+        # Path -> restricted category, and what takes the call.
+        self.calls: dict[str, tuple[str, Callable[[Call], Handler]]] = {
+            **{path: (method.category, partial(Unary, self, method)) for path, method in METHODS.items()},
+            health.WATCH: ("health", partial(health.Watch, watchers=self.watchers)),
+            # What the server can be asked is metadata of it.
+            **{
+                reflection.path(package): ("metadata", partial(reflection.Reflection, package=package))
+                for package in reflection.PACKAGES
+            },
+        }
+
+    def resolve(self, name: str, version: str) -> NativeModel:
+        """Return the version that inference goes to. Raises ServerError."""
+        return self.plane.native_model(name, parse_version(version))
+
+    def start(self, call: Call) -> Handler | None:
+        """Take a call whose metadata has come; None: it is finished already."""
+        category, handler = self.calls.get(call.path, ("", None))
+        if handler is None:
+            call.finish(UNIMPLEMENTED)
+            return None
+        missing = self.authorizer.missing(category, call.metadata)
+        if missing:
+            call.finish(*self.denied(missing))
+            return None
+        return handler(call)
+
+    @staticmethod
+    def denied(header: str) -> tuple[int, str]:
+        """Return (status, text) for a call of a restricted protocol that lacks its metadata."""
+        return STATUS[Code.UNAVAILABLE].grpc, f"This protocol is restricted, expecting header '{header}'"
+
+    @staticmethod
+    def error(code: int, text: str) -> tuple[int, str]:
+        """Return (status, text) for an error of the engine."""
+        return code_status(code), text
+
+    @staticmethod
+    def failed(error: BaseException) -> None:
+        log.error(f"a gRPC call failed: {type(error).__name__}: {error}")
+
+
+class Unary(OneRequest):
+    """One call of the table."""
+
+    def __init__(self, app: GrpcApp, method: Method, call: Call) -> None:
+        super().__init__(call, method.limit)
+        self.app = app
+        self.method = method
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, data: bytes) -> None:
+        if self.method.where is Where.LOOP:
+            self._reply(run(self.method, self.app.plane, self.call.path, data))
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._later(data))
+
+    async def _later(self, data: bytes) -> None:
+        try:
+            arguments = (self.method, self.app.plane, self.call.path, data)
+            reply = await self.app.run_later(run, *arguments, where=self.method.where)
+        except Exception as error:
+            self.app.failed(error)
+            reply = Reply(INTERNAL, INTERNAL_ERROR)
+        self._task = None
+        self._reply(reply)
+
+    def _reply(self, reply: Reply) -> None:
+        if self.is_open:
+            if reply.status == OK:
+                self.call.send(reply.data)
+            self.finish(reply.status, reply.text)
+
+    def closed(self) -> None:
+        super().closed()
+        # Work that has not begun is dropped; what runs ends unheard.
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None

@@ -1,0 +1,39 @@
+"""Where the parts of a request run: on the loop's thread, or on threads for what takes long or waits.
+
+Knows nothing of protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from enum import Enum
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Where(Enum):
+    LOOP = "loop"
+    WORK = "work"
+    LOAD = "load"
+
+
+class Offload:
+    """A front end's way off the loop's thread.
+
+    Parameters
+    ----------
+    work
+        For what takes long.
+    loads
+        For what waits for models to load: it must not hold up anything else.
+    """
+
+    def __init__(self, work: Executor, loads: Executor | None = None) -> None:
+        self.executors = {Where.WORK: work, Where.LOAD: loads or work}
+
+    async def run_later(self, function: Callable[..., T], *arguments: object, where: Where = Where.WORK) -> T:
+        """Call a function off the loop's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.executors[where], function, *arguments)
