@@ -8,7 +8,7 @@ from asyncio import AbstractEventLoop
 from typing import Any
 
 from triton_fast._native.core.ring import CompletionRing
-from triton_fast._native.grpc.h2 import H2Connection
+from triton_fast._native.grpc.upkeep import H2Connection
 from triton_fast._native.sched.model import Epoch
 
 class GrpcServer:

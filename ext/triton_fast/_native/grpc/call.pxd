@@ -1,36 +1,19 @@
-# A gRPC call (one HTTP/2 stream), the infer requests it has in hand (items) and the messages on their way out. Plain
+# A gRPC call (one HTTP/2 stream) and the infer requests it has in hand (items). Plain
 # structs with their lists; who owns what. No sockets, no HTTP/2.
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
-from triton_fast._native.core.request cimport Request, Response
+from triton_fast._native.core.request cimport Request
 from triton_fast._native.grpc.message cimport Message
+from triton_fast._native.grpc.out cimport Out
 
 cdef enum:
     KIND_NONE = 0           # the path has not come yet
     KIND_INFER = 1          # ModelInfer
     KIND_STREAM = 2         # ModelStreamInfer
     KIND_PYTHON = 3         # every other method: its messages go to the Python side
-
-cdef enum:
-    COPY_TENSORS = 4096     # tensor bytes of a message up to which they are copied behind its head, to be sent at once
-
-cdef struct Segment:
-    const uint8_t* ptr
-    size_t n
-    Block* block            # NULL: bytes of the message's own memory; else kept by request
-
-# One message on its way out, prefix included. Memory of its own: the struct, the segments, the head's bytes.
-cdef struct Out:
-    Out* next
-    size_t left             # bytes not yet handed to HTTP/2
-    int32_t n_segments
-    int32_t at              # segment in hand, and how far it went
-    size_t offset
-    Segment* segments
-    Request* request        # lends the tensors; freed with the message. NULL: nothing is borrowed
 
 # One infer request of a call, from its message to its last response. In flight (request not NULL) it holds one Python
 # reference of the connection and one of the model.
@@ -109,12 +92,6 @@ cdef void call_unref(Call* call) noexcept
 cdef Item* item_new(Call* call) noexcept
 # Take it off the call's list and free it with what waits in it. It must not be in flight.
 cdef void item_free(Item* item) noexcept
-# A message whose bytes before, between and behind the tensors are head[0:n], prefix included; cut[i] says where in it
-# the bytes of p.outputs[i] belong. Takes over request (which p belongs to, or NULL with p NULL): it is freed now when
-# the tensors are few bytes and keep is not asked for, else with the message. NULL when memory ran out; then request is
-# freed, too.
-cdef Out* out_new(const char* head, size_t n, Response* p, const size_t* cut, Request* request, bint keep) noexcept
-cdef void out_free(Out* out) noexcept
 # Copy what waits in the call to buf, up to room bytes. Messages that are through
 # are freed. Returns how many bytes.
 cdef size_t call_read(Call* call, uint8_t* buf, size_t room) noexcept
@@ -122,6 +99,5 @@ cdef size_t call_read(Call* call, uint8_t* buf, size_t room) noexcept
 cdef size_t call_peek(Call* call, size_t room, const uint8_t** ptr, Block** block) noexcept
 cdef void call_skip(Call* call, size_t n) noexcept
 cdef void call_put(Call* call, Out* out) noexcept
-cdef void chain_put(Out** head, Out** tail, Out* out) noexcept
 # Drop what waits to be sent, whatever became of it.
 cdef void drop_outs(Call* call) noexcept

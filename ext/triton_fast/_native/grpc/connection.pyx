@@ -2,28 +2,29 @@
 # and back, every other method through the Python side. All methods run on the loop's thread.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove
 
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
-from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error
-from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Request, Response, request_free
+from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error
+from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Response, request_free
 from triton_fast._native.grpc.call cimport (
-    KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, Out, Segment, call_ref, call_unref, chain_put, item_free,
-    item_new, out_free, out_new,
+    KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, call_ref, call_unref, item_free, item_new,
 )
 from triton_fast._native.grpc.h2 cimport (
-    GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
-    GRPC_UNAVAILABLE, GRPC_UNIMPLEMENTED, H2Connection,
+    GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
+    GRPC_UNAVAILABLE, GRPC_UNIMPLEMENTED,
 )
 from triton_fast._native.grpc.infer cimport (
     grpc_status, infer_cancel, infer_done, infer_error, infer_final, infer_reply, infer_submit,
 )
 from triton_fast._native.grpc.message cimport (
-    MESSAGE_BAD_FLAG, MESSAGE_NO_MEMORY, MESSAGE_TOO_LARGE, MESSAGE_WHOLE, PREFIX, Message, message_begin,
-    message_prefix, message_take, timeout_ns,
+    MESSAGE_NO_MEMORY, MESSAGE_TOO_LARGE, MESSAGE_WHOLE, PREFIX, Message, encoding_of, encodings_of, message_begin,
+    message_prefix, message_take, packing_of, timeout_ns,
 )
+from triton_fast._native.grpc.out cimport Out, chain_put, out_free, out_new
 from triton_fast._native.grpc.shared cimport GrpcShared
+from triton_fast._native.grpc.upkeep cimport H2Connection
 from triton_fast._native.net.fields cimport is_secret, reserved_field
 from triton_fast._native.wire.pb_infer cimport PbHead
 
@@ -42,39 +43,6 @@ cdef const char* STREAM_PATH = b"/inference.GRPCInferenceService/ModelStreamInfe
 
 cdef inline bint same(const uint8_t* a, size_t n, const char* b, size_t m) noexcept:
     return n == m and memcmp(a, b, n) == 0
-
-
-cdef int32_t encoding_of(const uint8_t* value, size_t n) noexcept:
-    if same(value, n, b"identity", 8) or n == 0:
-        return 0
-    if same(value, n, b"gzip", 4):
-        return 1
-    if same(value, n, b"deflate", 7):
-        return 2
-    return 3
-
-
-cdef int32_t encodings_of(const uint8_t* value, size_t n) noexcept:
-    cdef int32_t found = 1
-    cdef size_t at = 0, end
-    while at < n:
-        end = at
-        while end < n and value[end] != c",":
-            end += 1
-        while at < end and value[at] == c" ":
-            at += 1
-        found |= 1 << encoding_of(value + at, end - at)
-        at = end + 1
-    return found & 7
-
-
-# gRPC's own choice: of gzip and deflate, in this order, the first for the lowest level and the last for higher ones.
-cdef int32_t packing_of(int32_t level, int32_t accepts) noexcept:
-    if level == 0 or accepts & 6 == 0:
-        return 0
-    if accepts & 6 != 6:
-        return 1 if accepts & 2 else 2
-    return 1 if level == 1 else 2
 
 
 cdef bytes bytes_of(Out* out):
@@ -488,7 +456,6 @@ cdef class GrpcConnection(H2Connection):
         cdef tf_error e
         cdef Out* out = NULL
         cdef bint is_final = p.is_final
-        cdef bint empty = False
         call_ref(call)
         try:
             if not call.open or call.finished:
@@ -508,7 +475,6 @@ cdef class GrpcConnection(H2Connection):
                 finally:
                     request_free(p.request)
             elif is_final and p.n_outputs == 0 and p.request.model.decoupled:
-                empty = True
                 if p.request.flags & FLAG_EMPTY_FINAL:
                     out = infer_final(self.server, item, p)
                 else:

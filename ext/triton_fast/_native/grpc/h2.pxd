@@ -1,9 +1,10 @@
-# HTTP/2 under the gRPC connection: socket, frames, flow control, keepalive, draining. Knows calls as streams of bytes in
+# HTTP/2 under the gRPC connection: socket, frames, flow control. Knows calls as streams of bytes in
 # and messages out; what they mean is the subclass's business.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
-from triton_fast._native.grpc.call cimport Call, Out
+from triton_fast._native.grpc.call cimport Call
 from triton_fast._native.grpc.nghttp2 cimport nghttp2_session
+from triton_fast._native.grpc.out cimport Out
 from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
 
 cdef enum:
@@ -18,7 +19,14 @@ cdef enum:
     GRPC_UNAVAILABLE = 14
 
 
-cdef class H2Connection(GrpcPeer):
+cdef enum:                  # of a connection
+    STAYS = 0
+    LEAVING = 1             # the peer was told
+    LEFT = 2                # there are no new calls
+    THROWN_OUT = 3          # for its pings
+
+
+cdef class H2Session(GrpcPeer):
     cdef GrpcShared server
     cdef object transport
     cdef object is_closing
@@ -33,17 +41,9 @@ cdef class H2Connection(GrpcPeer):
     cdef Call* calls
     cdef int32_t n_calls
     cdef int32_t n_held         # calls whose messages wait
-    cdef int32_t leaving        # 0 no; 1 the peer was told; 2 no new calls
-    cdef int64_t left_at        # ns: when the peer was told
-    cdef bint aged              # it leaves because of its age
+    cdef int32_t leaving        # STAYS, ...
     cdef int64_t born
-    cdef int64_t heard          # ns: the look at which bytes had come since the one before
-    cdef uint32_t n_read        # reads; and at the last look
-    cdef uint32_t n_read_then
-    cdef int64_t pinged         # ns: an unanswered ping was sent; 0 = none
-    cdef int32_t pings          # sent since the last headers or data
-    cdef int64_t last_ping      # ns: of the peer's
-    cdef int32_t strikes
+    cdef int64_t n_read         # reads
     cdef int64_t resets         # calls given up by the peer, as tokens: see count_reset
     cdef int64_t resets_at
 
@@ -54,6 +54,8 @@ cdef class H2Connection(GrpcPeer):
     cdef int on_end(self, Call* call) except -1
     cdef int on_close(self, Call* call) except -1       # the stream is gone; the call still holds what it held
     cdef int on_drained(self, Call* call) except -1     # a held call's messages have left
+    cdef int on_ping(self, bint ack) noexcept
+    cdef int on_spoken(self) noexcept                   # headers or data were sent
 
     # ---- for the subclass to call
     # Send a message; takes it over.
@@ -76,12 +78,7 @@ cdef class H2Connection(GrpcPeer):
     cdef int broken(self, int rc, size_t n) except -1
     cdef int count_reset(self) noexcept
     cdef int reply(self, Call* call) except -1
-    cdef int on_ping(self, bint ack) noexcept
-    cdef int keep_alive(self, int64_t now) except -1
-    cdef int end_stalled(self, int64_t now) except -1
     cdef bint end_overdue(self) except? False
     cdef bint release_held(self) except? False
-    cdef int write(self) except? -1
-    cdef int write_rest(self, size_t sent) except -1
     cdef int close(self) except -1
     cdef int close_when_empty(self) except -1

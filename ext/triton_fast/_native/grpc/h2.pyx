@@ -4,73 +4,43 @@
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.memoryview cimport PyMemoryView_FromObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.stdlib cimport malloc
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memset
 
-from triton_fast._native.core.memory cimport Block, block_ref, block_unref
+from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport now_ns, tf_buf, tf_buf_free, tf_buf_put
 from triton_fast._native.grpc.call cimport (
-    KIND_INFER, Call, Out, call_new, call_peek, call_put, call_read, call_skip, call_unref, drop_outs, out_free,
+    Call, call_new, call_peek, call_put, call_read, call_skip, call_unref, drop_outs,
 )
+from triton_fast._native.grpc.answer cimport answer_head, answer_http, answer_status, answer_trailer
 from triton_fast._native.grpc.message cimport put_percent
 from triton_fast._native.grpc.nghttp2 cimport *
+from triton_fast._native.grpc.out cimport Out, out_free
+from triton_fast._native.grpc.outgoing cimport MAX_REFS, Outgoing, outgoing_drop, outgoing_ref, outgoing_write
 from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
-from triton_fast._native.net.write cimport block_view, iovec, send_pieces
 
 cdef enum:
     WINDOW = 1048576            # bytes of one call that may be on their way
     CONNECTION_WINDOW = 16777216
     NO_COPY_MIN = 4096          # tensor bytes that are sent from where they lie
     FLUSH_BYTES = 262144        # bytes offered to the socket at once
-    MAX_REFS = 64               # pieces of tensors among them
     RESET_BURST = 2000          # calls a peer may give up at once, and per second, before it is sent away
     RESET_RATE = 500
-    NOTICE_NS = 500000000       # from the first GOAWAY to the one that names the last call
     MAX_ACKS = 1000             # SETTINGS and PING answers that may wait
 
-cdef int64_t IDLE_PING_NS = <int64_t>7200 * 1000000000
 cdef int64_t GOODBYE_NS = 1000000000
-cdef int64_t GREETING_NS = <int64_t>20 * 1000000000     # for the first bytes of a connection
 
 SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
-
-cdef struct Ref:                # tensor bytes to be sent behind out[0:at]
-    size_t at
-    const uint8_t* ptr
-    size_t n
-    Block* block                # one reference
-
-cdef Ref[MAX_REFS] refs         # of the flush in progress: there is one at a time, on one thread
-cdef int n_refs = 0
-cdef size_t ref_bytes = 0
 
 cdef nghttp2_session_callbacks* callbacks = NULL
 cdef nghttp2_option* option = NULL
 
 HINT = b"This port speaks gRPC over HTTP/2. HTTP/1.1 is served on --http-port, 8000 by default.\n"
-HTTP1_ANSWER = (b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-                % len(HINT)) + HINT
-cdef const char* ENCODINGS = b"identity, deflate, gzip"
-cdef const char* STATUS_TEXTS[17]
-_status_texts = [b"%d" % status for status in range(17)]
-for _status in range(17):
-    STATUS_TEXTS[_status] = _status_texts[_status]
-
-
-cdef inline nghttp2_nv field(const char* name, size_t n, const char* value, size_t m) noexcept:
-    cdef nghttp2_nv nv
-    nv.name = <uint8_t*>name
-    nv.namelen = n
-    nv.value = <uint8_t*>value
-    nv.valuelen = m
-    nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
-    return nv
-
+HTTP1_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" + HINT
 
 # ---- nghttp2's callbacks
 
 cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
-    cdef H2Connection self = <H2Connection>user
+    cdef H2Session self = <H2Session>user
     if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0
     return self.open_call(frame.hd.stream_id)
@@ -78,7 +48,7 @@ cdef int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, 
 
 cdef int on_header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t n,
                    const uint8_t* value, size_t m, uint8_t flags, void* user) noexcept:
-    cdef H2Connection self = <H2Connection>user
+    cdef H2Session self = <H2Session>user
     cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
     if call == NULL or call.started:
         return 0                # trailers say nothing
@@ -94,7 +64,7 @@ cdef int on_header(nghttp2_session* session, const nghttp2_frame* frame, const u
 
 
 cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* user) noexcept:
-    cdef H2Connection self = <H2Connection>user
+    cdef H2Session self = <H2Session>user
     cdef Call* call
     if frame.hd.type == NGHTTP2_PING:
         return self.on_ping((frame.hd.flags & NGHTTP2_FLAG_ACK) != 0)
@@ -118,7 +88,7 @@ cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* us
 
 cdef int on_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, const uint8_t* data, size_t n,
                   void* user) noexcept:
-    cdef H2Connection self = <H2Connection>user
+    cdef H2Session self = <H2Session>user
     cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, stream_id)
     # What one call does not use yet must not stand in the way of the others.
     if nghttp2_session_consume_connection(session, n) != 0:
@@ -137,7 +107,7 @@ cdef int on_chunk(nghttp2_session* session, uint8_t flags, int32_t stream_id, co
 
 
 cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t code, void* user) noexcept:
-    cdef H2Connection self = <H2Connection>user
+    cdef H2Session self = <H2Session>user
     cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, stream_id)
     if call == NULL:
         return 0
@@ -151,6 +121,12 @@ cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t c
     return 0
 
 
+cdef inline void end_messages(nghttp2_session* session, Call* call, uint32_t* flags) noexcept:
+    flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+    call.trailed = True
+    answer_trailer(session, call)
+
+
 # The bytes of a call's messages, copied or only counted; behind them the trailer.
 cdef ssize_t read_call(nghttp2_session* session, int32_t stream_id, uint8_t* buf, size_t length, uint32_t* flags,
                        nghttp2_data_source* source, void* user) noexcept:
@@ -160,52 +136,32 @@ cdef ssize_t read_call(nghttp2_session* session, int32_t stream_id, uint8_t* buf
     cdef size_t n
     call.still_since = 0
     n = call_peek(call, length, &ptr, &block)
-    if block != NULL and n >= NO_COPY_MIN and n_refs < MAX_REFS:
+    if block != NULL and n >= NO_COPY_MIN and (<H2Session>user).server.outgoing.n_refs < MAX_REFS:
         flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
         if n == call.out_bytes and call.finished:
-            flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
-            submit_trailer(session, call)
+            end_messages(session, call, flags)
         return <ssize_t>n
     n = call_read(call, buf, length)
     if call.out_head != NULL:
         return <ssize_t>n
     if call.finished:
-        flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
-        submit_trailer(session, call)
+        end_messages(session, call, flags)
     elif n == 0:
         call.deferred = True
         return NGHTTP2_ERR_DEFERRED
     return <ssize_t>n
 
 
-cdef int submit_trailer(nghttp2_session* session, Call* call) noexcept:
-    cdef nghttp2_nv[2] fields
-    call.trailed = True
-    fields[0] = field(b"grpc-status", 11, STATUS_TEXTS[call.status], strlen(STATUS_TEXTS[call.status]))
-    fields[1] = field(b"grpc-message", 12, call.text, call.text_len)
-    fields[1].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
-    return nghttp2_submit_trailer(session, call.stream_id, fields, 2 if call.text_len else 1)
-
-
 # A frame whose payload read_call only counted: the frame's head goes to the buffer, the payload by reference.
 cdef int send_data(nghttp2_session* session, nghttp2_frame* frame, const uint8_t* head, size_t length,
                    nghttp2_data_source* source, void* user) noexcept:
-    global n_refs, ref_bytes
-    cdef H2Connection self = <H2Connection>user
     cdef Call* call = <Call*>source.ptr
-    cdef tf_buf* out = &self.server.out
+    cdef Outgoing* out = &(<H2Session>user).server.outgoing
     cdef const uint8_t* ptr
     cdef Block* block = NULL
-    cdef size_t n
-    tf_buf_put(out, head, 9)
-    n = call_peek(call, length, &ptr, &block)
-    block_ref(block)
-    refs[n_refs].at = out.len
-    refs[n_refs].ptr = ptr
-    refs[n_refs].n = n
-    refs[n_refs].block = block
-    n_refs += 1
-    ref_bytes += n
+    cdef size_t n = call_peek(call, length, &ptr, &block)
+    tf_buf_put(&out.buf, head, 9)
+    outgoing_ref(out, ptr, n, block)
     call_skip(call, n)
     return 0
 
@@ -231,8 +187,8 @@ cdef int make_callbacks() except -1:
 make_callbacks()
 
 
-cdef class H2Connection(GrpcPeer):
-    """One HTTP/2 connection; ``GrpcConnection`` gives its calls their meaning."""
+cdef class H2Session(GrpcPeer):
+    """One HTTP/2 session on its socket; ``GrpcConnection`` gives its calls their meaning."""
 
     def __cinit__(self, GrpcShared server not None):
         self.server = server
@@ -242,7 +198,7 @@ cdef class H2Connection(GrpcPeer):
         if self.session != NULL:
             nghttp2_session_del(self.session)
 
-    # ---- what a call means is the subclass's business
+    # ---- what a call means, and what time brings, is the subclasses' business
 
     cdef int on_field(self, Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1:
         return 0
@@ -260,6 +216,12 @@ cdef class H2Connection(GrpcPeer):
         return 0
 
     cdef int on_drained(self, Call* call) except -1:
+        return 0
+
+    cdef int on_ping(self, bint ack) noexcept:
+        return 0
+
+    cdef int on_spoken(self) noexcept:
         return 0
 
     # ---- the event loop's side
@@ -289,7 +251,6 @@ cdef class H2Connection(GrpcPeer):
         nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, settings, 4)
         nghttp2_session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW)
         self.born = now_ns()
-        self.heard = self.born
         self.server.connections.add(self)
 
     def connection_lost(self, error):
@@ -430,24 +391,12 @@ cdef class H2Connection(GrpcPeer):
     # ---- answers
 
     cdef int reply(self, Call* call) except -1:
-        cdef nghttp2_nv[4] fields
         cdef nghttp2_data_provider provider
-        cdef const char* encoding
-        cdef size_t n = 2
-        fields[0] = field(b":status", 7, b"200", 3)
-        fields[1] = field(b"content-type", 12, b"application/grpc", 16)
-        if call.packed:
-            encoding = b"gzip" if call.packed == 1 else b"deflate"
-            fields[n] = field(b"grpc-encoding", 13, encoding, strlen(encoding))
-            n += 1
-        if call.encoding_in:
-            fields[n] = field(b"grpc-accept-encoding", 20, ENCODINGS, strlen(ENCODINGS))
-            n += 1
         provider.source.ptr = call
         provider.read_callback = read_call
         call.replied = True
         self.spoke = True
-        if nghttp2_submit_response(self.session, call.stream_id, fields, n, &provider) != 0:
+        if answer_head(self.session, call, &provider) != 0:
             raise MemoryError
         return 0
 
@@ -466,9 +415,7 @@ cdef class H2Connection(GrpcPeer):
         return 0
 
     cdef int finish(self, Call* call, int32_t status, const char* text, size_t n) except -1:
-        cdef nghttp2_nv[5] fields
         cdef tf_buf encoded
-        cdef size_t k = 3
         if call.finished:
             return 0
         call.finished = True
@@ -493,17 +440,7 @@ cdef class H2Connection(GrpcPeer):
         call.replied = True
         call.trailed = True
         self.spoke = True
-        fields[0] = field(b":status", 7, b"200", 3)
-        fields[1] = field(b"content-type", 12, b"application/grpc", 16)
-        fields[2] = field(b"grpc-status", 11, STATUS_TEXTS[call.status], strlen(STATUS_TEXTS[call.status]))
-        if call.text_len:
-            fields[k] = field(b"grpc-message", 12, call.text, call.text_len)
-            fields[k].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
-            k += 1
-        if call.encoding_in:
-            fields[k] = field(b"grpc-accept-encoding", 20, ENCODINGS, strlen(ENCODINGS))
-            k += 1
-        if nghttp2_submit_response(self.session, call.stream_id, fields, k, NULL) != 0:
+        if answer_status(self.session, call) != 0:
             raise MemoryError
         return 0
 
@@ -512,121 +449,15 @@ cdef class H2Connection(GrpcPeer):
         return self.finish(call, status, <const char*>encoded, len(encoded))
 
     cdef int refuse_http(self, Call* call, int32_t http_status) except -1:
-        cdef nghttp2_nv[1] fields
-        cdef bytes number = b"%d" % http_status
         call.finished = True
         call.replied = True
         call.trailed = True
         self.server.unwatch(call)
         if not call.ended:
             self.overdue = True
-        fields[0] = field(b":status", 7, <const char*>number, len(number))
-        fields[0].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
-        if nghttp2_submit_response(self.session, call.stream_id, fields, 1, NULL) != 0:
+        if answer_http(self.session, call, http_status) != 0:
             raise MemoryError
         return 0
-
-    # ---- pings, age, leaving
-
-    cdef int on_ping(self, bint ack) noexcept:
-        cdef int64_t now, least
-        if ack:
-            self.pinged = 0
-            return 0
-        if self.server.max_ping_strikes == 0:
-            return 0
-        now = now_ns()
-        # As gRPC's servers do: without calls two hours are the least, unless such pings are allowed.
-        least = self.server.min_ping_interval_ns
-        if self.n_calls == 0 and not self.server.keepalive_idle and least < IDLE_PING_NS:
-            least = IDLE_PING_NS
-        if self.last_ping and now - self.last_ping < least:
-            self.strikes += 1
-            if self.strikes > self.server.max_ping_strikes and self.leaving < 3:
-                nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE,
-                                      nghttp2_session_get_last_proc_stream_id(self.session),
-                                      NGHTTP2_ENHANCE_YOUR_CALM, <const uint8_t*>b"too_many_pings", 14)
-                self.leaving = 3
-        self.last_ping = now
-        return 0
-
-    cdef int tick(self, int64_t now) except -1:
-        if self.session == NULL:
-            return 0
-        if not self.greeted and now - self.born > GREETING_NS:
-            return self.abort()
-        if self.n_read != self.n_read_then:
-            self.n_read_then = self.n_read
-            self.heard = now
-            self.pinged = 0
-        if self.server.max_age_ns and not self.aged and now - self.born > self.server.max_age_ns:
-            self.aged = True
-            self.begin_drain()
-        if self.leaving == 1 and now - self.left_at > NOTICE_NS:
-            self.end_incomplete()
-        if self.aged and self.server.age_grace_ns and now - self.left_at > self.server.age_grace_ns:
-            return self.abort()
-        self.keep_alive(now)
-        self.end_stalled(now)
-        self.flush()
-        return 0
-
-    cdef int keep_alive(self, int64_t now) except -1:
-        if self.pinged:
-            if now - self.pinged > self.server.keepalive_timeout_ns:
-                self.abort()
-            return 0
-        if self.server.keepalive_ns == 0 or now - self.heard < self.server.keepalive_ns:
-            return 0
-        if self.n_calls == 0 and not self.server.keepalive_idle:
-            return 0
-        if self.server.max_pings and self.pings >= self.server.max_pings and self.n_calls == 0:
-            return 0
-        self.pings += 1
-        self.pinged = now
-        nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
-        return 0
-
-    # Calls whose client neither takes what is there for it nor sends what it began.
-    cdef int end_stalled(self, int64_t now) except -1:
-        cdef Call* call = self.calls
-        while call != NULL:
-            if call.out_head == NULL and (call.ended or call.finished or (
-                    call.message.have == 0 and call.kind != KIND_INFER)):
-                call.still_since = 0
-            elif call.still_since == 0:
-                call.still_since = now
-            elif now - call.still_since > self.server.stall_ns:
-                nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL)
-            call = call.next
-        return 0
-
-    cdef int begin_drain(self) except -1:
-        if self.session == NULL or self.leaving:
-            return 0
-        self.leaving = 1
-        self.left_at = now_ns()
-        if not self.greeted:
-            return self.abort()
-        nghttp2_submit_shutdown_notice(self.session)
-        return self.flush()
-
-    # Name the last call there will be; those whose messages have not come whole by now get no more time when the server
-    # ends.
-    cdef int end_incomplete(self) except -1:
-        cdef Call* call
-        if self.session == NULL or self.leaving >= 2:
-            return 0
-        self.leaving = 2
-        nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.session),
-                              NGHTTP2_NO_ERROR, NULL, 0)
-        if self.server.draining:
-            call = self.calls
-            while call != NULL:
-                if not call.ended and not call.finished and call.n_items == 0:
-                    self.finish_text(call, GRPC_UNAVAILABLE, SHUTTING_DOWN)
-                call = call.next
-        return self.flush()
 
     # ---- bytes out
 
@@ -641,29 +472,27 @@ cdef class H2Connection(GrpcPeer):
     cdef int flush(self) except -1:
         cdef const uint8_t* data
         cdef ssize_t n
-        cdef tf_buf* out = &self.server.out
+        cdef Outgoing* out = &self.server.outgoing
         if self.session == NULL or self.paused or self.reading or not self.greeted:
             return 0
-        out.len = 0
         while True:
             n = nghttp2_session_mem_send(self.session, &data)
             if n < 0:
-                drop_refs()
+                outgoing_drop(out)
                 return self.abort()
             if n:
-                tf_buf_put(out, data, n)
-            if n == 0 or out.len + ref_bytes >= FLUSH_BYTES or n_refs > MAX_REFS - 8:
-                if self.write() != 0:
-                    return 0
+                tf_buf_put(&out.buf, data, n)
+            if n == 0 or out.buf.len + out.ref_bytes >= FLUSH_BYTES or out.n_refs > MAX_REFS - 8:
+                if self.is_closing() or outgoing_write(out, self.fd, self.transport):
+                    outgoing_drop(out)
+                    return self.abort()
                 if self.paused or self.session == NULL:
                     return 0
                 if n == 0 and not self.end_overdue():
                     break
         if self.spoke:
             self.spoke = False
-            self.pings = 0
-            self.strikes = 0
-            self.last_ping = 0
+            self.on_spoken()
         if self.n_held and self.release_held():
             return self.flush()
         return self.close_when_empty()
@@ -699,7 +528,7 @@ cdef class H2Connection(GrpcPeer):
     cdef int close_when_empty(self) except -1:
         if self.session == NULL or self.transport is None:
             return 0
-        if (self.leaving >= 2 and self.n_calls == 0) or not (
+        if (self.leaving >= LEFT and self.n_calls == 0) or not (
                 nghttp2_session_want_read(self.session) or nghttp2_session_want_write(self.session)):
             self.close()
         return 0
@@ -715,71 +544,6 @@ cdef class H2Connection(GrpcPeer):
     cdef int timed_out(self, int64_t now) except -1:
         return self.abort()
 
-    # What is in the buffer, and tensors between it, to the socket; what it does not take, to the transport. -1: broken.
-    cdef int write(self) except? -1:
-        global n_refs, ref_bytes
-        cdef iovec[2 * MAX_REFS + 1] iov
-        cdef tf_buf* out = &self.server.out
-        cdef size_t total = out.len + ref_bytes, at = 0, n
-        cdef ssize_t sent = 0
-        cdef int i, k = 0
-        if total == 0:
-            return 0
-        if out.failed:
-            drop_refs()
-            tf_buf_free(out)
-            raise MemoryError
-        for i in range(n_refs):
-            if refs[i].at > at:
-                iov[k].iov_base = out.data + at
-                iov[k].iov_len = refs[i].at - at
-                at = refs[i].at
-                k += 1
-            iov[k].iov_base = <void*>refs[i].ptr
-            iov[k].iov_len = refs[i].n
-            k += 1
-        if out.len > at:
-            iov[k].iov_base = out.data + at
-            iov[k].iov_len = out.len - at
-            k += 1
-        try:
-            if self.is_closing():
-                sent = -1
-            else:
-                sent = send_pieces(self.fd, iov, k, total)
-            if sent < 0:
-                self.abort()
-                return -1
-            if <size_t>sent < total:
-                self.write_rest(<size_t>sent)
-        finally:
-            drop_refs()
-            out.len = 0
-            if out.cap > (1 << 21):
-                tf_buf_free(out)
-        return 0
-
-    cdef int write_rest(self, size_t sent) except -1:
-        cdef tf_buf* out = &self.server.out
-        cdef size_t at = 0, n
-        cdef int i
-        for i in range(n_refs + 1):
-            n = (refs[i].at if i < n_refs else out.len) - at
-            if sent < n:
-                self.transport.write(out.data[at + sent:at + n])
-                sent = 0
-            else:
-                sent -= n
-            at += n
-            if i == n_refs:
-                break
-            if sent < refs[i].n:
-                self.transport.write(block_view(refs[i].block, <uint8_t*>refs[i].ptr + sent, refs[i].n - sent))
-                sent = 0
-            else:
-                sent -= refs[i].n
-        return 0
-
     # ---- the end
 
     cdef int abort(self) except -1:
@@ -788,13 +552,3 @@ cdef class H2Connection(GrpcPeer):
         if not self.reading:    # else nghttp2 is at work on it; connection_lost comes
             self.end_session()
         return 0
-
-
-cdef int drop_refs() noexcept:
-    global n_refs, ref_bytes
-    cdef int i
-    for i in range(n_refs):
-        block_unref(refs[i].block)
-    n_refs = 0
-    ref_bytes = 0
-    return 0

@@ -5,7 +5,8 @@ from libc.stdint cimport int32_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_error
 from triton_fast._native.core.request cimport Response
-from triton_fast._native.grpc.call cimport Item, Out
+from triton_fast._native.grpc.call cimport Item
+from triton_fast._native.grpc.out cimport Out
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.wire.pb_infer cimport PbHead
 

@@ -5,12 +5,13 @@ from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport (
-    TF_INTERNAL, TF_OK, TF_UNSUPPORTED, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
+    TF_INTERNAL, TF_UNSUPPORTED, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
-from triton_fast._native.core.request cimport Model, Request, Response, T_RECEIVED, request_free, request_new
+from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free, request_new
 from triton_fast._native.core.validate cimport request_validate
-from triton_fast._native.grpc.call cimport KIND_INFER, Item, Out, out_new
+from triton_fast._native.grpc.call cimport KIND_INFER, Item
 from triton_fast._native.grpc.message cimport PREFIX, message_prefix
+from triton_fast._native.grpc.out cimport Out, out_new
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.net.fields cimport add_parameters
 from triton_fast._native.sched.model cimport NativeModel

@@ -1,5 +1,5 @@
 # The gRPC message framing and the few field values of gRPC over HTTP/2 that have a grammar. Sans I/O.
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
@@ -35,3 +35,8 @@ cdef void message_prefix(uint8_t* out, bint compressed, size_t length) noexcept 
 cdef int64_t timeout_ns(const uint8_t* value, size_t n) noexcept nogil
 # Append text as grpc-message wants it: percent-encoded but for printable ASCII.
 cdef void put_percent(tf_buf* out, const char* text, size_t n) noexcept nogil
+# grpc-encoding as a number: 0 identity, 1 gzip, 2 deflate, 3 any other; grpc-accept-encoding as bits 1 << number; and
+# what responses are compressed with at a level (0: not at all) for who accepts these.
+cdef int32_t encoding_of(const uint8_t* value, size_t n) noexcept nogil
+cdef int32_t encodings_of(const uint8_t* value, size_t n) noexcept nogil
+cdef int32_t packing_of(int32_t level, int32_t accepts) noexcept nogil

@@ -1,6 +1,6 @@
 # See message.pxd.
-from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport tf_buf, tf_buf_char, tf_buf_free
@@ -129,6 +129,43 @@ cdef void put_percent(tf_buf* out, const char* text, size_t n) noexcept nogil:
         tf_buf_char(out, c"%")
         tf_buf_char(out, HEX[c >> 4])
         tf_buf_char(out, HEX[c & 15])
+
+
+cdef inline bint is_word(const uint8_t* a, size_t n, const char* b, size_t m) noexcept nogil:
+    return n == m and memcmp(a, b, n) == 0
+
+
+cdef int32_t encoding_of(const uint8_t* value, size_t n) noexcept nogil:
+    if is_word(value, n, b"identity", 8) or n == 0:
+        return 0
+    if is_word(value, n, b"gzip", 4):
+        return 1
+    if is_word(value, n, b"deflate", 7):
+        return 2
+    return 3
+
+
+cdef int32_t encodings_of(const uint8_t* value, size_t n) noexcept nogil:
+    cdef int32_t found = 1
+    cdef size_t at = 0, end
+    while at < n:
+        end = at
+        while end < n and value[end] != c",":
+            end += 1
+        while at < end and value[at] == c" ":
+            at += 1
+        found |= 1 << encoding_of(value + at, end - at)
+        at = end + 1
+    return found & 7
+
+
+# gRPC's own choice: of gzip and deflate, in this order, the first for the lowest level and the last for higher ones.
+cdef int32_t packing_of(int32_t level, int32_t accepts) noexcept nogil:
+    if level == 0 or accepts & 6 == 0:
+        return 0
+    if accepts & 6 != 6:
+        return 1 if accepts & 2 else 2
+    return 1 if level == 1 else 2
 
 
 def split(pieces, size_t limit=2147483647):

@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport Call, Item
+from triton_fast._native.grpc.outgoing cimport Outgoing
 from triton_fast._native.net.shared cimport Peer, Shared
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
@@ -29,6 +30,7 @@ cdef struct ModelSlot:
 
 
 cdef class GrpcShared(Shared):
+    cdef Outgoing outgoing  # of the connection being flushed
     cdef tf_buf head        # the message being encoded
     cdef size_t* cut        # where its tensors belong
     cdef int32_t cut_room

@@ -5,8 +5,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
 from triton_fast._native.core.native cimport now_ns, tf_buf_free
-from triton_fast._native.core.request cimport Request, Response
-from triton_fast._native.grpc.call cimport Call, Item, call_ref, call_unref
+from triton_fast._native.core.request cimport Response
+from triton_fast._native.grpc.call cimport Call, Item
+from triton_fast._native.grpc.outgoing cimport outgoing_drop
 from triton_fast._native.net.shared cimport Peer, Shared
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
@@ -51,6 +52,8 @@ cdef class GrpcShared(Shared):
         cdef int i
         free(self.cut)
         tf_buf_free(&self.head)
+        outgoing_drop(&self.outgoing)
+        tf_buf_free(&self.outgoing.buf)
         for i in range(MODEL_SLOTS):
             free(self.models[i].key)
             Py_XDECREF(self.models[i].model)

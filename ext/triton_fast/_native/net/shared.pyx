@@ -1,6 +1,6 @@
 # Completions to connections, wake-ups of instances, time-outs, draining: what is done once for all connections of a
 # listener. Knows a connection as a Peer and no protocol. All methods run on the loop's thread.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 from triton_fast._native.core.native cimport now_ns, tf_buf_free

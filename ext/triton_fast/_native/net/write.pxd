@@ -1,4 +1,4 @@
-# Writing to sockets: sendmsg without waiting, and memory of a block as a Python buffer for what the socket did not take.
+# Writing to sockets: sendmsg without waiting, and memory of a block as a Python buffer for what they did not take.
 from libc.stdint cimport uint8_t
 
 from triton_fast._native.core.memory cimport Block

@@ -1,0 +1,1 @@
+"""gRPC messages on their way out. Native use only."""
