@@ -74,8 +74,9 @@ def main() -> int:
             one_digit(server, scratch)
             step("a model without config.pbtxt")
             no_config(server, scratch)
-            step("the held-out digits with tritonclient (binary tensors, classification)")
-            command = [sys.executable, "examples/digits/demo.py", "--url", server.address]
+            step("the held-out digits with tritonclient, over HTTP and gRPC (binary tensors, classification)")
+            command = [sys.executable, "examples/digits/demo.py", "--http", server.address,
+                       "--grpc", f"127.0.0.1:{server.grpc_port}"]
             client = subprocess.run(command, cwd=ROOT, check=False)
             step("SIGTERM")
             started = time.monotonic()
