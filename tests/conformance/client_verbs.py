@@ -210,8 +210,8 @@ class Settings:
     )
     def test_refused(self, call: Call, method: str, arguments: dict[str, Any]) -> None:
         status, message = refused(call, method, **arguments)
-        assert status == "501"
-        assert "not supported by this version" in message
+        assert status == "503"
+        assert "the server does not support" in message
 
 
 class Verbs(Health, Metadata, Repository, Statistics, SharedMemory, Settings):

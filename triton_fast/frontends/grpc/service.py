@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from triton_fast import protos
 from triton_fast.dataplane import Dataplane, parse_version
-from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unsupported
+from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.frontends.grpc import health
 from triton_fast.frontends.grpc.calls import BROKEN, INTERNAL, MAX_LOAD_MESSAGE, MAX_MESSAGE, OK, failure
 from triton_fast.frontends.work import Where
@@ -118,9 +118,11 @@ def _changes_memory(response: str) -> Handler:
     return change
 
 
-def _later(name: str) -> Handler:
+def _off(feature: str) -> Handler:
+    """As a Triton that was built without the feature."""
+
     def refuse(plane: Dataplane, message: Message) -> Message:
-        raise Unsupported(f"'{name}' is not supported by this version of triton_fast")
+        raise Unavailable(f"the server does not support {feature}")
 
     return refuse
 
@@ -152,8 +154,8 @@ METHODS: dict[str, Method] = dict((
     _memory("CudaSharedMemoryStatus", cuda_memory_status),
     _memory("CudaSharedMemoryRegister"),
     _memory("CudaSharedMemoryUnregister"),
-    _row("TraceSetting", "trace", _later("TraceSetting")),
-    _row("LogSettings", "logging", _later("LogSettings")),
+    _row("TraceSetting", "trace", _off("trace")),
+    _row("LogSettings", "logging", _off("dynamic logging")),
     (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check)),
 ))  # fmt: skip
 

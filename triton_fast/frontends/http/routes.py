@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from triton_fast.config import to_json
 from triton_fast.dataplane import Dataplane, parse_version
-from triton_fast.errors import INTERNAL_ERROR, Internal, InvalidArg, ServerError, Unsupported
+from triton_fast.errors import INTERNAL_ERROR, Internal, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.frontends.http.messages import (
     MAX_JSON,
     MAX_LOAD_JSON,
@@ -86,6 +86,14 @@ def infer(plane: Dataplane, verb: Verb) -> Answer:
     raise Internal("the request could not be routed")
 
 
+def tracing(plane: Dataplane, verb: Verb) -> Answer:
+    raise Unavailable("the server does not support tracing")
+
+
+def logging(plane: Dataplane, verb: Verb) -> Answer:
+    raise Unavailable("the server does not support dynamic logging")
+
+
 def later(plane: Dataplane, verb: Verb) -> Answer:
     raise Unsupported(f"'{verb.path}' is not supported by this version of triton_fast")
 
@@ -130,14 +138,14 @@ def _row(pattern: str, methods: str, category: str, handler: Handler, where: Whe
 
 ROUTES: tuple[Route, ...] = (
     _row(r"/v2/models/stats", "GET", "statistics", all_stats),
-    _row(r"/v2/logging", "GET POST", "logging", later),
+    _row(r"/v2/logging", "GET POST", "logging", logging),
     _row(_MODEL, "GET", "metadata", model_metadata),
     _row(_MODEL + "/infer", "POST", "inference", infer),
     _row(_MODEL + "/generate(?:_stream)?", "POST", "inference", later),
     _row(_MODEL + "/ready", "GET", "health", model_ready),
     _row(_MODEL + "/config", "GET", "model-config", model_config),
     _row(_MODEL + "/stats", "GET", "statistics", model_stats),
-    _row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", later),
+    _row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", tracing),
     _row(r"/v2", "GET", "metadata", server_metadata),
     _row(r"/v2/health/live", "GET", "health", live),
     _row(r"/v2/health/ready", "GET", "health", ready),
@@ -149,7 +157,7 @@ ROUTES: tuple[Route, ...] = (
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
          Where.LOAD),
-    _row(r"/v2/trace/setting", "GET POST", "trace", later),
+    _row(r"/v2/trace/setting", "GET POST", "trace", tracing),
 )  # fmt: skip
 
 
