@@ -57,7 +57,9 @@ def test_failed_bombs_leave_memory_flat(server: ServerProcess) -> None:
         for _ in range(14):
             assert client.ask(post(INFER, small, "Content-Encoding: gzip")).error == TOO_LARGE
             rss.append(server.rss())
-        assert max(rss[6:]) < max(rss[:6]) + 4 * MIB
+        # A look may come before the attempt's memory is given back: what is kept shows in the least of several.
+        assert min(rss[7:]) < min(rss[:7]) + 4 * MIB
+        assert max(rss) < min(rss) + 3 * LIMIT
 
 
 def test_broken_bodies_leave_memory_flat(server: ServerProcess) -> None:
@@ -71,7 +73,9 @@ def test_broken_bodies_leave_memory_flat(server: ServerProcess) -> None:
             for _ in range(40):
                 assert client.answer().status == 400
             rss.append(server.rss())
-        assert max(rss[6:]) < max(rss[:6]) + 4 * MIB
+        # A look may come before the attempt's memory is given back: what is kept shows in the least of several.
+        assert min(rss[7:]) < min(rss[:7]) + 4 * MIB
+        assert max(rss) < min(rss) + 3 * LIMIT
 
 
 def test_many_members(server: ServerProcess) -> None:
