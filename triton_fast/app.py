@@ -33,7 +33,7 @@ from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.metrics import handler
 from triton_fast.listeners import grpc_listener, http_listener, metrics_listener
 from triton_fast.observability import log, tables
-from triton_fast.observability.host import HostSampler
+from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, Preparer
 from triton_fast.scheduling.runtime import ModelRuntime
@@ -71,6 +71,7 @@ class Server:
     def __init__(self, options: Options) -> None:
         self.options = options
         memory.return_large_memory()
+        memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
         self.epoch = Epoch()
         self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
         self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")

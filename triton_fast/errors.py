@@ -43,6 +43,8 @@ STATUS: dict[Code, Status] = {
 }
 
 # What a client is told of a failure that is none of its business; the log has the rest.
+# Of a request whose bytes the server will not hold right now.
+NO_ROOM = "the request needs more memory than is left (--request-memory-limit); try again later"
 INTERNAL_ERROR = "internal error, see the server log"
 
 

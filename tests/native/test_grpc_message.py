@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.models import counters_at_base  # noqa: F401
+from triton_fast._native.core import memory
 from triton_fast._native.grpc import message
 
-TOO_LARGE, BAD_FLAG = -1, -3
+TOO_LARGE, NO_MEMORY, BAD_FLAG = -1, -2, -3
+MIB = 1 << 20
 MILLISECOND = 1_000_000
 
 
@@ -91,3 +93,17 @@ def test_grpc_message_is_percent_encoded(text):
     encoded = message.percent_encode(text.encode("utf-8", "surrogatepass"))
     assert all(32 <= byte <= 126 for byte in encoded)
     assert urllib.parse.unquote_to_bytes(encoded) == text.encode("utf-8", "surrogatepass")
+
+
+def test_the_limit_of_all_request_memory_ends_a_message_as_it_grows():
+    promised = b"\0" + (64 * MIB).to_bytes(4, "big")
+    memory.set_body_limit(memory.stats()["live_bytes"] + 8 * MIB)
+    try:
+        found, received, status = message.split([promised, bytes(16 * MIB)])
+        assert (found, status) == ([], NO_MEMORY)
+        assert MIB // 2 <= received < 8 * MIB
+        assert message.split([framed(b"small")])[2] == 1
+    finally:
+        memory.set_body_limit(0)
+    with pytest.raises(ValueError, match="must be >= 0"):
+        memory.set_body_limit(-1)

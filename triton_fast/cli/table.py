@@ -247,6 +247,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("grpc-max-connections", v.COUNT, 4096, OURS, "gRPC connections open at the same time."),
     Flag("grpc-stall-timeout-secs", v.SECONDS, 300, OURS, "A call is reset when its client neither takes what is there "
          "for it nor sends the rest of what it began for this long.", unit="s"),
+    Flag("request-memory-limit", v.bounded(0, v.INT64[1]), 0, OURS, "Memory that requests and responses in hand may "
+         "take together; more bytes are refused until some of it is free. 0 is three quarters of what the process "
+         "may use.", unit="bytes"),
     Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
         later="there is no access log yet"),
     Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -10,6 +11,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 _MEMORY = re.compile(r"^(MemTotal|MemAvailable):\s+(\d+) kB$", re.MULTILINE)
+
+
+# cgroup v2, then v1; a limit that is none is "max" or a number near 2^63.
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def usable_memory(read: Callable[[str], str] | None = None) -> int:
+    """Return the bytes this process may use: the machine's memory, cut by the cgroup's limit; 0 if unknown."""
+    read = read or _read
+    found = []
+    with contextlib.suppress(OSError):
+        total = dict(_MEMORY.findall(read("/proc/meminfo"))).get("MemTotal")
+        found += [int(total) * 1024] if total is not None else []
+    for path in _CGROUP_LIMITS:
+        try:
+            text = read(path).strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            found.append(int(text))
+    return min(found, default=0)
 
 
 class HostFigures(NamedTuple):

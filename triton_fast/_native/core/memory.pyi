@@ -19,6 +19,15 @@ class Stats(TypedDict):
 def trim(keep: int = 0) -> None:
     """Give cached blocks back to the allocator, largest first, until at most ``keep`` bytes are cached."""
 
+def set_body_limit(n: int) -> None:
+    """Refuse bytes from networks while blocks hold ``n`` bytes, theirs included; 0 = no limit. Process-wide.
+
+    Raises
+    ------
+    ValueError
+        ``n`` is negative.
+    """
+
 def set_keep_bytes(n: int) -> None:
     """Set the byte budget of cached blocks (default 256 MiB).
 

@@ -5,6 +5,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from triton_fast._native.core.native cimport tf_add32
 
 
+cdef enum:
+    FIRST_BODY = 1048576    # bytes taken on the word of a length; what is longer grows as it comes
+
+
 # data: 64-byte aligned, cap bytes. refs: owners. free_fn: NULL for pool memory, else called once at the last release
 # (memory lent by a backend, such as an OrtValue). It runs on whatever thread releases last, without the GIL.
 cdef struct Block:
@@ -24,6 +28,15 @@ cdef Block* block_new(size_t n) noexcept nogil
 # block_wrap: a block over memory that somebody else owns; NULL when memory ran out (then the caller still owns it).
 cdef Block* block_wrap(void* data, size_t n, void (*free_fn)(Block*) noexcept nogil, void* owner) noexcept nogil
 cdef void block_free(Block* block) noexcept nogil
+
+# Bytes from a network, `whole` of them promised: a block for the first of them, at most FIRST_BODY. NULL when memory
+# ran out, or when all that is held would pass the limit (set_body_limit).
+cdef Block* body_new(size_t whole) noexcept nogil
+# Room for `whole` at once, under the same limit: for bytes that are here already.
+cdef Block* body_whole(size_t whole) noexcept nogil
+# block[0] is full with received bytes from `at` on: replace it by a larger one that holds them, of at most `whole`
+# bytes. 0, or -1 for the reasons of body_new; then nothing has changed.
+cdef int body_grow(Block** block, size_t at, size_t received, size_t whole) noexcept nogil
 
 
 cdef inline void block_ref(Block* block) noexcept nogil:

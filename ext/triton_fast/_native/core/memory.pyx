@@ -3,9 +3,10 @@
 # trim() gives them back. Knows nothing of requests or tensors.
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 from posix.stdlib cimport posix_memalign
 
-from triton_fast._native.core.native cimport MEM_CPU, tf_add64, tf_load64, tf_lock, tf_unlock
+from triton_fast._native.core.native cimport MEM_CPU, tf_add64, tf_load64, tf_lock, tf_store64, tf_unlock
 
 cdef extern from "<malloc.h>" nogil:
     int mallopt(int what, int value)
@@ -18,6 +19,7 @@ cdef enum:
     MAX_SHIFT = 26
     N_CLASSES = 2 * (MAX_SHIFT - MIN_SHIFT) + 1
     ALIGN = 64
+    GROWTH = 4                  # of a body's block; each growth copies what came: a third of the body in all
 
 # A length past this is refused before any arithmetic on it: 2^46 bytes is beyond the address space of a process.
 cdef size_t MAX_BLOCK = <size_t>1 << 46
@@ -33,6 +35,7 @@ cdef int64_t cached_bytes = 0
 cdef int64_t live_blocks = 0
 cdef int64_t live_bytes = 0
 cdef int64_t keep_bytes = <int64_t>256 << 20
+cdef int64_t body_limit = 0     # 0 = none
 
 
 cdef inline size_t class_size(int c) noexcept nogil:
@@ -159,6 +162,39 @@ cdef void block_free(Block* block) noexcept nogil:
         tf_add64(&cached_bytes, -<int64_t>block.cap)
     free(block.data)
     header_free(block)
+
+
+cdef Block* body_whole(size_t whole) noexcept nogil:
+    cdef int64_t limit = tf_load64(&body_limit)
+    if limit and (whole > <size_t>limit or tf_load64(&live_bytes) > limit - <int64_t>whole):
+        return NULL
+    return block_new(whole)
+
+
+cdef Block* body_new(size_t whole) noexcept nogil:
+    return body_whole(whole if whole < FIRST_BODY else FIRST_BODY)
+
+
+cdef int body_grow(Block** block, size_t at, size_t received, size_t whole) noexcept nogil:
+    cdef size_t wanted = block[0].cap * GROWTH
+    cdef Block* grown = body_whole(wanted if wanted < whole else whole)
+    if grown == NULL:
+        return -1
+    memcpy(grown.data + at, block[0].data + at, received)
+    # Its memory goes back at once: kept, the steps of one large body would be as much again.
+    tf_add64(&live_blocks, -1)
+    tf_add64(&live_bytes, -<int64_t>block[0].cap)
+    free(block[0].data)
+    header_free(block[0])
+    block[0] = grown
+    return 0
+
+
+def set_body_limit(int64_t n):
+    """Refuse bytes from networks while blocks hold ``n`` bytes, theirs included; 0 = no limit. Process-wide."""
+    if n < 0:
+        raise ValueError(f"the limit of request memory must be >= 0, got {n}")
+    tf_store64(&body_limit, n)
 
 
 def trim(int64_t keep=0):

@@ -5,7 +5,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove
 
-from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.memory cimport Block, block_unref, body_whole
 from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error
 from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Response, request_free
 from triton_fast._native.grpc.call cimport (
@@ -29,7 +29,7 @@ from triton_fast._native.net.fields cimport is_secret, reserved_field
 from triton_fast._native.wire.pb_infer cimport PbHead
 
 from triton_fast._native.grpc.h2 import SHUTTING_DOWN
-from triton_fast.errors import ServerError
+from triton_fast.errors import NO_ROOM, ServerError, Unavailable
 
 cdef enum:
     MAX_ITEMS = 1024            # requests one stream may have in hand
@@ -227,7 +227,7 @@ cdef class GrpcConnection(H2Connection):
             tf_buf_put(&call.stash, data + used, n - used)
             if call.stash.failed:
                 tf_buf_free(&call.stash)
-                self.finish_text(call, GRPC_RESOURCE_EXHAUSTED, "out of memory for the request")
+                self.finish_text(call, GRPC_UNAVAILABLE, NO_ROOM)
         return 0
 
     # Use bytes until there are no more, or the call must wait; how many were used.
@@ -252,7 +252,7 @@ cdef class GrpcConnection(H2Connection):
                 call, GRPC_RESOURCE_EXHAUSTED,
                 f"Received message larger than max ({call.message.length} vs. {self.server.max_message})")
         if rc == MESSAGE_NO_MEMORY:
-            return self.finish_text(call, GRPC_RESOURCE_EXHAUSTED, "out of memory for the request message")
+            return self.finish_text(call, GRPC_UNAVAILABLE, NO_ROOM)
         return self.finish_text(call, GRPC_INTERNAL, "invalid message prefix: its first byte must be 0 or 1")
 
     cdef int on_message(self, Call* call) except -1:
@@ -277,9 +277,9 @@ cdef class GrpcConnection(H2Connection):
         cdef Message* m = &call.message
         cdef size_t n = len(data)
         cdef size_t at = (64 - (n & 63)) & 63
-        cdef Block* block = block_new(at + n)
+        cdef Block* block = body_whole(at + n)
         if block == NULL:
-            raise MemoryError
+            raise Unavailable(NO_ROOM)
         memcpy(block.data + at, <const char*>data, n)
         block_unref(m.block)
         m.block = block

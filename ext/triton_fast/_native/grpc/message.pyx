@@ -2,12 +2,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
-from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.memory cimport block_unref, body_grow, body_new
 from triton_fast._native.core.native cimport tf_buf, tf_buf_char, tf_buf_free
-
-cdef enum:
-    FIRST_BLOCK = 1048576       # bytes taken on the word of a prefix; what is longer grows as it comes
-    GROWTH = 4                  # each growth copies what came: a third of a message in all
 
 cdef int64_t CENTURY_NS = <int64_t>100 * 365 * 86400 * 1000000000
 cdef const char* HEX = b"0123456789ABCDEF"
@@ -19,7 +15,6 @@ cdef void message_begin(Message* m) noexcept nogil:
 
 
 cdef int start_body(Message* m, size_t limit) noexcept nogil:
-    cdef size_t first
     if m.prefix[0] > 1:
         return MESSAGE_BAD_FLAG
     m.compressed = m.prefix[0] == 1
@@ -28,23 +23,10 @@ cdef int start_body(Message* m, size_t limit) noexcept nogil:
         return MESSAGE_TOO_LARGE
     m.at = (64 - (m.length & 63)) & 63
     m.received = 0
-    first = m.at + m.length
-    m.block = block_new(first if first < FIRST_BLOCK else FIRST_BLOCK)
+    m.block = body_new(m.at + m.length)
     if m.block == NULL:
         return MESSAGE_NO_MEMORY
     return MESSAGE_WHOLE if m.length == 0 else MESSAGE_MORE
-
-
-cdef int grow(Message* m) noexcept nogil:
-    cdef size_t whole = m.at + m.length
-    cdef size_t wanted = m.block.cap * GROWTH
-    cdef Block* grown = block_new(wanted if wanted < whole else whole)
-    if grown == NULL:
-        return MESSAGE_NO_MEMORY
-    memcpy(grown.data + m.at, m.block.data + m.at, m.received)
-    block_unref(m.block)
-    m.block = grown
-    return 0
 
 
 cdef int message_take(Message* m, const uint8_t* data, size_t n, size_t limit, size_t* used) noexcept nogil:
@@ -66,7 +48,7 @@ cdef int message_take(Message* m, const uint8_t* data, size_t n, size_t limit, s
     while used[0] < n:
         room = m.block.cap - m.at - m.received
         if room == 0:
-            if grow(m) != 0:
+            if body_grow(&m.block, m.at, m.received, m.at + m.length) != 0:
                 return MESSAGE_NO_MEMORY
             continue
         take = m.length - m.received

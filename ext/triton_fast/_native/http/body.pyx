@@ -2,7 +2,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
 
-from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.memory cimport Block, body_grow, body_whole
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNSUPPORTED, tf_error, tf_fail
 from triton_fast._native.core.request cimport (
     Model, Request, request_free, request_new,
@@ -12,6 +12,8 @@ from triton_fast._native.http.head cimport Info, Limits
 from triton_fast._native.http.plan cimport Plan, plan_learn, plan_matches, plan_request
 from triton_fast._native.wire.chunked cimport Chunked, chunked_feed
 from triton_fast._native.wire.json_infer cimport json_decode_infer
+
+from triton_fast.errors import NO_ROOM, Unavailable
 
 cdef enum:
     NOGIL_JSON = 65536          # JSON of this size takes long enough to let other threads have the GIL
@@ -78,9 +80,9 @@ cdef Request* body_request(Model* model, Info* info, Limits* limits, Plan* plan,
 
 
 cdef Block* block_of(bytes data) except NULL:
-    cdef Block* block = block_new(len(data))
+    cdef Block* block = body_whole(len(data))
     if block == NULL:
-        raise MemoryError
+        raise Unavailable(NO_ROOM)
     memcpy(block.data, <const char*>data, len(data))
     return block
 
@@ -88,17 +90,12 @@ cdef Block* block_of(bytes data) except NULL:
 cdef int chunks_take(Chunked* c, Block** block, size_t at, size_t* received, const uint8_t* data, size_t n,
                      size_t* used) noexcept:
     cdef size_t taken, made
-    cdef Block* grown
     cdef int rc
     used[0] = 0
     while True:
         if received[0] == block[0].cap - at:
-            grown = block_new(2 * block[0].cap)
-            if grown == NULL:
+            if body_grow(block, at, received[0], 2 * block[0].cap) != 0:
                 return CHUNKS_NO_MEMORY
-            memcpy(grown.data + at, block[0].data + at, received[0])
-            block_unref(block[0])
-            block[0] = grown
         rc = chunked_feed(c, data + used[0], n - used[0], block[0].data + at + received[0],
                           block[0].cap - at - received[0], &taken, &made)
         used[0] += taken

@@ -6,10 +6,10 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body_new
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
@@ -35,7 +35,7 @@ from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_
 from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, http1_error_text, http1_parse_head
 from triton_fast._native.wire.json_reply cimport json_encode_reply
 
-from triton_fast.errors import ServerError
+from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT, ServerError
 
 
 cdef enum:
@@ -54,6 +54,7 @@ cdef enum:
     INFLATE_HERE = 4096         # compressed bytes inflated on the loop's thread; more may take long
     MIN_RATE = 1024             # bytes per second a body must keep up after its timeout
 
+cdef bytes NO_ROOM = NO_ROOM_TEXT.encode()
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -177,8 +178,7 @@ cdef class HttpConnection(HttpPeer):
     def __getbuffer__(self, Py_buffer* view, int flags):
         # The window that the next read fills: the rest of a body in its own block, else the server's scratch.
         if self.state == ST_BODY:
-            PyBuffer_FillInfo(view, self, self.block.data + self.body_at + self.received,
-                              self.info.length - self.received, False, flags)
+            PyBuffer_FillInfo(view, self, self.block.data + self.body_at + self.received, self.room(), False, flags)
         else:
             PyBuffer_FillInfo(view, self, self.server.scratch, self.server.scratch_len
                               if self.info.length < LARGE_BODY else SMALL_WINDOW, False, flags)
@@ -191,8 +191,8 @@ cdef class HttpConnection(HttpPeer):
         try:
             if self.state == ST_BODY:
                 self.received += n
-                if self.received == self.info.length:
-                    self.dispatch()
+                self.after_body()
+                if self.state != ST_BODY:
                     self.use_pending()
             elif self.state < ST_WAIT and self.pending.len == 0:
                 self.use_scratch(n)
@@ -256,11 +256,10 @@ cdef class HttpConnection(HttpPeer):
         cdef size_t used
         cdef int rc
         if self.state == ST_BODY:
-            used = min(n, self.info.length - self.received)
+            used = min(n, self.room())
             memcpy(self.block.data + self.body_at + self.received, data, used)
             self.received += used
-            if self.received == self.info.length:
-                self.dispatch()
+            self.after_body()
             return used
         if self.state == ST_CHUNKED:
             return self.consume_chunks(data, n)
@@ -296,11 +295,23 @@ cdef class HttpConnection(HttpPeer):
         self.begin_body(n - used)
         return used
 
+    # Bytes of the body that fit its block now; never 0 while it is not whole.
+    cdef size_t room(self) noexcept:
+        return min(self.info.length - self.received, self.block.cap - self.body_at - self.received)
+
+    cdef int after_body(self) except -1:
+        if self.received == self.info.length:
+            return self.dispatch()
+        if self.room() == 0 and body_grow(&self.block, self.body_at, self.received,
+                                          self.body_at + self.info.length) != 0:
+            return self.refuse(503, NO_ROOM)
+        return 0
+
     cdef size_t consume_chunks(self, const uint8_t* data, size_t n) except? 0:
         cdef size_t used = 0
         cdef int rc = chunks_take(self.chunks, &self.block, self.body_at, &self.received, data, n, &used)
         if rc == CHUNKS_NO_MEMORY:
-            self.refuse(413, b"out of memory for the request body")
+            self.refuse(503, NO_ROOM)
             return n
         if rc < 0:
             self.refuse(self.chunks.error_status, self.chunks.error_text)
@@ -368,7 +379,7 @@ cdef class HttpConnection(HttpPeer):
                     raise MemoryError
             chunked_init(self.chunks, self.info.limit, HTTP_MAX_CHUNKS)
             self.state = ST_CHUNKED
-            self.block = block_new(SMALL_WINDOW)
+            self.block = body_new(SMALL_WINDOW)
         elif self.info.length == 0:
             self.received = 0
             self.dispatch()
@@ -378,10 +389,9 @@ cdef class HttpConnection(HttpPeer):
             if self.info.has_header_len and 0 < self.info.header_len < <int64_t>self.info.length:
                 pad = (64 - (<size_t>self.info.header_len & 63)) & 63
             self.state = ST_BODY
-            self.block = block_new(self.info.length + pad)
+            self.block = body_new(self.info.length + pad)
         if self.block == NULL:
-            self.refuse(413, b"out of memory for the request body")
-            return 0
+            return self.refuse(503, NO_ROOM)
         self.body_at = pad
         self.received = 0
         self.seen = 0
@@ -553,8 +563,7 @@ cdef class HttpConnection(HttpPeer):
                     and not self.info.http10):
                 self.send(self.plan.reply.data, self.plan.reply.len, p, self.plan.n_binary, self.plan.binary_index)
             elif p.code == TF_OK:
-                if p.n_outputs > server.binary_room:
-                    self.grow_binary(p.n_outputs)
+                server.grow_binary(p.n_outputs)
                 server.json.len = 0
                 n_binary = json_encode_reply(p, self.model.labels, &server.json, server.binary_index, &e)
                 if n_binary < 0:
@@ -577,24 +586,9 @@ cdef class HttpConnection(HttpPeer):
             self.fail_with(error)
         return 0
 
-    cdef int grow_binary(self, int32_t n) except -1:
-        cdef int32_t* grown = <int32_t*>realloc(self.server.binary_index, <size_t>n * sizeof(int32_t))
-        if grown == NULL:
-            raise MemoryError
-        self.server.binary_index = grown
-        self.server.binary_room = n
-        return 0
-
-    cdef size_t binary_bytes(self, Response* p, int32_t n_binary) noexcept:
-        cdef size_t total = 0
-        cdef int32_t i
-        for i in range(n_binary):
-            total += p.outputs[self.server.binary_index[i]].nbytes
-        return total
-
     cdef int send_reply(self, Response* p, int32_t n_binary) except -1:
         cdef HttpShared server = self.server
-        cdef size_t binary = self.binary_bytes(p, n_binary)
+        cdef size_t binary = server.binary_bytes(p, n_binary)
         server.out.len = 0
         reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
         tf_buf_put(&server.out, server.json.data, server.json.len)

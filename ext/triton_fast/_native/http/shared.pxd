@@ -24,3 +24,8 @@ cdef class HttpShared(Shared):
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns
+
+    # Room for n outputs in binary_index.
+    cdef int grow_binary(self, int32_t n) except -1
+    # Bytes of the n_binary outputs that binary_index names.
+    cdef size_t binary_bytes(self, Response* p, int32_t n_binary) noexcept

@@ -1,7 +1,7 @@
 # See shared.pxd: limits and buffers of an HTTP listener, and the way of a response to its connection.
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
 
 from triton_fast._native.core.native cimport tf_buf_free
 from triton_fast._native.core.request cimport Response
@@ -71,3 +71,21 @@ cdef class HttpShared(Shared):
                 connection.abort()
             p = after
         return 0
+
+    cdef int grow_binary(self, int32_t n) except -1:
+        cdef int32_t* grown
+        if n <= self.binary_room:
+            return 0
+        grown = <int32_t*>realloc(self.binary_index, <size_t>n * sizeof(int32_t))
+        if grown == NULL:
+            raise MemoryError
+        self.binary_index = grown
+        self.binary_room = n
+        return 0
+
+    cdef size_t binary_bytes(self, Response* p, int32_t n_binary) noexcept:
+        cdef size_t total = 0
+        cdef int32_t i
+        for i in range(n_binary):
+            total += p.outputs[self.binary_index[i]].nbytes
+        return total
