@@ -23,7 +23,7 @@ cdef enum:                  # of a connection
     STAYS = 0
     LEAVING = 1             # the peer was told
     LEFT = 2                # there are no new calls
-    THROWN_OUT = 3          # for its pings
+    THROWN_OUT = 3          # for its pings: once it was told, the connection ends with its calls
 
 
 cdef class H2Session(GrpcPeer):

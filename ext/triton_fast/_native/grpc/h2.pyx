@@ -538,7 +538,7 @@ cdef class H2Session(GrpcPeer):
     cdef int close_when_empty(self) except -1:
         if self.session == NULL or self.transport is None:
             return 0
-        if (self.leaving >= LEFT and self.n_calls == 0) or not (
+        if self.leaving == THROWN_OUT or (self.leaving == LEFT and self.n_calls == 0) or not (
                 nghttp2_session_want_read(self.session) or nghttp2_session_want_write(self.session)):
             self.close()
         return 0
