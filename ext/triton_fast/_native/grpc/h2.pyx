@@ -119,7 +119,7 @@ cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t c
     if call == NULL:
         return 0
     nghttp2_session_set_stream_user_data(session, stream_id, NULL)
-    if code != NGHTTP2_NO_ERROR and not call.trailed:
+    if not call.trailed:        # whatever the code says
         self.count_reset()
     try:
         self.drop_call(call)
