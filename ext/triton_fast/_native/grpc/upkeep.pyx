@@ -64,6 +64,9 @@ cdef class H2Connection(H2Session):
         if self.aged and self.server.age_grace_ns and now - self.left_at > self.server.age_grace_ns:
             return self.abort()
         self.keep_alive(now)
+        if self.paused:
+            return self.end_stuck(now)
+        self.stuck_since = 0
         self.end_stalled(now)
         self.flush()
         return 0
@@ -82,6 +85,19 @@ cdef class H2Connection(H2Session):
         self.pings += 1
         self.pinged = now
         nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+        return 0
+
+    # A peer that does not read at all can not be told anything.
+    cdef int end_stuck(self, int64_t now) except -1:
+        cdef size_t unsent
+        if self.transport is None:
+            return 0
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self.unsent or self.stuck_since == 0:
+            self.unsent = unsent
+            self.stuck_since = now
+        elif now - self.stuck_since > self.server.stall_ns:
+            return self.abort()
         return 0
 
     # Calls whose client neither takes what is there for it nor sends what it began.
