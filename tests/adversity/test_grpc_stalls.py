@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,99 @@ def test_a_connection_of_age_is_cut_after_its_grace(grpc_root: Path) -> None:
         client.drain()
         assert client.goaways == [LAST, (endless, NO_ERROR, b"")]
         assert not client.streams[endless].over
+
+
+# ---- the end of the server
+
+
+def ends(root: Path, begin: Callable[[Http2], int], later: Callable[[Http2, ServerProcess], object] | None = None) -> (
+    tuple[Http2, int]
+):
+    """Signal a server while a call is in hand; the connection after its end, and the call. The exit code is 0."""
+    with ServerProcess(root) as server, Http2(server.grpc) as client:
+        call = begin(client)
+        client.sync()
+        server.signal()
+        client.until(lambda: bool(client.goaways))
+        if later is not None:
+            later(client, server)
+        client.drain()
+        assert server.wait() == 0
+        assert client.goaways[0] == LAST
+        assert "Exit timeout" not in server.log()
+        return client, call
+
+
+def test_shutdown_answers_what_is_in_flight_and_refuses_what_is_new(grpc_root: Path) -> None:
+    def more(client: Http2, server: ServerProcess) -> None:
+        new = [client.call(infer_message()), client.open(STREAM_CALL), client.open(WATCH_CALL)]
+        for i in new:
+            assert client.answer(i).outcome == SHUTTING_DOWN
+        with pytest.raises(ConnectionRefusedError):
+            Http2(server.grpc)
+
+    client, slow = ends(grpc_root, lambda client: client.call(infer_message([4.0], "slow")), more)
+    assert client.answer(slow).values() == [4.0]
+    assert len(client.goaways) == 2
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\0", message(infer_message())[:9]])
+@pytest.mark.parametrize("fields", [STREAM_CALL, block(request_fields())])
+def test_shutdown_does_not_wait_for_half_a_message(grpc_root: Path, body: bytes, fields: bytes) -> None:
+    client, half = ends(grpc_root, lambda client: client.open(fields, body))
+    assert client.streams[half].outcome == SHUTTING_DOWN
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0\0"])
+def test_shutdown_ends_a_stream_with_its_last_answer(grpc_root: Path, behind: bytes) -> None:
+    """A stream whose client never ends it, with a request at work when the signal comes."""
+    slow = message(infer_message([5.0], "slow"))
+    client, stream = ends(grpc_root, lambda client: client.open(STREAM_CALL, slow + behind))
+    assert len(client.streams[stream].messages) == 1
+    assert client.streams[stream].outcome == SHUTTING_DOWN
+
+
+def test_shutdown_takes_no_more_of_a_stream(grpc_root: Path) -> None:
+    """Its requests after the last GOAWAY are not begun, and it does not end as if they had been."""
+    slow = message(infer_message([5.0], "slow"))
+
+    def more(client: Http2, server: ServerProcess) -> None:
+        client.until(lambda: len(client.goaways) == 2)
+        client.send(data(1, slow * 3, end=True))
+
+    client, stream = ends(grpc_root, lambda client: client.open(STREAM_CALL, slow), more)
+    assert len(client.streams[stream].messages) == 1
+    assert client.streams[stream].outcome == SHUTTING_DOWN
+
+
+def test_shutdown_ends_a_health_watch(grpc_root: Path) -> None:
+    client, watch = ends(grpc_root, lambda client: client.open(WATCH_CALL, message(b""), end=True))
+    assert client.streams[watch].status == UNAVAILABLE
+
+
+def test_shutdown_of_a_connection_that_never_spoke(grpc_root: Path) -> None:
+    with ServerProcess(grpc_root) as server, Http2(server.grpc, greet=False) as client:
+        with Http2(server.grpc) as other:
+            assert other.ask(infer_message()).values() == [1.0]
+        server.signal()
+        client.drain()
+        assert server.wait() == 0
+
+
+def test_a_stop_in_the_middle_of_everything(grpc_root: Path) -> None:
+    """Connections at every stage when the signal comes; each is ended, and in time."""
+    with ServerProcess(grpc_root) as server:
+        clients = [Http2(server.grpc) for _ in range(12)]
+        for k, client in enumerate(clients):
+            for _ in range(k):
+                client.call(infer_message([1.0], "slowish"))
+            client.open(STREAM_CALL, message(repeat_message(range(20), 10)) + message(infer_message())[:k])
+            client.open(block(request_fields()), message(infer_message())[: 2 * k])
+        clients[0].sync()
+        server.signal()
+        for client in clients:
+            client.drain()
+            for answer in client.streams.values():
+                assert answer.over
+            client.close()
+        assert server.wait() == 0

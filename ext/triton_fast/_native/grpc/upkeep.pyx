@@ -114,6 +114,9 @@ cdef class H2Connection(H2Session):
             call = call.next
         return 0
 
+    cdef bint takes_no_more(self) noexcept:
+        return self.server.draining and self.leaving >= LEFT
+
     cdef int begin_drain(self) except -1:
         if self.session == NULL or self.leaving != STAYS:
             return 0
@@ -125,7 +128,7 @@ cdef class H2Connection(H2Session):
         return self.flush()
 
     # Name the last call there will be; those whose messages have not come whole by now get no more time when the server
-    # ends.
+    # ends, and streams end with the answers to what they have asked.
     cdef int end_incomplete(self) except -1:
         cdef Call* call
         if self.session == NULL or self.leaving >= LEFT:
