@@ -11,15 +11,28 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.helpers.h2raw import (
+    CALL,
+    STREAM_CALL,
+    Http2,
+    block,
+    bytes_message,
+    data,
+    head,
+    infer_message,
+    message,
+    repeat_message,
+    request_fields,
+    rst,
+)
+from tests.helpers.load import Tally, Versions, every_version
 from tests.helpers.raw import (
     Client,
     Closed,
@@ -34,13 +47,15 @@ from tests.helpers.raw import (
     post,
     values_of,
 )
-from tests.helpers.server import LocalServer, Model, repository, until
+from tests.helpers.server import LocalServer, Model, repository, until, with_repeat
+from triton_fast import protos
 from triton_fast._native.core import memory
 from triton_fast._native.core import request as requests
-from triton_fast.scheduling.runtime import ModelRuntime
+from triton_fast._native.grpc import call as calls
 
 TOTAL = int(os.environ.get("TF_SOAK_REQUESTS", "5000"))
 CLIENTS = 8
+GRPC_CLIENTS = 4
 BATCHING = "dynamic_batching {{ max_queue_delay_microseconds: {} }}"
 MODELS = (
     Model("m", extra=BATCHING.format(100)),
@@ -48,42 +63,6 @@ MODELS = (
     Model("text", "BYTES"),
     Model("big", "UINT8", max_batch=0),
 )
-
-
-class Tally:
-    """What the clients did and saw. ``sent``: valid infer requests that reached the server whole."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.counts: Counter[str] = Counter()
-
-    def add(self, name: str, n: int = 1) -> None:
-        with self.lock:
-            self.counts[name] += n
-
-
-class Versions:
-    """The counters of every version that was started: a reload begins anew, and the old version goes away."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.natives: list[Any] = []
-        self.ends: Counter[str] = Counter()
-
-    def add(self, native: Any) -> None:
-        with self.lock:
-            self.natives.append(native)
-
-    def harvest(self, *, everything: bool = False) -> None:
-        """Take over the counters of versions that have ended."""
-        with self.lock:
-            ended = [n for n in self.natives if everything or n.n_instances == 0]
-            for native in ended:
-                taken = native.snapshot()
-                assert taken["pending"] == 0
-                self.ends["success"] += taken["success"]
-                self.ends.update(taken["failures"])
-                self.natives.remove(native)
 
 
 class Load:
@@ -215,25 +194,148 @@ class Load:
         self.versions.harvest()
 
 
-@contextmanager
-def every_version(monkeypatch: pytest.MonkeyPatch) -> Iterator[Versions]:
-    versions = Versions()
-    start = ModelRuntime.start
+class GrpcLoad:
+    """The same over HTTP/2: unary calls and streams, calls that are given up, deadlines, connections that break."""
 
-    def kept(*arguments: Any) -> ModelRuntime:
-        runtime = start(*arguments)
-        versions.add(runtime.native)
-        return runtime
+    def __init__(self, server: LocalServer, tally: Tally, seed: int) -> None:
+        self.server, self.tally, self.rng = server, tally, random.Random(seed)
+        self.client: Http2 | None = None
+        self.actions = [
+            (40, self.unary), (10, self.several), (12, self.stream), (8, self.decoupled), (4, self.large),
+            (6, self.bad), (8, self.give_up), (4, self.give_up_stream), (4, self.give_up_decoupled),
+            (4, self.deadline), (3, self.partial), (3, self.reset),
+        ]  # fmt: skip
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ModelRuntime, "start", kept)
-        yield versions
+    def run(self, n: int) -> None:
+        weights = [weight for weight, _ in self.actions]
+        for _ in range(n):
+            _, action = self.rng.choices(self.actions, weights)[0]
+            if self.client is None:
+                self.client = Http2(self.server.grpc)
+            action(self.client)
+            if self.client is not None:
+                assert self.client.late == 0
+                self.client.streams.clear()
+        self.drop()
+
+    def drop(self) -> None:
+        if self.client is not None:
+            self.client.close()
+            self.client = None
+
+    def values(self) -> list[float]:
+        return [float(i) for i in range(self.rng.choice([1, 4, 16, 100, 1000]))]
+
+    def model(self) -> str:
+        return self.rng.choice(["m", "m", "m", "slow"])
+
+    # ---- calls that are answered
+
+    def unary(self, client: Http2) -> None:
+        values = self.values()
+        self.tally.add("sent")
+        assert client.ask(infer_message(values, self.model())).values() == values
+        self.tally.add("answered")
+
+    def several(self, client: Http2) -> None:
+        """Calls in flight together, each with its own answer."""
+        asked = {client.call(infer_message(values, self.model())): values
+                 for values in (self.values() for _ in range(self.rng.randrange(2, 12)))}  # fmt: skip
+        self.tally.add("sent", len(asked))
+        for i, values in asked.items():
+            assert client.answer(i).values() == values
+        self.tally.add("answered", len(asked))
+
+    def stream(self, client: Http2) -> None:
+        n = self.rng.randrange(1, 12)
+        self.tally.add("sent", n)
+        body = b"".join(message(infer_message([float(k)], self.model(), id=str(k))) for k in range(n))
+        answer = client.answer(client.open(STREAM_CALL, body, end=True))
+        got = [protos.ModelStreamInferResponse.FromString(raw) for raw in answer.messages]
+        assert answer.status == 0
+        assert [m.infer_response.id for m in got] == [str(k) for k in range(n)]
+        self.tally.add("answered", n)
+
+    def decoupled(self, client: Http2) -> None:
+        n, values = self.rng.randrange(1, 4), range(self.rng.randrange(20))
+        self.tally.add("sent", n)
+        answer = client.answer(client.open(STREAM_CALL, message(repeat_message(values)) * n, end=True))
+        assert (answer.status, len(answer.messages)) == (0, n * len(values))
+        self.tally.add("answered", n)
+
+    def large(self, client: Http2) -> None:
+        payload = self.rng.randbytes(1) * self.rng.randrange(1, 2_000_000)
+        self.tally.add("sent")
+        answer = client.ask_large(message(bytes_message(payload)))
+        (raw,) = answer.messages
+        assert protos.ModelInferResponse.FromString(raw).raw_output_contents[0] == payload
+        self.tally.add("answered")
+
+    def bad(self, client: Http2) -> None:
+        payload = self.rng.choice([infer_message([1.0], "absent"), b"\xff", infer_message()[:-1], b""])
+        assert client.ask(payload).status in {3, 5, 13}
+
+    # ---- calls that are given up
+
+    def give_up(self, client: Http2) -> None:
+        n = self.rng.randrange(1, 6)
+        self.tally.add("sent", n)
+        self.tally.add("left", n)
+        ids = [client.call(infer_message(self.values(), self.model())) for _ in range(n)]
+        client.send(b"".join(map(rst, ids)))
+        client.sync()
+
+    def give_up_stream(self, client: Http2) -> None:
+        n = self.rng.randrange(1, 6)
+        self.tally.add("sent", n)
+        self.tally.add("left", n)
+        client.send(rst(client.open(STREAM_CALL, message(infer_message([1.0], "slow")) * n)))
+        client.sync()
+
+    def give_up_decoupled(self, client: Http2) -> None:
+        """After some of its responses, in the middle of the others."""
+        self.tally.add("sent")
+        self.tally.add("left")
+        i = client.open(STREAM_CALL, message(repeat_message(range(40), self.rng.randrange(2))))
+        wanted = self.rng.randrange(5)
+        client.until(lambda: wanted == 0 or (i in client.streams and len(client.streams[i].messages) >= wanted))
+        client.send(rst(i))
+        client.sync()
+
+    def deadline(self, client: Http2) -> None:
+        fields = block(request_fields("/inference.GRPCInferenceService/ModelInfer",
+                                      ("grpc-timeout", f"{self.rng.randrange(1, 5000)}u")))  # fmt: skip
+        self.tally.add("deadlines")
+        answer = client.ask(infer_message([1.0], "slow"), fields)
+        assert answer.status in {0, 4}, answer
+
+    def partial(self, client: Http2) -> None:
+        """A message without its end, then the end of the call or of the connection."""
+        whole = message(infer_message())
+        i = client.open(self.rng.choice([CALL, STREAM_CALL]), whole[: self.rng.randrange(1, len(whole))])
+        if self.rng.randrange(2):
+            client.send(data(i, end=True))
+            assert client.answer(i).status == 13
+        else:
+            self.drop()
+
+    def reset(self, client: Http2) -> None:
+        """Send whole requests and break the connection: the server may never read them."""
+        n = self.rng.randrange(1, 5)
+        self.tally.add("reset", n)
+        for _ in range(n):
+            i = client.new_id()
+            client.send(head(i) + data(i, message(infer_message([1.0] * 100, self.model())), end=True))
+        if self.rng.randrange(2):
+            client.reset()
+        self.drop()
 
 
 def run_clients(server: LocalServer, tally: Tally, versions: Versions, total: int, seed: int) -> None:
-    loads = [Load(server, tally, versions, seed + i) for i in range(CLIENTS)]
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        for done in [pool.submit(load.run, total // CLIENTS) for load in loads]:
+    loads: list[Load | GrpcLoad] = [Load(server, tally, versions, seed + i) for i in range(CLIENTS)]
+    loads += [GrpcLoad(server, tally, seed + 100 + i) for i in range(GRPC_CLIENTS)]
+    with ThreadPoolExecutor(len(loads)) as pool:
+        for done in [pool.submit(load.run, total // len(loads)) for load in loads]:
             done.result()
 
 
@@ -248,15 +350,19 @@ def mixed_load(server: LocalServer, versions: Versions) -> None:
     run_clients(server, tally, versions, TOTAL - TOTAL // 4, 1000)
     assert until(lambda: server.call(lambda: len(server.native.connections)) == 0)
     assert until(lambda: server.native.in_flight == 0)
+    grpc = server.server.grpc.native  # type: ignore[union-attr]
+    assert until(lambda: server.call(lambda: len(grpc.connections)) == 0)
+    assert until(lambda: server.call(lambda: grpc.in_flight) == 0)
+    assert until(lambda: not any(server.call(calls.stats).values())), calls.stats()
 
     counts, ends = tally.counts, versions.ends
     versions.harvest(everything=True)
     finished = sum(ends.values())
     assert counts["reloads"] > 0
     # Every request that surely came whole has one end; of those that were reset, some have one.
-    assert counts["sent"] <= finished <= counts["sent"] + counts["reset"], (counts, ends)
+    assert counts["sent"] <= finished <= counts["sent"] + counts["reset"] + counts["deadlines"], (counts, ends)
     assert ends["success"] + ends["CANCELED"] == finished, ends
-    assert ends["CANCELED"] <= counts["left"] + counts["reset"]
+    assert ends["CANCELED"] <= counts["left"] + counts["reset"] + counts["deadlines"]
     assert counts["answered"] == counts["sent"] - counts["left"]
     assert ends["success"] >= counts["answered"]
 
@@ -274,8 +380,11 @@ def test_each_request_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         pass
     gc.collect()
     blocks, live, fds = memory.stats()["live_blocks"], requests.stats(), own.num_fds()
-    flags = ["--model-control-mode=explicit", *(f"--load-model={model.name}" for model in MODELS)]
-    root = repository(tmp_path / "second", *MODELS)
+    names = [*(model.name for model in MODELS), "repeat"]
+    # Clients wait for what was given up with a ping.
+    flags = ["--model-control-mode=explicit", "--grpc-http2-max-ping-strikes=0",
+             *(f"--load-model={name}" for name in names)]  # fmt: skip
+    root = with_repeat(repository(tmp_path / "second", *MODELS))
     with every_version(monkeypatch) as versions, LocalServer(root, *flags) as server:
         mixed_load(server, versions)
         assert until(lambda: requests.stats()["live_requests"] == live["live_requests"])

@@ -65,6 +65,13 @@ def repository(root: Path, *models: Model) -> Path:
     return root
 
 
+def with_repeat(root: Path, name: str = "repeat") -> Path:
+    """Add a decoupled model of the repeat backend."""
+    (root / name / "1").mkdir(parents=True, exist_ok=True)
+    (root / name / "config.pbtxt").write_text('backend: "repeat"\n')
+    return root
+
+
 class ServerProcess:
     """``python -m triton_fast`` on free ports of 127.0.0.1.
 

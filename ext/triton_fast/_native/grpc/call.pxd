@@ -58,6 +58,7 @@ cdef struct Call:
     bint granted            # the restricted category's secret came
     bint error_mode         # triton_grpc_error: the first error ends the call
     bint busy               # a message is being inflated; what follows waits in stash, and keeps the window taken
+    bint turned_away        # a message came when the server took no more
     bint held               # as many requests or bytes in hand as one call may have; what follows waits in stash
     bint wide               # head too large
     bint typed              # content-type was that of gRPC

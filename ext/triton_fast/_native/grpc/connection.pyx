@@ -314,7 +314,10 @@ cdef class GrpcConnection(H2Connection):
     cdef int take_message(self, Call* call) except -1:
         cdef Message* m = &call.message
         if call.kind == KIND_STREAM:
-            self.take_request(call)
+            if self.takes_no_more():
+                call.turned_away = True
+            else:
+                self.take_request(call)
             message_begin(m)
         elif call.kind == KIND_PYTHON:
             data = (<char*>m.block.data + m.at)[:m.length]
@@ -336,6 +339,8 @@ cdef class GrpcConnection(H2Connection):
                 tf_buf_free(stash)
         if call.ended and not call.finished:
             self.on_end(call)
+        elif call.turned_away and not call.finished:
+            self.end_stream(call)
         return 0
 
     cdef int on_end(self, Call* call) except -1:
@@ -589,7 +594,7 @@ cdef class GrpcConnection(H2Connection):
                 elif item.ordered:
                     blocked = True
             item = after
-        if call.n_items == 0 and call.ended:
+        if call.n_items == 0 and (call.ended or self.takes_no_more()):
             self.end_stream(call)
         return 0
 
@@ -605,6 +610,8 @@ cdef class GrpcConnection(H2Connection):
     cdef int end_stream(self, Call* call) except -1:
         if call.n_items or call.busy or call.stash.len:
             return 0
+        if call.turned_away or not call.ended:
+            return self.finish_text(call, GRPC_UNAVAILABLE, SHUTTING_DOWN)
         return self.finish(call, GRPC_OK, NULL, 0)
 
 

@@ -23,7 +23,7 @@ cdef enum:                  # of a connection
     STAYS = 0
     LEAVING = 1             # the peer was told
     LEFT = 2                # there are no new calls
-    THROWN_OUT = 3          # for its pings
+    THROWN_OUT = 3          # for its pings: once it was told, the connection ends with its calls
 
 
 cdef class H2Session(GrpcPeer):
@@ -33,8 +33,11 @@ cdef class H2Session(GrpcPeer):
     cdef int fd                 # -1: write through the transport only (TLS)
     cdef nghttp2_session* session
     cdef bint paused            # the transport has bytes that the socket did not take
+    cdef size_t unsent          # so many, at the last look
+    cdef int64_t stuck_since    # ns: the look since which the peer took none of them; 0 = it did
     cdef bint reading           # inside a read: what there is to send goes at its end
     cdef bint greeted           # the first bytes came
+    cdef bint too_wide          # a head goes on and on
     cdef bint spoke             # a frame of headers or data was sent since the last look
     cdef bint overdue           # a message was cut off, or a call refused, while its client still sends
     cdef bint submitted         # a request went to a queue in this round

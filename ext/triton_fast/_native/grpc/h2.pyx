@@ -26,6 +26,7 @@ cdef enum:
     RESET_BURST = 2000          # calls a peer may give up at once, and per second, before it is sent away
     RESET_RATE = 500
     MAX_ACKS = 1000             # SETTINGS and PING answers that may wait
+    WIDE = 16                   # times the largest head: what is larger ends the connection
 
 cdef int64_t GOODBYE_NS = 1000000000
 
@@ -50,12 +51,18 @@ cdef int on_header(nghttp2_session* session, const nghttp2_frame* frame, const u
                    const uint8_t* value, size_t m, uint8_t flags, void* user) noexcept:
     cdef H2Session self = <H2Session>user
     cdef Call* call = <Call*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-    if call == NULL or call.started:
-        return 0                # trailers say nothing
+    if call == NULL:
+        return 0
     call.head_size += n + m + 32
     if call.head_size > self.server.max_metadata:
         call.wide = True
-        return 0
+        if call.head_size // WIDE <= self.server.max_metadata:
+            return 0
+        # Of a field in the table one byte makes thousands, and even to skip them takes long.
+        self.too_wide = True
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    if call.started:
+        return 0                # trailers say nothing
     try:
         self.on_field(call, name, n, value, m)
     except Exception as error:
@@ -112,7 +119,7 @@ cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t c
     if call == NULL:
         return 0
     nghttp2_session_set_stream_user_data(session, stream_id, NULL)
-    if code != NGHTTP2_NO_ERROR and not call.trailed:
+    if not call.trailed:        # whatever the code says
         self.count_reset()
     try:
         self.drop_call(call)
@@ -306,8 +313,11 @@ cdef class H2Session(GrpcPeer):
             if not self.greeted and c"A" <= self.server.scratch[0] <= c"Z":
                 self.transport.write(HTTP1_ANSWER)
             return self.close()
+        self.greeted = True         # the preface was good
         nghttp2_session_terminate_session(
-            self.session, NGHTTP2_INTERNAL_ERROR if rc in (NGHTTP2_ERR_NOMEM, NGHTTP2_ERR_CALLBACK_FAILURE)
+            self.session,
+            NGHTTP2_INTERNAL_ERROR
+            if rc == NGHTTP2_ERR_NOMEM or rc == NGHTTP2_ERR_CALLBACK_FAILURE and not self.too_wide
             else NGHTTP2_ENHANCE_YOUR_CALM)
         self.flush_safely()
         return self.close()
@@ -528,7 +538,7 @@ cdef class H2Session(GrpcPeer):
     cdef int close_when_empty(self) except -1:
         if self.session == NULL or self.transport is None:
             return 0
-        if (self.leaving >= LEFT and self.n_calls == 0) or not (
+        if self.leaving == THROWN_OUT or (self.leaving == LEFT and self.n_calls == 0) or not (
                 nghttp2_session_want_read(self.session) or nghttp2_session_want_write(self.session)):
             self.close()
         return 0

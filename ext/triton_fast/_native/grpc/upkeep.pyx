@@ -64,6 +64,9 @@ cdef class H2Connection(H2Session):
         if self.aged and self.server.age_grace_ns and now - self.left_at > self.server.age_grace_ns:
             return self.abort()
         self.keep_alive(now)
+        if self.paused:
+            return self.end_stuck(now)
+        self.stuck_since = 0
         self.end_stalled(now)
         self.flush()
         return 0
@@ -84,6 +87,19 @@ cdef class H2Connection(H2Session):
         nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
         return 0
 
+    # A peer that does not read at all can not be told anything.
+    cdef int end_stuck(self, int64_t now) except -1:
+        cdef size_t unsent
+        if self.transport is None:
+            return 0
+        unsent = self.transport.get_write_buffer_size()
+        if unsent != self.unsent or self.stuck_since == 0:
+            self.unsent = unsent
+            self.stuck_since = now
+        elif now - self.stuck_since > self.server.stall_ns:
+            return self.abort()
+        return 0
+
     # Calls whose client neither takes what is there for it nor sends what it began.
     cdef int end_stalled(self, int64_t now) except -1:
         cdef Call* call = self.calls
@@ -98,6 +114,9 @@ cdef class H2Connection(H2Session):
             call = call.next
         return 0
 
+    cdef bint takes_no_more(self) noexcept:
+        return self.server.draining and self.leaving >= LEFT
+
     cdef int begin_drain(self) except -1:
         if self.session == NULL or self.leaving != STAYS:
             return 0
@@ -109,7 +128,7 @@ cdef class H2Connection(H2Session):
         return self.flush()
 
     # Name the last call there will be; those whose messages have not come whole by now get no more time when the server
-    # ends.
+    # ends, and streams end with the answers to what they have asked.
     cdef int end_incomplete(self) except -1:
         cdef Call* call
         if self.session == NULL or self.leaving >= LEFT:
