@@ -481,10 +481,14 @@ cdef class GrpcConnection(H2Connection):
                     request_free(p.request)
             else:
                 out = infer_reply(self.server, item, p, &e)
-                if out == NULL and call.error_mode or out == NULL and call.kind == KIND_INFER:
+                if out == NULL and (call.error_mode or call.kind == KIND_INFER):
+                    request_free(p.request)
                     return self.end_with_error(item, is_final, grpc_status(e.code), e.text[:e.len])
                 if out == NULL:
-                    out = infer_error(self.server, NULL, NULL, e.text, e.len)
+                    try:
+                        out = infer_error(self.server, NULL, p, e.text, e.len)
+                    finally:
+                        request_free(p.request)
             if is_final:
                 infer_done(item)
                 item.last = True
