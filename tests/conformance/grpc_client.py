@@ -109,7 +109,7 @@ def grpc_call(invoke: Call) -> Call:
 
 
 def uncalled(kind: type, *elsewhere: str) -> set[str]:
-    """Public methods of a client that the shared cases do not name; ``elsewhere``: those that have a test of their own."""
+    """Public methods of a client that the shared cases do not name, but for those tested ``elsewhere``."""
     source = "".join(inspect.getsource(module) for module in (client_infer, client_verbs))
     called = set(re.findall(r'"(\w+)"', source.replace("{kind}", "system") + source.replace("{kind}", "cuda")))
     public = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
