@@ -404,13 +404,14 @@ cdef class GrpcConnection(H2Connection):
         self.n_held -= 1
         return self.go_on(call)
 
-    # Give up every request of the call: those that run are told, and freed when they come back.
+    # Give up every request of the call: those that run are told, and freed when they come back. The newest first: an
+    # instance that is told to stop must not find the next one of them.
     cdef int cancel_items(self, Call* call) except -1:
-        cdef Item* item = call.items
+        cdef Item* item = call.items_tail
         cdef Item* after
         call_ref(call)
         while item != NULL:
-            after = item.next
+            after = item.prev
             if item.request == NULL:
                 if not item.packing:
                     item_free(item)
