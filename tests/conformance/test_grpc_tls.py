@@ -84,7 +84,7 @@ def test_tritonclient_grpc(secured: Secured) -> None:
         assert client.infer("m", [fp32(1, 2).grpc()]).as_numpy("OUTPUT0").tolist() == [[1, 2]]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:ssl")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tritonclient_http(secured: Secured) -> None:
     def context() -> gevent.ssl.SSLContext:
         made = gevent.ssl.create_default_context(cafile=str(secured.authority.root))

@@ -206,9 +206,9 @@ def repeat_request(values: Sequence[int], delays_ms: Sequence[int] | None = None
     model = more.pop("model", "repeat")
     made = infer_request(model, **more)
     del made.inputs[:], made.raw_input_contents[:]
-    count = len(values)
-    add_input(made, "IN", list(values), "INT32", [count])
-    add_input(made, "DELAY", list(delays_ms or [0] * count), "UINT32", [count])
+    delays = [0] * len(values) if delays_ms is None else list(delays_ms)
+    add_input(made, "IN", list(values), "INT32", [len(values)])
+    add_input(made, "DELAY", delays, "UINT32", [len(delays)])
     add_input(made, "WAIT", [wait_ms], "UINT32", [1])
     return made
 
