@@ -174,6 +174,11 @@ class TestOptions:
             "integral value > 0"
         )
 
+    def test_version_below_zero(self, call: Call) -> None:
+        text = "invalid model version specified '-1' , version should be an integral value > 0"
+        assert refused(call, "infer", "versions", [fp32(1)], model_version="-1") == (INVALID, text)
+        assert refused(call, "get_model_config", "versions", "-1") == (INVALID, text)
+
     def test_as_json(self, client: client_module.InferenceServerClient) -> None:
         assert client.get_model_metadata("two", as_json=True)["inputs"][0]["shape"] == ["-1", "4"]
         assert client.get_server_metadata(as_json=True)["name"] == "triton"
