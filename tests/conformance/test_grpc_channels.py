@@ -240,6 +240,32 @@ def test_small_and_incompressible_answers_of_a_compressing_server(packing: tuple
             assert channel.infer(request).message.raw_output_contents[0] == values.tobytes()
 
 
+def test_compressed_answers_keep_their_order(packing: tuple[str, Address]) -> None:
+    """Large answers are compressed on other threads, small ones and errors are not."""
+    sizes = [0, len(WORDS), 1, len(WORDS), 3, 0, len(WORDS), 2] * 5
+    requests = [infer_request("m", WORDS[:n], shape=[n], id=str(k)) for k, n in enumerate(sizes)]
+    requests.insert(5, infer_request("nobody", [1], id="lost"))
+    with Channel(packing[1]) as channel:
+        reply = channel.stream(requests, compression=grpc.Compression.Gzip)
+        assert reply.outcome == (0, "")
+        assert [one.infer_response.id for one in reply.messages] == [one.id for one in requests]
+        found = [list(one.infer_response.raw_output_contents) for one in reply.messages]
+        assert found == [[] if one.id == "lost" else list(one.raw_input_contents) for one in requests]
+
+
+def test_cancel_while_answers_are_compressed(packing: tuple[str, Address]) -> None:
+    request = infer_request("m", np.tile(WORDS, 10), shape=[len(WORDS) * 10])
+    with Channel(packing[1]) as channel:
+        for k in range(20):
+            with channel.talk() as talk:
+                for _ in range(4):
+                    talk.send(request)
+                if k % 2:
+                    talk.next()
+            channel.infer_later(request).cancel()
+        assert channel.infer(request).message.raw_output_contents[0] == request.raw_input_contents[0]
+
+
 def test_a_client_that_takes_no_compression_gets_none(packing: tuple[str, Address]) -> None:
     identity_only = (("grpc.compression_enabled_algorithms_bitset", 1),)
     request = infer_request("m", WORDS, shape=[len(WORDS)])

@@ -18,6 +18,7 @@ from tests.conformance import models
 from tests.helpers import raw
 from tests.helpers.grpc_channel import Channel, infer_request, repeat_request, unpacked, value_of
 from tests.helpers.server import LocalServer, Model, ServerProcess, repository, until
+from triton_fast._native.core import memory, request
 
 FINAL = "triton_final_response"
 EMPTY_FINAL = {"triton_enable_empty_final_response": True}
@@ -35,7 +36,7 @@ def write_repeat(root: Path, name: str = "repeat", more: str = "") -> Path:
 def write(root: Path) -> Path:
     repository(
         root, Model("fast"), Model("slow", delay_ms=150), Model("slower", delay_ms=300, max_batch=0),
-        Model("labelled", "BYTES"), Model("one", delay_ms=300, max_batch=0),
+        Model("texts", "BYTES"), Model("one", delay_ms=300, max_batch=0),
     )  # fmt: skip
     write_repeat(root, "repeat", TWO)
     return write_repeat(root, "single")
@@ -249,6 +250,16 @@ def test_grpc_error_mode(channel: Channel, bad: Any, status: int, text: str) -> 
     assert reply.messages == []
 
 
+def test_grpc_error_mode_and_an_output_that_can_not_be_encoded(channel: Channel) -> None:
+    asked = infer_request("texts", [b"a", b"b"], "BYTES", shape=[1, 2])
+    asked.outputs.add(name="OUTPUT0").parameters["classification"].int64_param = 1
+    text = "class result not available for output due to unsupported type 'BYTES'"
+    assert channel.stream([asked, asked], metadata=GRPC_ERRORS).outcome == (3, text)
+    assert channel.infer(asked).outcome == (3, text)
+    messages = channel.stream([asked, infer_request("fast", [1])]).messages
+    assert [shown(one) for one in messages] == [("", text, True), ("", [1], True)]
+
+
 @pytest.mark.parametrize("value", ["false", "True", "1", ""])
 def test_grpc_error_mode_has_one_word(channel: Channel, value: str) -> None:
     reply = channel.stream([infer_request("nobody", [1])], metadata={"triton_grpc_error": value})
@@ -410,6 +421,35 @@ def test_large_tensors_on_a_stream(channel: Channel) -> None:
             assert talk.next().infer_response.raw_output_contents[0] == array.tobytes()
         talk.end()
         assert talk.rest().outcome == (0, "")
+
+
+def test_nothing_is_left(tmp_path: Path) -> None:
+    """Streams and calls that end in every way give back every request, response and block."""
+    def held() -> tuple[int, int]:
+        return memory.stats()["live_blocks"], request.stats()["live_requests"]
+
+    before = held()
+    with LocalServer(write(tmp_path)) as local:
+        for k in range(30):
+            with Channel(local.grpc) as channel:
+                talks = [channel.talk(metadata=GRPC_ERRORS if k % 3 == 0 else None) for _ in range(3)]
+                for talk in talks:
+                    talk.send(repeat_request(range(50), [0] * 49 + [60_000]))
+                    talk.send(infer_request("fast", [k]))
+                    talk.send(infer_request("slower", [k], shape=[1]))
+                    talk.send(infer_request("nobody", [k]))
+                calls = [channel.infer_later(infer_request("slow", [k])) for _ in range(3)]
+                if k % 2:
+                    talks[0].next()
+                    calls[0].cancel()
+                    talks[1].call.cancel()
+            for talk in talks:
+                talk.end()
+        native: Any = local.server.grpc.native  # type: ignore[union-attr]
+        assert until(lambda: local.call(lambda: native.in_flight) == 0)
+        with Channel(local.grpc) as channel:
+            assert channel.infer(infer_request("fast", [1])).outcome == (0, "")
+    assert until(lambda: held() == before)
 
 
 def test_status_codes_are_grpcs() -> None:
