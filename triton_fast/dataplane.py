@@ -30,12 +30,13 @@ def parse_version(text: str) -> int:
     """Return the version number of a URL or message field; empty means -1, the version policy's choice."""
     if not text:
         return -1
-    if not text.isascii() or not text.isdigit():
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit():
         raise InvalidArg(
             f"failed to get model version from specified version string '{text}' (details: stol), "
             "version should be an integral value > 0"
         )
-    if len(text.lstrip("0")) > MAX_VERSION_DIGITS:
+    if text != digits or len(text.lstrip("0")) > MAX_VERSION_DIGITS:
         raise InvalidArg(f"invalid model version specified '{text}' , version should be an integral value > 0")
     return int(text)
 

@@ -1,4 +1,4 @@
-"""Every verb of the tritonclient HTTP clients but infer, as cases that the sync and the aio client share.
+"""Every verb of the tritonclient clients but infer, as cases that HTTP and gRPC, sync and aio share.
 
 ``call`` is a fixture: it takes a method's name and its arguments and returns what the method returns.
 """
@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tritonclient.utils import InferenceServerException
 
 from tests.conformance import models
+from tests.conformance.client_tensors import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, Call, refused
 
-Call = Callable[..., Any]
 SHM_OFF = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 UPLOAD_OFF = "Model file override is disabled. Start the server with '--allow-code-upload=true' to enable."
 EXTENSIONS = [
@@ -23,13 +21,6 @@ EXTENSIONS = [
     "model_configuration", "system_shared_memory", "cuda_shared_memory", "binary_tensor_data", "parameters",
     "statistics", "trace", "logging",
 ]  # fmt: skip
-
-
-def refused(call: Call, *arguments: Any, **named: Any) -> tuple[str, str]:
-    """The status and message of the exception that a call must raise."""
-    with pytest.raises(InferenceServerException) as caught:
-        call(*arguments, **named)
-    return caught.value.status(), caught.value.message()
 
 
 class Health:
@@ -91,9 +82,9 @@ class Metadata:
 
     @pytest.mark.parametrize("method", ["get_model_metadata", "get_model_config"])
     def test_unknown(self, call: Call, method: str) -> None:
-        assert refused(call, method, "nobody") == ("404", "Request for unknown model: 'nobody' is not found")
+        assert refused(call, method, "nobody") == (NOT_FOUND, "Request for unknown model: 'nobody' is not found")
         assert refused(call, method, "versions", "9") == (
-            "404", "Request for unknown model: 'versions' version 9 is not found",
+            NOT_FOUND, "Request for unknown model: 'versions' version 9 is not found",
         )  # fmt: skip
 
 
@@ -110,7 +101,7 @@ class Repository:
         assert call("unload_model", "control") is None
         assert call("is_model_ready", "control") is False
         assert refused(call, "get_model_metadata", "control") == (
-            "404", "Request for unknown model: 'control' has no available versions",
+            NOT_FOUND, "Request for unknown model: 'control' has no available versions",
         )  # fmt: skip
         call("load_model", "control")
         assert call("is_model_ready", "control", "1") is True
@@ -131,18 +122,18 @@ class Repository:
 
     def test_broken_config_override(self, call: Call) -> None:
         status, message = refused(call, "load_model", "control", config="{")
-        assert status == "400"
+        assert status == INVALID
         assert message.startswith("Invalid config override: ")
         assert call("is_model_ready", "control") is True
 
     def test_file_override_is_off(self, call: Call) -> None:
         files = {"file:1/model.onnx": b"\x00\xff"}
-        assert refused(call, "load_model", "control", config="{}", files=files) == ("501", UPLOAD_OFF)
+        assert refused(call, "load_model", "control", config="{}", files=files) == (UNSUPPORTED, UPLOAD_OFF)
         assert call("is_model_ready", "control") is True
 
     def test_load_of_unknown(self, call: Call) -> None:
         status, message = refused(call, "load_model", "nobody")
-        assert status == "500"
+        assert status == INTERNAL
         assert message.startswith("failed to load 'nobody', failed to poll from model repository")
 
     def test_unload_of_unknown_succeeds(self, call: Call) -> None:
@@ -168,10 +159,10 @@ class Statistics:
 
     def test_unknown(self, call: Call) -> None:
         assert refused(call, "get_inference_statistics", "nobody") == (
-            "400", "requested model 'nobody' is not available",
+            INVALID, "requested model 'nobody' is not available",
         )  # fmt: skip
         assert refused(call, "get_inference_statistics", "versions", "9") == (
-            "400", "requested model version is not available for model 'versions'",
+            INVALID, "requested model version is not available for model 'versions'",
         )  # fmt: skip
 
 
@@ -180,18 +171,18 @@ class SharedMemory:
     def test_status(self, call: Call, kind: str) -> None:
         assert call(f"get_{kind}_shared_memory_status") == []
         assert refused(call, f"get_{kind}_shared_memory_status", "r") == (
-            "404", f"Unable to find {kind} shared memory region: 'r'",
+            NOT_FOUND, f"Unable to find {kind} shared memory region: 'r'",
         )  # fmt: skip
 
     def test_register(self, call: Call) -> None:
-        assert refused(call, "register_system_shared_memory", "r", "/key", 64) == ("501", SHM_OFF)
+        assert refused(call, "register_system_shared_memory", "r", "/key", 64) == (UNSUPPORTED, SHM_OFF)
         handle = base64.b64encode(b"h" * 64)
-        assert refused(call, "register_cuda_shared_memory", "r", handle, 0, 64) == ("501", SHM_OFF)
+        assert refused(call, "register_cuda_shared_memory", "r", handle, 0, 64) == (UNSUPPORTED, SHM_OFF)
 
     @pytest.mark.parametrize("kind", ["system", "cuda"])
     def test_unregister(self, call: Call, kind: str) -> None:
-        assert refused(call, f"unregister_{kind}_shared_memory") == ("501", SHM_OFF)
-        assert refused(call, f"unregister_{kind}_shared_memory", "r") == ("501", SHM_OFF)
+        assert refused(call, f"unregister_{kind}_shared_memory") == (UNSUPPORTED, SHM_OFF)
+        assert refused(call, f"unregister_{kind}_shared_memory", "r") == (UNSUPPORTED, SHM_OFF)
 
 
 class Settings:
@@ -210,7 +201,7 @@ class Settings:
     )
     def test_refused(self, call: Call, method: str, arguments: dict[str, Any]) -> None:
         status, message = refused(call, method, **arguments)
-        assert status == "503"
+        assert status == UNAVAILABLE
         assert "the server does not support" in message
 
 

@@ -9,7 +9,9 @@ import pytest
 from tests.conformance import models
 from tests.helpers.server import ServerProcess
 
-pytest.register_assert_rewrite("tests.conformance.client_verbs", "tests.conformance.client_infer")
+pytest.register_assert_rewrite(
+    "tests.conformance.client_verbs", "tests.conformance.client_infer", "tests.conformance.client_tensors"
+)
 
 
 @pytest.fixture(scope="session")

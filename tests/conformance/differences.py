@@ -1,11 +1,16 @@
 """The known differences between this server and the reference release (2.51), each with its reason.
 
-docs/compatibility.md lists the same rows; test_differential.py holds both to what the servers really answer.
+docs/compatibility.md lists the same rows; test_differential.py and test_differential_grpc.py hold both to what the
+servers really answer.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import NamedTuple
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
 
 # Why; the texts of release 2.73 are the ones this server speaks.
 NEWER = "2.73 answers so"
@@ -23,6 +28,11 @@ NOT_READY = "Model version not ready"
 TOO_LARGE = "9" * 30
 POLL = "failed to poll from model repository"
 ANON = "[request id: <id_unknown>] "
+NO_INPUTS = (
+    "[request id: w] expected 3 inputs but got 1 inputs for model 'repeat'. Got input(s) ['INPUT0'], but missing "
+    "required input(s) ['IN','DELAY','WAIT']. Please provide all required input(s)."
+)
+WRONG_TYPE = "[request id: wrong] inference input 'INPUT0' data-type is 'INT32', but model 'id_fp32' expects 'FP32'"
 
 
 class Known(NamedTuple):
@@ -117,13 +127,68 @@ KNOWN: dict[str, Known] = {
     ),
 }  # fmt: skip
 
+NOT_A_NUMBER = (
+    "failed to get model version from specified version string '{}' (details: stol), version should be an integral "
+    "value > 0"
+)
+NOT_POSITIVE = "invalid model version specified '{}' , version should be an integral value > 0"
+LARGE = Known(3, NOT_A_NUMBER.format(TOO_LARGE), 3, NOT_POSITIVE.format(TOO_LARGE), NEWER)
+STREAM_STATUS = "2.73 ends the stream with a status where the metadata ask for it"
 
-def row(name: str) -> str:
-    """The row of a difference in the table of docs/compatibility.md."""
-    known = KNOWN[name]
+# The same for calls over gRPC. Of a stream the status is that of the call, the text that of its first error.
+GRPC_KNOWN: dict[str, Known] = {
+    "load of an unknown model": Known(
+        13, f"failed to load 'nobody', {POLL}",
+        13, f"failed to load 'nobody', {POLL}: model not found in any model repository", REASON,
+    ),
+    "load of no model": Known(
+        13, f"failed to load '', {POLL}", 3, "Model name cannot be empty. Please enter a valid name to deploy.", NEWER,
+    ),
+    "load with a broken config": Known(
+        13, f"failed to load 'control', {POLL}",
+        3, "Invalid config override: unexpected end of data at line 1 column 2", NEWER,
+    ),
+    **{f"{name} of versions {TOO_LARGE}": LARGE for name in ("Metadata", "Config", "Ready")},
+    "Ready of versions 9": Known(0, "", 5, VERSION_9, NEWER),
+    "Ready of versions 0": Known(0, "", 5, VERSION_0, NEWER),
+    "Ready of nobody": Known(0, "", 5, UNKNOWN, NEWER),
+    "Ready of no model": Known(0, "", 5, UNKNOWN.replace("nobody", ""), NEWER),
+    "#6 a negative dimension": Known(
+        3, f"{ANON}input byte size mismatch for input 'INPUT0' for model 'id_fp32'. Expected -8, got 8",
+        3, "invalid shape for input 'INPUT0': shape [1,-2] contains one or more invalid dimensions", NEWER,
+    ),
+    "#28 optional inputs": Known(0, "", 3, KNOWN["#28 optional inputs"].text, NEWER),
+    "#29 output twice": Known(0, "", 3, f"{ANON}output 'OUTPUT0' already exists in request", NEWER),
+    "#33 batches differ": KNOWN["#33 batches differ"]._replace(reference_status=3, status=3),
+    "FP32 negative": Known(
+        3, f"{ANON}input byte size mismatch for input 'INPUT0' for model 'id_fp32'. Expected -16, got 16",
+        3, "invalid shape for input 'INPUT0': shape [1,-4] contains one or more invalid dimensions", NEWER,
+    ),
+    "FP32 past everything": Known(
+        3, f"{ANON}input byte size mismatch for input 'INPUT0' for model 'id_fp32'. Expected 0, got 16",
+        3, f"{ANON}inference request batch-size must be <= 8 for 'id_fp32'", CHECKED,
+    ),
+    "unknown model on a stream, with statuses": Known(0, UNKNOWN, 5, UNKNOWN, STREAM_STATUS),
+    "wrong request of a decoupled model, with statuses": Known(0, NO_INPUTS, 3, NO_INPUTS, STREAM_STATUS),
+    "a version that is no number, with statuses": Known(
+        0, NOT_A_NUMBER.format("x"), 3, NOT_A_NUMBER.format("x"), STREAM_STATUS,
+    ),
+    "errors first, with statuses": Known(0, WRONG_TYPE, 3, WRONG_TYPE, STREAM_STATUS),
+}  # fmt: skip
+
+
+def row(known: Known, name: str) -> str:
+    """The row of a difference in a table of docs/compatibility.md."""
     cells = [_cell(known.reference_status, known.reference), _cell(known.status, known.text)]
     return f"| {name} | {cells[0]} | {cells[1]} | {known.why} |"
 
 
 def _cell(status: int, text: str) -> str:
     return f"{status} `{text}`" if text else str(status)
+
+
+def documented(title: str) -> list[str]:
+    """The rows of the table under a heading of docs/compatibility.md."""
+    text = DOCUMENT.read_text()
+    section = text[text.index(f"## {title}\n") + 3 :].partition("\n## ")[0]
+    return [line for line in section.splitlines() if re.match(r"\| (?!Request|---)", line)]

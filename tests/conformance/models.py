@@ -1,4 +1,5 @@
-"""The model repository that the conformance tests are served from: the identity backend in every form they need.
+"""The model repository that the conformance tests are served from: the identity backend in every form they need, and
+one decoupled model.
 
 Knows config.pbtxt and directory layout; knows nothing of servers or clients.
 """
@@ -29,6 +30,16 @@ max_batch_size: 8
 input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [4] }]
 output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [4] label_filename: "labels.txt" }]
 """
+REPEAT = """
+backend: "repeat"
+max_batch_size: 0
+input [{ name: "IN" data_type: TYPE_INT32 dims: [-1] },
+       { name: "DELAY" data_type: TYPE_UINT32 dims: [-1] },
+       { name: "WAIT" data_type: TYPE_UINT32 dims: [1] }]
+output [{ name: "OUT" data_type: TYPE_INT32 dims: [1] },
+        { name: "IDX" data_type: TYPE_UINT32 dims: [1] }]
+model_transaction_policy { decoupled: true }
+"""
 
 
 def of_type(datatype: str) -> str:
@@ -49,10 +60,11 @@ def write(root: Path) -> Path:
         Model("texts", "BYTES", (2,), max_batch=0),
         Model("half_open", "FP32", (-1, 3), max_batch=0),
         Model("control", "INT32", (1,)),
+        Model("slow", "INT32", (1,), delay_ms=300),
     )
     for version in ("2", "3"):
         (root / "versions" / version).mkdir()
-    for name, config in (("optional", OPTIONAL), ("labelled", LABELLED)):
+    for name, config in (("optional", OPTIONAL), ("labelled", LABELLED), ("repeat", REPEAT)):
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)
     (root / "labelled" / "labels.txt").write_text("\n".join(LABELS) + "\n")

@@ -1,4 +1,4 @@
-"""Runs the reference Triton on the models of the conformance suite, each as a Python model that returns its inputs.
+"""Runs the reference Triton on the models of the conformance suite, each as a Python model that does the same.
 
 Needs the environment variable TRITON_REFERENCE, the path of a command that takes tritonserver's arguments.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ START_TRIES = 600
 EXIT_TIMEOUT_S = 60.0
 IDENTITY = """
 import json
+import time
 
 import triton_python_backend_utils as utils
 
@@ -29,9 +31,12 @@ import triton_python_backend_utils as utils
 class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
+        delay = config.get("parameters", {}).get("execute_delay_ms", {"string_value": "0"})
+        self.delay_s = int(delay["string_value"]) / 1000
         self.pairs = [(one["name"], other["name"]) for one, other in zip(config["input"], config["output"])]
 
     def execute(self, requests):
+        time.sleep(self.delay_s)
         return [utils.InferenceResponse(list(self.answer(request))) for request in requests]
 
     def answer(self, request):
@@ -41,31 +46,57 @@ class TritonPythonModel:
             if tensor is not None and made in wanted:
                 yield utils.Tensor(made, tensor.as_numpy())
 """
+REPEAT = """
+import time
+
+import triton_python_backend_utils as utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            values, delays, wait = (
+                utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("IN", "DELAY", "WAIT")
+            )
+            wanted = request.requested_output_names()
+            for i in range(len(values)):
+                time.sleep(delays[i] / 1000)
+                made = [utils.Tensor("OUT", values[i : i + 1]), utils.Tensor("IDX", delays[:1] * 0 + i)]
+                sender.send(utils.InferenceResponse([one for one in made if one.name() in wanted]))
+            time.sleep(wait[0] / 1000)
+            sender.send(flags=utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
 
 
 def python_models(source: Path, target: Path, names: tuple[str, ...]) -> Path:
-    """Copy the named identity models to ``target`` as models of the Python backend."""
+    """Copy the named models to ``target`` as models of the Python backend."""
     for name in names:
         shutil.copytree(source / name, target / name)
         config = target / name / "config.pbtxt"
-        config.write_text(config.read_text().replace('backend: "identity"', 'backend: "python"'))
+        text = config.read_text()
+        code = REPEAT if 'backend: "repeat"' in text else IDENTITY
+        config.write_text(re.sub('backend: "(identity|repeat)"', 'backend: "python"', text))
         for version in (target / name).iterdir():
             if version.is_dir():
-                (version / "model.py").write_text(IDENTITY)
+                (version / "model.py").write_text(code)
     return target
 
 
 class Reference:
-    """The reference server as a child process; ``http`` is its address."""
+    """The reference server as a child process; ``http`` and ``grpc`` are its addresses."""
 
     def __init__(self, root: Path, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.http: tuple[str, int] = probe.getsockname()
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            other.bind(("127.0.0.1", 0))
+            self.http: tuple[str, int] = one.getsockname()
+            self.grpc: tuple[str, int] = other.getsockname()
         self._log = log
         self._argv = [
             os.environ[VARIABLE], f"--model-repository={root}", "--http-address=127.0.0.1",
-            f"--http-port={self.http[1]}", "--allow-grpc=false", "--allow-metrics=false",
+            f"--http-port={self.http[1]}", "--grpc-address=127.0.0.1", f"--grpc-port={self.grpc[1]}",
+            "--allow-metrics=false",
             "--model-control-mode=explicit", "--load-model=*", "--http-thread-count=2",
         ]  # fmt: skip
 

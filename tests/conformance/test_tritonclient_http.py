@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as client_module
 from tritonclient.utils import InferenceServerException
 
-from tests.conformance.client_infer import Infer, fp32, same, tensor
+from tests.conformance.client_infer import InferHttp, fp32, same, tensor
+from tests.conformance.client_tensors import Call, http_call
 from tests.conformance.client_verbs import Verbs
 from tests.helpers import raw
 from tests.helpers.server import ServerProcess
@@ -23,8 +23,8 @@ def client(served: ServerProcess) -> Iterator[client_module.InferenceServerClien
 
 
 @pytest.fixture
-def call(client: client_module.InferenceServerClient) -> Callable[..., Any]:
-    return lambda method, *arguments, **named: getattr(client, method)(*arguments, **named)
+def call(client: client_module.InferenceServerClient) -> Call:
+    return http_call(lambda method, *arguments, **named: getattr(client, method)(*arguments, **named))
 
 
 @pytest.fixture
@@ -47,30 +47,30 @@ class TestVerbs(Verbs):
     pass
 
 
-class TestInfer(Infer):
+class TestInfer(InferHttp):
     pass
 
 
 class TestAsyncInfer:
     def test_one(self, client: client_module.InferenceServerClient) -> None:
-        result = client.async_infer("id_fp32", [fp32(1, 2)], request_id="x").get_result()
+        result = client.async_infer("id_fp32", [fp32(1, 2).http()], request_id="x").get_result()
         assert result.as_numpy("OUTPUT0").tolist() == [[1, 2]]
         assert result.get_response()["id"] == "x"
 
     def test_many_at_once(self, client: client_module.InferenceServerClient) -> None:
         arrays = [np.full((1, 3), i, np.float32) for i in range(50)]
-        sent = [client.async_infer("id_fp32", [tensor(array, "FP32")]) for array in arrays]
+        sent = [client.async_infer("id_fp32", [tensor(array, "FP32").http()]) for array in arrays]
         for array, handle in zip(arrays, sent, strict=True):
             assert same(handle.get_result(timeout=30).as_numpy("OUTPUT0"), array)
 
     def test_error(self, client: client_module.InferenceServerClient) -> None:
-        handle = client.async_infer("nobody", [fp32(1)])
+        handle = client.async_infer("nobody", [fp32(1).http()])
         with pytest.raises(InferenceServerException, match="Request for unknown model: 'nobody' is not found"):
             handle.get_result()
 
     def test_compressed(self, client: client_module.InferenceServerClient) -> None:
         handle = client.async_infer(
-            "id_fp32", [fp32(3)], request_compression_algorithm="gzip", response_compression_algorithm="deflate"
+            "id_fp32", [fp32(3).http()], request_compression_algorithm="gzip", response_compression_algorithm="deflate"
         )
         assert handle.get_result().as_numpy("OUTPUT0").tolist() == [[3]]
 

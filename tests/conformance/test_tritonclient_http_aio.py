@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tritonclient.http.aio as client_module
 
-from tests.conformance.client_infer import Infer, same, tensor
+from tests.conformance.client_infer import InferHttp, same, tensor
+from tests.conformance.client_tensors import Call, http_call
 from tests.conformance.client_verbs import Verbs
 from tests.helpers import raw
 from tests.helpers.server import ServerProcess
@@ -44,8 +45,10 @@ def client(served: ServerProcess, loop: asyncio.AbstractEventLoop) -> Iterator[c
 
 
 @pytest.fixture
-def call(client: client_module.InferenceServerClient, loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
-    return lambda method, *arguments, **named: loop.run_until_complete(getattr(client, method)(*arguments, **named))
+def call(client: client_module.InferenceServerClient, loop: asyncio.AbstractEventLoop) -> Call:
+    return http_call(
+        lambda method, *arguments, **named: loop.run_until_complete(getattr(client, method)(*arguments, **named))
+    )
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ class TestVerbs(Verbs):
     pass
 
 
-class TestInfer(Infer):
+class TestInfer(InferHttp):
     pass
 
 
@@ -76,7 +79,7 @@ def test_many_at_once(client: client_module.InferenceServerClient, loop: asyncio
     arrays = [np.full((1, 3), i, np.float32) for i in range(100)]
 
     async def ask(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return (await client.infer("id_fp32", [tensor(array, "FP32")])).as_numpy("OUTPUT0")
+        return (await client.infer("id_fp32", [tensor(array, "FP32").http()])).as_numpy("OUTPUT0")
 
     async def all_of_them() -> list[np.ndarray[Any, Any]]:
         return await asyncio.gather(*map(ask, arrays))

@@ -409,13 +409,14 @@ cdef class GrpcConnection(H2Connection):
         self.n_held -= 1
         return self.go_on(call)
 
-    # Give up every request of the call: those that run are told, and freed when they come back.
+    # Give up every request of the call: those that run are told, and freed when they come back. The newest first: an
+    # instance that is told to stop must not find the next one of them.
     cdef int cancel_items(self, Call* call) except -1:
-        cdef Item* item = call.items
+        cdef Item* item = call.items_tail
         cdef Item* after
         call_ref(call)
         while item != NULL:
-            after = item.next
+            after = item.prev
             if item.request == NULL:
                 if not item.packing:
                     item_free(item)
@@ -486,10 +487,14 @@ cdef class GrpcConnection(H2Connection):
                     request_free(p.request)
             else:
                 out = infer_reply(self.server, item, p, &e)
-                if out == NULL and call.error_mode or out == NULL and call.kind == KIND_INFER:
+                if out == NULL and (call.error_mode or call.kind == KIND_INFER):
+                    request_free(p.request)
                     return self.end_with_error(item, is_final, grpc_status(e.code), e.text[:e.len])
                 if out == NULL:
-                    out = infer_error(self.server, NULL, NULL, e.text, e.len)
+                    try:
+                        out = infer_error(self.server, NULL, p, e.text, e.len)
+                    finally:
+                        request_free(p.request)
             if is_final:
                 infer_done(item)
                 item.last = True

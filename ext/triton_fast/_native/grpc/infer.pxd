@@ -22,7 +22,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
 cdef bint infer_cancel(Item* item) noexcept
 # The final response has come, or the request was taken back: let go of the model.
 cdef void infer_done(Item* item) noexcept
-# A response as a message, prefix included; takes over p's request. NULL: e says why (p's request is freed).
+# A response as a message, prefix included; takes over p's request. NULL: e says why, and p is still the caller's.
 cdef Out* infer_reply(GrpcShared server, Item* item, Response* p, tf_error* e) except? NULL
 # The same for the flags-only final response.
 cdef Out* infer_final(GrpcShared server, Item* item, Response* p) except NULL

@@ -167,7 +167,6 @@ cdef Out* infer_reply(GrpcShared server, Item* item, Response* p, tf_error* e) e
         total = tf_fail(e, TF_INTERNAL, "Response has byte size %lld which exceeds gRPC's byte size limit %d.",
                         <long long>total, <int>MAX_ENCODED)
     if total < 0:
-        request_free(p.request)
         return NULL
     # While there is a limit of unsent responses, one counts until it is sent, however small.
     return finish_message(server, p, <size_t>total, p.request, not p.is_final and server.max_responses > 0)
