@@ -416,6 +416,7 @@ cdef class H2Session(GrpcPeer):
             return 0
         if call.out_head == NULL:
             call.still_since = 0
+        self.spoke = True
         call_put(call, out)
         if not call.replied:
             return self.reply(call)
