@@ -16,3 +16,4 @@ cdef class H2Connection(H2Session):
 
     cdef int keep_alive(self, int64_t now) except -1
     cdef int end_stalled(self, int64_t now) except -1
+    cdef bint is_stuck(self, int64_t now) except -1

@@ -63,10 +63,25 @@ cdef class H2Connection(H2Session):
             self.end_incomplete()
         if self.aged and self.server.age_grace_ns and now - self.left_at > self.server.age_grace_ns:
             return self.abort()
+        if self.session == NULL:
+            return 0            # leaving was the last it had to do
+        if self.is_stuck(now):
+            return self.abort()
         self.keep_alive(now)
         self.end_stalled(now)
         self.flush()
         return 0
+
+    # The peer takes nothing at all: then it can not be told of the end of a call either.
+    cdef bint is_stuck(self, int64_t now) except -1:
+        cdef size_t left
+        if not self.paused:
+            return False
+        left = self.transport.get_write_buffer_size()
+        if self.stuck_since == 0 or left != self.stuck_bytes:
+            self.stuck_since = now
+            self.stuck_bytes = left
+        return now - self.stuck_since > self.server.stall_ns
 
     cdef int keep_alive(self, int64_t now) except -1:
         if self.pinged:
@@ -88,7 +103,7 @@ cdef class H2Connection(H2Session):
     cdef int end_stalled(self, int64_t now) except -1:
         cdef Call* call = self.calls
         while call != NULL:
-            if call.out_head == NULL and (call.ended or call.finished or (
+            if call.out_head == NULL and (call.ended or call.finished or call.held or call.busy or (
                     call.message.have == 0 and call.kind != KIND_INFER)):
                 call.still_since = 0
             elif call.still_since == 0:

@@ -135,7 +135,11 @@ cdef class Shared:
         cdef Peer connection
         self.draining = True
         for connection in list(self.connections):
-            connection.begin_drain()
+            try:
+                connection.begin_drain()
+            except Exception as error:
+                self.app.failed(error)
+                connection.abort()
 
     def end_incomplete(self):
         """Refuse the requests that have not come whole. After ``begin_drain``, when they had their time."""
