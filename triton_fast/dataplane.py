@@ -35,9 +35,10 @@ def parse_version(text: str) -> int:
             f"failed to get model version from specified version string '{text}' (details: stol), "
             "version should be an integral value > 0"
         )
-    if len(text.lstrip("0")) > MAX_VERSION_DIGITS:
+    digits = text.lstrip("0")
+    if len(digits) > MAX_VERSION_DIGITS:
         raise InvalidArg(f"invalid model version specified '{text}' , version should be an integral value > 0")
-    return int(text)
+    return int(digits or 0)
 
 
 class Dataplane:
