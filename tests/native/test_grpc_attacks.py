@@ -251,6 +251,26 @@ def test_a_stalled_call_whose_handler_ends_others():
         assert [client.outcome(stream) for stream in streams[1:]] == [(0, "too")] * 2
 
 
+def test_a_cancelled_handler_that_ends_a_call_of_another_connection():
+    """Bytes of the one are gathered while the other has something to send: they must not get mixed up."""
+    with Rig() as rig:
+        made = handlers(rig, cancel=lambda call: made[-1].call.finish(0, "too"))
+        client, other = rig.connect(), rig.connect()
+        streams = [client.open(PYTHON) for _ in range(3)]
+        theirs = other.open(PYTHON)
+        other.take = lambda frame, take=other.take: (frames.append(type(frame).__name__), take(frame))
+        frames = []
+        for stream in streams:
+            client.send(stream, b"\0\0\0")
+        rig.server.stall_ns = 0
+        rig.server.tick()
+        rig.server.tick()
+        rig.deliver()
+        assert [client.answers[stream].reset for stream in streams] == [8] * 3
+        assert other.outcome(theirs) == (0, "too")
+        assert frames == ["HeadersFrame", "RstStreamFrame"]
+
+
 def test_a_tick_that_ends_the_connection_pings_no_more():
     with Rig() as rig:
         client = rig.connect()
