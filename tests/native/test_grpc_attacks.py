@@ -10,7 +10,7 @@ from queue import SimpleQueue
 import pytest
 from hyperframe import frame as h2
 
-from tests.helpers.grpc_transport import STREAM, Client, Rig, counters_at_base, framed, request
+from tests.helpers.grpc_transport import INFER, STREAM, Client, Rig, counters_at_base, framed, request
 from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, Gate, first_number, served
 from triton_fast import protos
 from triton_fast._native.backends.identity import IdentityInstance
@@ -280,6 +280,32 @@ def test_a_tick_that_ends_the_connection_pings_no_more():
         rig.server.max_age_ns = 1
         client.transport.closing = "by the peer"
         rig.server.tick()
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM])
+@pytest.mark.parametrize("what", ["deflate", "create_task", "call_soon"])
+def test_memory_that_runs_out_on_the_way(what, path):
+    """Whichever call of Python fails: no request is lost, none is given back twice, other connections go on."""
+
+    def no_memory(*arguments):
+        del arguments
+        raise MemoryError("none")
+
+    with identity() as model, Rig(m=model) as rig:
+        rig.server.compression_level = 1
+        client, other = rig.connect(), rig.connect()
+        target = rig.app if what == "deflate" else rig.loop
+        streams = [client.open(path, grpc_accept_encoding="gzip") for _ in range(3)]
+        works = getattr(target, what)
+        setattr(target, what, no_memory)
+        for stream in streams:
+            client.send(stream, framed(request(1, 3000 if what == "create_task" else 1)), end=True)
+        rig.until(lambda: rig.server.in_flight == 0)
+        setattr(target, what, works)
+        assert set(taken_errors(rig)) == {"none"} or what == "call_soon"    # needed only while an instance sleeps
+        stream = other.infer(request(2))
+        rig.ended(other)
+        assert other.outcome(stream) == (0, "")
 
 
 # --- liveness ---------------------------------------------------------------------------------------------------------

@@ -516,8 +516,8 @@ cdef class GrpcConnection(H2Connection):
             data, lent = self.take_raw(item)
             return self.put_packed(
                 item, data, self.server.app.deflate(data, call.packed, self.server.compression_level), lent)
-        item.packing = True
         self.server.loop.create_task(self.pack_later(CallRef.make(call), <size_t>item))
+        item.packing = True
         return 0
 
     # The bytes of the next message to be compressed, and what keeps counting as unsent until they are sent.

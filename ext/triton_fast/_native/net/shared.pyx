@@ -96,8 +96,8 @@ cdef class Shared:
         if self.in_flight == 1:
             queue_wake(model.queue)
         elif not self.to_wake:
+            self.loop.call_soon(self.wake_soon)     # first: if it fails, nobody must wait for it
             self.to_wake.append(model)
-            self.loop.call_soon(self.wake_soon)
         elif model not in self.to_wake:
             self.to_wake.append(model)
         return 0
