@@ -36,9 +36,10 @@ def parse_version(text: str) -> int:
             f"failed to get model version from specified version string '{text}' (details: stol), "
             "version should be an integral value > 0"
         )
-    if text != digits or len(text.lstrip("0")) > MAX_VERSION_DIGITS:
+    significant = digits.lstrip("0")
+    if text != digits or len(significant) > MAX_VERSION_DIGITS:
         raise InvalidArg(f"invalid model version specified '{text}' , version should be an integral value > 0")
-    return int(text)
+    return int(significant or 0)
 
 
 class Dataplane:

@@ -18,7 +18,8 @@ class GrpcServer:
     ----------
     app
         The Python side: ``resolve(name, version_text) -> NativeModel``; ``start(call)``, which returns the handler of a
-        ``GrpcCall`` (``message(data)``, ``end()``, ``cancel()``) or None when it has finished it; ``inflate(data,
+        ``GrpcCall`` (``message(data)``, ``end()``; ``cancel()`` when the call ends and it was not the handler that
+        finished it; ``limit``, bytes of a message, if there is one) or None when it has finished it; ``inflate(data,
         encoding, limit)``, ``deflate(data, encoding, level)``, ``run_later(function, *arguments)``;
         ``denied(header) -> (status, text)``; ``failed(exception)`` for what should not happen.
     loop

@@ -41,7 +41,11 @@ class Call(Protocol):
 
 
 class Handler(Protocol):
-    """What the native connection tells of a call: a request message, the end of them, the end of interest."""
+    """What the native connection tells of a call: a message, the end of them, or that it has ended and not by the
+    handler. ``limit``: bytes of a message; a longer one is refused before it is read.
+    """
+
+    limit: int
 
     def message(self, data: bytes) -> None: ...
     def end(self) -> None: ...
@@ -50,6 +54,8 @@ class Handler(Protocol):
 
 class CallHandler:
     """A call that is open until ``finish`` or ``cancel``."""
+
+    limit = MAX_MESSAGE
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -83,7 +89,7 @@ class OneRequest(CallHandler):
 
     def __init__(self, call: Call, limit: int = MAX_MESSAGE) -> None:
         super().__init__(call)
-        self._limit = limit
+        self.limit = limit
         self._data: bytes | None = None
         self._has_ended = False
 
@@ -92,8 +98,8 @@ class OneRequest(CallHandler):
             return
         if self._data is not None or self._has_ended:
             self.finish(INTERNAL, TOO_MANY)
-        elif len(data) > self._limit:
-            self.finish(RESOURCE_EXHAUSTED, f"Received message larger than max ({len(data)} vs. {self._limit})")
+        elif len(data) > self.limit:
+            self.finish(RESOURCE_EXHAUSTED, f"Received message larger than max ({len(data)} vs. {self.limit})")
         else:
             self._data = data
 

@@ -82,6 +82,8 @@ def with_imports(name: str) -> tuple[bytes, ...]:
 class Reflection(CallHandler):
     """One ServerReflectionInfo stream of either package."""
 
+    limit = MAX_QUESTION
+
     def __init__(self, call: Call, package: str) -> None:
         super().__init__(call)
         self._request = protos.message_class(f"{package}.ServerReflectionRequest")

@@ -7,6 +7,7 @@ from libc.string cimport memcpy
 from posix.stdlib cimport posix_memalign
 
 from triton_fast._native.core.native cimport MEM_CPU, tf_add64, tf_load64, tf_lock, tf_store64, tf_unlock
+from triton_fast._native.core.poison cimport tf_poison, tf_unpoison
 
 cdef extern from "<malloc.h>" nogil:
     int mallopt(int what, int value)
@@ -101,6 +102,7 @@ cdef Block* block_new(size_t n) noexcept nogil:
             lists[c].count -= 1
         tf_unlock(&lists[c].lock)
     if block != NULL:
+        tf_unpoison(block.data, block.cap)
         tf_add64(&cached_bytes, -<int64_t>block.cap)
     else:
         cap = class_size(c) if c >= 0 else n
@@ -152,6 +154,7 @@ cdef void block_free(Block* block) noexcept nogil:
         header_free(block)
         return
     if c >= 0 and tf_add64(&cached_bytes, <int64_t>block.cap) <= keep_bytes:
+        tf_poison(block.data, block.cap)
         tf_lock(&lists[c].lock)
         block.next = lists[c].head
         lists[c].head = block
@@ -212,6 +215,7 @@ def trim(int64_t keep=0):
             if block == NULL:
                 break
             tf_add64(&cached_bytes, -<int64_t>block.cap)
+            tf_unpoison(block.data, block.cap)
             free(block.data)
             header_free(block)
 

@@ -9,6 +9,7 @@ from triton_fast._native.core.native cimport (
     TF_OK, tf_add32, tf_add64, tf_error, tf_load32, tf_load64, tf_lock, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_wake
+from triton_fast._native.core.poison cimport tf_poison, tf_unpoison
 
 cdef enum:
     CHUNK = 4096
@@ -32,6 +33,7 @@ cdef Request* request_new(Model* model) noexcept nogil:
     tf_lock(&slab.lock)
     r = slab.head
     if r != NULL:
+        tf_unpoison(r, CHUNK)
         slab.head = r.q_next
         slab.count -= 1
     tf_unlock(&slab.lock)
@@ -81,6 +83,7 @@ cdef inline void release(Request* r) noexcept nogil:
         r.q_next = slab.head
         slab.head = r
         slab.count += 1
+        tf_poison(r, CHUNK)
         r = NULL
     tf_unlock(&slab.lock)
     free(r)

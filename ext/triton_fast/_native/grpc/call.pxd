@@ -72,6 +72,7 @@ cdef struct Call:
     char* text              # its message, percent-encoded; owned
     size_t text_len
     size_t head_size        # as HTTP/2 counts it: names, values, 32 a field
+    size_t max_message      # bytes of one of its messages
     Message message
     tf_buf stash
     Out* out_head
@@ -83,7 +84,7 @@ cdef struct Call:
     size_t item_bytes
     PyObject* forwarded     # list of (name, value), or NULL; owned
     PyObject* metadata      # list of (name, value) of bytes, or NULL; owned
-    PyObject* handler       # the Python object of a KIND_PYTHON call; owned
+    PyObject* handler       # the Python object of a KIND_PYTHON call, until either side ends it; owned
 
 
 cdef Call* call_new(void* connection, int32_t stream_id) noexcept

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf_free
+from triton_fast._native.core.poison cimport tf_poison, tf_unpoison
 from triton_fast._native.grpc.message cimport message_begin
 from triton_fast._native.grpc.out cimport Out, Segment, chain_free, chain_put, out_free, outs_alive
 
@@ -22,6 +23,7 @@ cdef Call* call_new(void* connection, int32_t stream_id) noexcept:
     global spare_calls, n_spare, live_calls
     cdef Call* call = spare_calls
     if call != NULL:
+        tf_unpoison(call, sizeof(Call))
         spare_calls = call.next
         n_spare -= 1
     else:
@@ -57,6 +59,7 @@ cdef void call_unref(Call* call) noexcept:
         call.next = spare_calls
         spare_calls = call
         n_spare += 1
+        tf_poison(call, sizeof(Call))
     else:
         free(call)
 

@@ -1,13 +1,12 @@
 # gRPC on an HTTP/2 connection: heads, messages, ModelInfer and ModelStreamInfer natively from the message to the queue
 # and back, every other method through the Python side. All methods run on the loop's thread.
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove
 
 from triton_fast._native.core.memory cimport Block, block_unref, body_whole
 from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error
-from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Response, request_free
+from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Request, Response, request_free
 from triton_fast._native.grpc.call cimport (
     KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, call_ref, call_unref, item_free, item_new,
 )
@@ -19,13 +18,14 @@ from triton_fast._native.grpc.infer cimport (
     grpc_status, infer_cancel, infer_done, infer_error, infer_final, infer_reply, infer_submit,
 )
 from triton_fast._native.grpc.message cimport (
-    MESSAGE_NO_MEMORY, MESSAGE_TOO_LARGE, MESSAGE_WHOLE, PREFIX, Message, encoding_of, encodings_of, message_begin,
-    message_prefix, message_take, packing_of, timeout_ns,
+    MESSAGE_NO_MEMORY, MESSAGE_TOO_LARGE, MESSAGE_WHOLE, Message, encoding_of, encodings_of, message_begin,
+    message_take, packing_of, timeout_ns,
 )
-from triton_fast._native.grpc.out cimport Out, chain_put, out_free, out_new
+from triton_fast._native.grpc.out cimport Out, bytes_of, chain_put, out_free, out_of
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.grpc.upkeep cimport H2Connection
 from triton_fast._native.net.fields cimport is_secret, reserved_field
+from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
 
 from triton_fast._native.grpc.h2 import SHUTTING_DOWN
@@ -36,6 +36,7 @@ cdef enum:
     MAX_ITEM_BYTES = 67108864   # bytes of their messages
     MAX_OUT_BYTES = 4194304     # bytes of answers that wait for a slow reader
     PACK_HERE = 4096            # bytes compressed or inflated on the loop's thread; more may take long
+    PLAIN_HERE = 65536          # bytes they may inflate to there
 
 cdef const char* INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 cdef const char* STREAM_PATH = b"/inference.GRPCInferenceService/ModelStreamInfer"
@@ -45,29 +46,14 @@ cdef inline bint same(const uint8_t* a, size_t n, const char* b, size_t m) noexc
     return n == m and memcmp(a, b, n) == 0
 
 
-cdef bytes bytes_of(Out* out):
-    """A message whole, without its prefix."""
-    cdef int32_t i
-    cdef bytes whole = PyBytes_FromStringAndSize(NULL, out.left)
-    cdef char* to = whole
-    for i in range(out.n_segments):
-        memcpy(to, out.segments[i].ptr, out.segments[i].n)
-        to += out.segments[i].n
-    return whole[PREFIX:]
+cdef class Lent:
+    """The request of a response that counts as unsent, on its way from one message to the other."""
 
+    cdef Request* request
 
-cdef Out* out_of(bytes data, bint packed) except NULL:
-    """A message of these bytes."""
-    cdef Out* out
-    cdef size_t n = len(data)
-    cdef bytes whole = PyBytes_FromStringAndSize(NULL, n + PREFIX)
-    cdef char* to = whole
-    message_prefix(<uint8_t*>to, packed, n)
-    memcpy(to + PREFIX, <const char*>data, n)
-    out = out_new(to, n + PREFIX, NULL, NULL, NULL, False)
-    if out == NULL:
-        raise MemoryError
-    return out
+    def __dealloc__(self):
+        if self.request != NULL:
+            request_free(self.request)
 
 
 cdef class CallRef:
@@ -108,6 +94,7 @@ cdef class GrpcCall(CallRef):
 
     def finish(self, int32_t status, str text=""):
         """End the call. What was sent before still goes out; nothing that comes after has an effect."""
+        self.connection.drop_handler(self.call)
         self.connection.finish_text(self.call, status, text)
         self.connection.flush_safely()
 
@@ -167,6 +154,7 @@ cdef class GrpcConnection(H2Connection):
     cdef int on_head(self, Call* call) except -1:
         cdef GrpcShared server = self.server
         cdef bytes refused
+        call.max_message = server.max_message
         server.requests += call.kind == KIND_PYTHON
         if call.http_status or not call.typed:
             return self.refuse_http(call, call.http_status if call.http_status else 415)
@@ -210,7 +198,10 @@ cdef class GrpcConnection(H2Connection):
         if handler is None:
             if not call.finished:
                 self.finish_text(call, GRPC_UNIMPLEMENTED, "")
-        elif call.open:
+        elif not call.finished:
+            limit = getattr(handler, "limit", None)
+            if limit is not None:
+                call.max_message = min(<size_t>limit, self.server.max_message)
             Py_INCREF(handler)
             call.handler = <PyObject*>handler
         return 0
@@ -238,7 +229,7 @@ cdef class GrpcConnection(H2Connection):
             if call.kind == KIND_INFER and call.n_messages:
                 self.finish_text(call, GRPC_INTERNAL, "a unary call has one request message, got more")
                 break
-            rc = message_take(&call.message, data + at, n - at, self.server.max_message, &used)
+            rc = message_take(&call.message, data + at, n - at, call.max_message, &used)
             at += used
             if rc == MESSAGE_WHOLE:
                 self.on_message(call)
@@ -250,7 +241,7 @@ cdef class GrpcConnection(H2Connection):
         if rc == MESSAGE_TOO_LARGE:
             return self.finish_text(
                 call, GRPC_RESOURCE_EXHAUSTED,
-                f"Received message larger than max ({call.message.length} vs. {self.server.max_message})")
+                f"Received message larger than max ({call.message.length} vs. {call.max_message})")
         if rc == MESSAGE_NO_MEMORY:
             return self.finish_text(call, GRPC_UNAVAILABLE, NO_ROOM)
         return self.finish_text(call, GRPC_INTERNAL, "invalid message prefix: its first byte must be 0 or 1")
@@ -263,15 +254,18 @@ cdef class GrpcConnection(H2Connection):
         if call.encoding_in == 0:
             return self.finish_text(call, GRPC_INTERNAL, "a compressed message needs the header grpc-encoding")
         data = (<char*>m.block.data + m.at)[:m.length]
-        if m.length > PACK_HERE:
-            call.busy = True
-            self.server.loop.create_task(self.inflate_later(CallRef.make(call), data))
-            return 0
-        try:
-            self.replace_message(call, self.server.app.inflate(data, call.encoding_in, self.server.max_inflated))
-        except ServerError as error:
-            return self.fail_call(call, error)
-        return self.take_message(call)
+        if m.length <= PACK_HERE:
+            try:
+                plain = self.server.app.inflate(data, call.encoding_in, min(<size_t>PLAIN_HERE,
+                                                                            self.server.max_inflated))
+            except ServerError:
+                plain = None        # it is broken or much larger: where it may take long, it is found out which
+            if plain is not None:
+                self.replace_message(call, plain)
+                return self.take_message(call)
+        call.busy = True
+        self.server.loop.create_task(self.inflate_later(CallRef.make(call), data))
+        return 0
 
     cdef int replace_message(self, Call* call, bytes data) except -1:
         cdef Message* m = &call.message
@@ -323,7 +317,8 @@ cdef class GrpcConnection(H2Connection):
             data = (<char*>m.block.data + m.at)[:m.length]
             message_begin(m)
             if call.handler != NULL:
-                (<object>call.handler).message(data)
+                handler = <object>call.handler
+                handler.message(data)
         return 0
 
     # Bytes that had to wait, and the end behind them.
@@ -358,7 +353,8 @@ cdef class GrpcConnection(H2Connection):
         if call.kind == KIND_STREAM:
             return self.end_stream(call)
         if call.handler != NULL:
-            (<object>call.handler).end()
+            handler = <object>call.handler
+            handler.end()
         return 0
 
     # ---- requests
@@ -375,7 +371,11 @@ cdef class GrpcConnection(H2Connection):
         item.nbytes = m.length
         call.item_bytes += m.length
         head.id_len = 0
-        rc = infer_submit(self.server, item, m.block, m.at, m.length, &head, &e)
+        try:
+            rc = infer_submit(self.server, item, m.block, m.at, m.length, &head, &e)
+        except BaseException:
+            item_free(item)
+            raise
         if rc == 0:
             m.block = NULL
             self.submitted = True
@@ -400,14 +400,15 @@ cdef class GrpcConnection(H2Connection):
     cdef bint is_full(self, Call* call) noexcept:
         return (call.n_items >= MAX_ITEMS or call.item_bytes >= MAX_ITEM_BYTES or call.out_bytes >= MAX_OUT_BYTES)
 
-    cdef int on_drained(self, Call* call) except -1:
+    cdef bint on_drained(self, Call* call) except -1:
         # Go on only when there is some room again, not for each single message.
         if call.n_items > MAX_ITEMS // 2 or call.item_bytes > MAX_ITEM_BYTES // 2 or (
                 call.out_bytes > MAX_OUT_BYTES // 2):
-            return 0
+            return False
         call.held = False
         self.n_held -= 1
-        return self.go_on(call)
+        self.go_on(call)
+        return True
 
     # Give up every request of the call: those that run are told, and freed when they come back. The newest first: an
     # instance that is told to stop must not find the next one of them.
@@ -436,15 +437,19 @@ cdef class GrpcConnection(H2Connection):
         return self.finish(call, GRPC_DEADLINE_EXCEEDED, b"Deadline Exceeded", 17)
 
     cdef int on_close(self, Call* call) except -1:
-        self.cancel_items(call)
-        if not call.finished:
-            self.cancel_handler(call)
         call.finished = True
-        return self.drop_handler(call)
+        self.cancel_items(call)
+        return self.cancel_handler(call)
 
+    # The call ends, and not by its handler.
     cdef int cancel_handler(self, Call* call) except -1:
         if call.handler != NULL:
-            (<object>call.handler).cancel()
+            handler = <object>call.handler
+            self.drop_handler(call)
+            try:
+                handler.cancel()
+            except Exception as error:
+                self.server.app.failed(error)
         return 0
 
     # It knows the call, and the call must not keep it for ever.
@@ -459,45 +464,39 @@ cdef class GrpcConnection(H2Connection):
 
     cdef int on_response(self, Item* item, Response* p) except -1:
         cdef Call* call = item.call
+        cdef NativeModel model = <NativeModel>item.model
         cdef tf_error e
         cdef Out* out = NULL
-        cdef bint is_final = p.is_final
+        cdef int32_t code = p.code
+        cdef const char* text = p.text
+        cdef size_t n = p.text_len
         call_ref(call)
         try:
-            if not call.open or call.finished:
-                request_free(p.request)
-                if is_final:
-                    infer_done(item)
-                    if not item.packing:
-                        item_free(item)
-                return 0
-            if p.code != TF_OK and (call.kind == KIND_INFER or call.error_mode):
-                status, text = grpc_status(p.code), p.text[:p.text_len]
-                request_free(p.request)
-                return self.end_with_error(item, is_final, status, text)
-            if p.code != TF_OK:
-                try:
-                    out = infer_error(self.server, NULL, p, p.text, p.text_len)
-                finally:
-                    request_free(p.request)
-            elif is_final and p.n_outputs == 0 and p.request.model.decoupled:
-                if p.request.flags & FLAG_EMPTY_FINAL:
-                    out = infer_final(self.server, item, p)
-                else:
-                    request_free(p.request)
-            else:
-                out = infer_reply(self.server, item, p, &e)
-                if out == NULL and (call.error_mode or call.kind == KIND_INFER):
-                    request_free(p.request)
-                    return self.end_with_error(item, is_final, grpc_status(e.code), e.text[:e.len])
-                if out == NULL:
-                    try:
-                        out = infer_error(self.server, NULL, p, e.text, e.len)
-                    finally:
-                        request_free(p.request)
-            if is_final:
+            if p.is_final:
+                # Now already: whatever goes wrong, nothing is left that could be cancelled.
                 infer_done(item)
                 item.last = True
+            if not call.open or call.finished:
+                request_free(p.request)
+                if item.last and not item.packing:
+                    item_free(item)
+                return 0
+            if code == TF_OK and not (p.is_final and p.n_outputs == 0 and p.request.model.decoupled):
+                out = infer_reply(self.server, item, model, p, &e)
+                if out == NULL:
+                    code, text, n = e.code, e.text, e.len
+            elif code == TF_OK and p.request.flags & FLAG_EMPTY_FINAL:
+                out = infer_final(self.server, item, p)
+            elif code == TF_OK:
+                request_free(p.request)
+            if code != TF_OK:
+                try:
+                    if call.kind == KIND_INFER or call.error_mode:
+                        self.cancel_items(call)
+                        return self.finish(call, grpc_status(code), text, n)
+                    out = infer_error(self.server, NULL, p, text, n)
+                finally:
+                    request_free(p.request)
             if out != NULL:
                 self.queue_response(item, out)
             item.done = item.last and not item.packing
@@ -510,64 +509,70 @@ cdef class GrpcConnection(H2Connection):
             call_unref(call)
         return 0
 
-    cdef int end_with_error(self, Item* item, bint is_final, int32_t status, bytes text) except -1:
-        cdef Call* call = item.call
-        if is_final:
-            infer_done(item)
-            item_free(item)
-        self.cancel_items(call)
-        return self.finish(call, status, text, len(text))
-
     # A response, compressed if it is to be, behind those of the item that came before.
     cdef int queue_response(self, Item* item, Out* out) except -1:
         cdef Call* call = item.call
         if call.packed == 0:
             chain_put(&item.head, &item.tail, out)
-        elif item.packing or out.left > PACK_HERE:
-            chain_put(&item.raw_head, &item.raw_tail, out)
-            if not item.packing:
-                item.packing = True
-                self.server.loop.create_task(self.pack_later(CallRef.make(call), <size_t>item))
-        else:
-            data = bytes_of(out)
-            out_free(out)
-            self.put_packed(item, data, self.server.app.deflate(data, call.packed, self.server.compression_level))
+            return 0
+        chain_put(&item.raw_head, &item.raw_tail, out)
+        if item.packing:
+            return 0
+        if out.left <= PACK_HERE:
+            data, lent = self.take_raw(item)
+            return self.put_packed(
+                item, data, self.server.app.deflate(data, call.packed, self.server.compression_level), lent)
+        self.server.loop.create_task(self.pack_later(CallRef.make(call), <size_t>item))
+        item.packing = True
         return 0
 
-    cdef int put_packed(self, Item* item, bytes data, bytes packed) except -1:
+    # The bytes of the next message to be compressed, and what keeps counting as unsent until they are sent.
+    cdef tuple take_raw(self, Item* item):
+        cdef Out* out = item.raw_head
+        cdef Lent lent = Lent.__new__(Lent)
+        item.raw_head = out.next
+        if item.raw_head == NULL:
+            item.raw_tail = NULL
+        try:
+            data = bytes_of(out)
+            if self.server.max_responses > 0 and out.request != NULL and out.request.parent != NULL:
+                lent.request = out.request
+                out.request = NULL
+        finally:
+            out_free(out)
+        return data, lent
+
+    cdef int put_packed(self, Item* item, bytes data, bytes packed, Lent lent) except -1:
         # What does not get smaller goes as it is.
-        chain_put(&item.head, &item.tail,
-                  out_of(packed, True) if len(packed) < len(data) else out_of(data, False))
+        cdef Out* out = out_of(packed, True) if len(packed) < len(data) else out_of(data, False)
+        out.request = lent.request
+        lent.request = NULL
+        chain_put(&item.head, &item.tail, out)
         return 0
 
     async def pack_later(self, CallRef held, size_t address):
         cdef Item* item = <Item*>address     # it lives as long as packing is set
         cdef Call* call = held.call
-        cdef Out* out
         try:
-            while item.raw_head != NULL:
-                out = item.raw_head
-                item.raw_head = out.next
-                if item.raw_head == NULL:
-                    item.raw_tail = NULL
-                data = bytes_of(out)
-                out_free(out)
+            while item.raw_head != NULL and call.open and not call.finished:
+                data, lent = self.take_raw(item)
                 packed = await self.server.app.run_later(
                     self.server.app.deflate, data, call.packed, self.server.compression_level)
-                self.put_packed(item, data, packed)
+                self.put_packed(item, data, packed, lent)
         except Exception as error:
             self.call_failed(call, error)
-        item.packing = False
-        if call.finished or not call.open:
-            if item.request == NULL:
+        finally:
+            item.packing = False
+            if (call.finished or not call.open) and item.request == NULL:
                 item_free(item)
-            return
-        item.done = item.last
+                item = NULL
         try:
-            if call.kind == KIND_STREAM:
-                self.advance(call)
-            elif item.done:
-                self.end_infer(call)
+            if item != NULL and not call.finished:
+                item.done = item.last
+                if call.kind == KIND_STREAM:
+                    self.advance(call)
+                elif item.done:
+                    self.end_infer(call)
         except Exception as error:
             self.call_failed(call, error)
         self.flush_safely()

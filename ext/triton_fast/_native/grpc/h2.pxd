@@ -26,6 +26,12 @@ cdef enum:                  # of a connection
     THROWN_OUT = 3          # for its pings: once it was told, the connection ends with its calls
 
 
+# What a peer may do so many times at once, and so often per second.
+cdef struct Budget:
+    int64_t used
+    int64_t at              # ns
+
+
 cdef class H2Session(GrpcPeer):
     cdef GrpcShared server
     cdef object transport
@@ -33,9 +39,11 @@ cdef class H2Session(GrpcPeer):
     cdef int fd                 # -1: write through the transport only (TLS)
     cdef nghttp2_session* session
     cdef bint paused            # the transport has bytes that the socket did not take
-    cdef size_t unsent          # so many, at the last look
-    cdef int64_t stuck_since    # ns: the look since which the peer took none of them; 0 = it did
     cdef bint reading           # inside a read: what there is to send goes at its end
+    cdef bint sending           # nghttp2 is at work on what goes out
+    cdef bint flushing
+    cdef int64_t stuck_since    # ns: the look since which the transport got rid of nothing; 0 = none yet
+    cdef size_t stuck_bytes     # what it had then
     cdef bint greeted           # the first bytes came
     cdef bint too_wide          # a head goes on and on
     cdef bint spoke             # a frame of headers or data was sent since the last look
@@ -47,8 +55,8 @@ cdef class H2Session(GrpcPeer):
     cdef int32_t leaving        # STAYS, ...
     cdef int64_t born
     cdef int64_t n_read         # reads
-    cdef int64_t resets         # calls given up by the peer, as tokens: see count_reset
-    cdef int64_t resets_at
+    cdef Budget resets          # calls given up by the peer
+    cdef Budget settings        # changes of its settings
 
     # ---- for the subclass to define
     cdef int on_field(self, Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1
@@ -56,7 +64,7 @@ cdef class H2Session(GrpcPeer):
     cdef int on_data(self, Call* call, const uint8_t* data, size_t n) except -1     # gives the window back by itself
     cdef int on_end(self, Call* call) except -1
     cdef int on_close(self, Call* call) except -1       # the stream is gone; the call still holds what it held
-    cdef int on_drained(self, Call* call) except -1     # a held call's messages have left
+    cdef bint on_drained(self, Call* call) except -1    # a held call's messages have left; whether it goes on
     cdef int on_ping(self, bint ack) noexcept
     cdef int on_spoken(self) noexcept                   # headers or data were sent
 
@@ -79,7 +87,8 @@ cdef class H2Session(GrpcPeer):
     cdef int drop_call(self, Call* call) except -1
     cdef int end_session(self) except -1
     cdef int broken(self, int rc, size_t n) except -1
-    cdef int count_reset(self) noexcept
+    cdef int charge(self, Budget* budget, int64_t burst, int64_t rate) noexcept
+    cdef bint send_all(self) except -1
     cdef int reply(self, Call* call) except -1
     cdef bint end_overdue(self) except? False
     cdef bint release_held(self) except? False

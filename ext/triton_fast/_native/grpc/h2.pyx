@@ -25,10 +25,16 @@ cdef enum:
     FLUSH_BYTES = 262144        # bytes offered to the socket at once
     RESET_BURST = 2000          # calls a peer may give up at once, and per second, before it is sent away
     RESET_RATE = 500
+    SETTINGS_BURST = 100        # changes of its settings; each may touch every call
+    SETTINGS_RATE = 10
+    MAX_SETTINGS = 16           # of one frame
     MAX_ACKS = 1000             # SETTINGS and PING answers that may wait
     WIDE = 16                   # times the largest head: what is larger ends the connection
+    FRAMES_PER_CALL = 4         # frames without data that may wait for a slow reader: head, window, end and one more
+    MAX_TEXT = 7000             # bytes of a grpc-message: clients take 8 KiB for all fields
 
 cdef int64_t GOODBYE_NS = 1000000000
+cdef int64_t MINUTE_NS = <int64_t>60 * 1000000000
 
 SHUTTING_DOWN = "GRPC server is shutting down and has stopped accepting new requests."
 
@@ -75,6 +81,8 @@ cdef int on_frame(nghttp2_session* session, const nghttp2_frame* frame, void* us
     cdef Call* call
     if frame.hd.type == NGHTTP2_PING:
         return self.on_ping((frame.hd.flags & NGHTTP2_FLAG_ACK) != 0)
+    if frame.hd.type == NGHTTP2_SETTINGS and not frame.hd.flags & NGHTTP2_FLAG_ACK:
+        return self.charge(&self.settings, SETTINGS_BURST, SETTINGS_RATE)
     if frame.hd.type != NGHTTP2_HEADERS and frame.hd.type != NGHTTP2_DATA:
         return 0
     call = <Call*>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
@@ -120,7 +128,7 @@ cdef int on_stream_close(nghttp2_session* session, int32_t stream_id, uint32_t c
         return 0
     nghttp2_session_set_stream_user_data(session, stream_id, NULL)
     if not call.trailed:        # whatever the code says
-        self.count_reset()
+        self.charge(&self.resets, RESET_BURST, RESET_RATE)
     try:
         self.drop_call(call)
     except Exception as error:
@@ -186,6 +194,7 @@ cdef int make_callbacks() except -1:
     nghttp2_option_set_no_auto_window_update(option, 1)
     nghttp2_option_set_no_closed_streams(option, 1)
     nghttp2_option_set_max_outbound_ack(option, MAX_ACKS)
+    nghttp2_option_set_max_settings(option, MAX_SETTINGS)
     # The connection counts resets itself, by what was given up; nghttp2's own limit would hit clients with deadlines.
     tf_nghttp2_reset_limit(option, 1000000, 1000000)
     return 0
@@ -222,8 +231,8 @@ cdef class H2Session(GrpcPeer):
     cdef int on_close(self, Call* call) except -1:
         return 0
 
-    cdef int on_drained(self, Call* call) except -1:
-        return 0
+    cdef bint on_drained(self, Call* call) except -1:
+        return False
 
     cdef int on_ping(self, bint ack) noexcept:
         return 0
@@ -273,6 +282,7 @@ cdef class H2Session(GrpcPeer):
 
     def pause_writing(self):
         self.paused = True
+        self.stuck_since = 0
 
     def resume_writing(self):
         self.paused = False
@@ -293,12 +303,19 @@ cdef class H2Session(GrpcPeer):
         self.submitted = False
         rc = nghttp2_session_mem_recv(self.session, self.server.scratch, n)
         self.reading = False
-        if self.transport is None or self.is_closing():
+        if self.transport is None:
+            self.end_session()      # connection_lost came meanwhile
+            return
+        if self.is_closing():
             return
         if rc < 0:
             self.broken(<int>rc, n)
             return
         self.greeted = True
+        if self.paused and nghttp2_session_get_outbound_queue_size(self.session) > MAX_ACKS + (
+                <size_t>self.server.max_streams * FRAMES_PER_CALL):
+            self.abort()            # it asks without end and does not read
+            return
         try:
             if self.submitted and self.server.in_flight == 1 and self.server.poll_ns:
                 self.server.deliver(self.server.poll_answer(), self)
@@ -371,6 +388,8 @@ cdef class H2Session(GrpcPeer):
 
     cdef int end_session(self) except -1:
         cdef nghttp2_session* session = self.session
+        if self.reading or self.sending:
+            return 0                # it is at work; who called it comes back
         self.session = NULL
         while self.calls != NULL:
             try:
@@ -381,15 +400,19 @@ cdef class H2Session(GrpcPeer):
             nghttp2_session_del(session)
         return 0
 
-    # A peer that gives up calls faster than they can be worth anything (rapid reset) is sent away.
-    cdef int count_reset(self) noexcept:
+    # A peer that does it more often, such as giving up calls faster than they can be worth anything (rapid reset), is
+    # sent away.
+    cdef int charge(self, Budget* budget, int64_t burst, int64_t rate) noexcept:
         cdef int64_t now = now_ns()
-        self.resets -= (now - self.resets_at) * RESET_RATE // 1000000000
-        if self.resets < 0 or self.resets_at == 0:
-            self.resets = 0
-        self.resets_at = now
-        self.resets += 1
-        if self.resets > RESET_BURST and self.session != NULL:
+        cdef int64_t back = min(now - budget.at, MINUTE_NS) * rate // 1000000000
+        if back >= budget.used:
+            budget.used = 0
+            budget.at = now
+        else:
+            budget.used -= back
+            budget.at += back * 1000000000 // rate
+        budget.used += 1
+        if budget.used > burst and self.session != NULL:
             nghttp2_session_terminate_session(self.session, NGHTTP2_ENHANCE_YOUR_CALM)
         return 0
 
@@ -436,11 +459,15 @@ cdef class H2Session(GrpcPeer):
             return 0
         if n:
             memset(&encoded, 0, sizeof(tf_buf))
-            put_percent(&encoded, text, n if n < 8192 else 8192)
+            put_percent(&encoded, text, n if n < MAX_TEXT else MAX_TEXT)
             if encoded.failed:
                 tf_buf_free(&encoded)
             call.text = encoded.data
             call.text_len = encoded.len
+            if call.text_len > MAX_TEXT:
+                call.text_len = MAX_TEXT
+                while call.text[call.text_len - 1] == c"%" or call.text[call.text_len - 2] == c"%":
+                    call.text_len -= 1
         if not call.ended:
             self.overdue = True
         if call.replied:
@@ -481,32 +508,53 @@ cdef class H2Session(GrpcPeer):
         return 0
 
     cdef int flush(self) except -1:
+        if self.session == NULL or self.paused or self.reading or self.flushing or not self.greeted:
+            return 0
+        if self.server.flushing:
+            # Within another connection's turn: a handler that is told of a call's end may end others.
+            self.server.loop.call_soon(self.flush_soon)
+            return 0
+        self.flushing = True
+        self.server.flushing = True
+        try:
+            while self.send_all():
+                if self.n_held == 0 or not self.release_held():
+                    break
+        finally:
+            self.flushing = False
+            self.server.flushing = False
+            outgoing_drop(&self.server.outgoing)
+        return 0 if self.paused else self.close_when_empty()
+
+    def flush_soon(self):
+        self.flush_safely()
+
+    # True: there is no more to send. False: the transport is full, or the connection at its end.
+    cdef bint send_all(self) except -1:
         cdef const uint8_t* data
         cdef ssize_t n
         cdef Outgoing* out = &self.server.outgoing
-        if self.session == NULL or self.paused or self.reading or not self.greeted:
-            return 0
         while True:
+            self.sending = True
             n = nghttp2_session_mem_send(self.session, &data)
-            if n < 0:
-                outgoing_drop(out)
-                return self.abort()
+            self.sending = False
+            if n < 0 or self.transport is None:
+                self.abort()
+                return False
             if n:
                 tf_buf_put(&out.buf, data, n)
             if n == 0 or out.buf.len + out.ref_bytes >= FLUSH_BYTES or out.n_refs > MAX_REFS - 8:
                 if self.is_closing() or outgoing_write(out, self.fd, self.transport):
-                    outgoing_drop(out)
-                    return self.abort()
+                    self.abort()
+                    return False
                 if self.paused or self.session == NULL:
-                    return 0
+                    return False
                 if n == 0 and not self.end_overdue():
                     break
         if self.spoke:
             self.spoke = False
             self.on_spoken()
-        if self.n_held and self.release_held():
-            return self.flush()
-        return self.close_when_empty()
+        return True
 
     # Calls that were answered before their client was through: it can stop now. True: there is more to send for it.
     cdef bint end_overdue(self) except? False:
@@ -529,12 +577,16 @@ cdef class H2Session(GrpcPeer):
     # Whether a call that was held goes on.
     cdef bint release_held(self) except? False:
         cdef Call* call = self.calls
-        cdef int32_t held = self.n_held
+        cdef bint any = False
         while call != NULL:
             if call.held:
-                self.on_drained(call)
+                try:
+                    any |= self.on_drained(call)
+                except Exception as error:
+                    self.call_failed(call, error)
+                    any = True
             call = call.next
-        return self.n_held < held
+        return any
 
     cdef int close_when_empty(self) except -1:
         if self.session == NULL or self.transport is None:
@@ -560,6 +612,5 @@ cdef class H2Session(GrpcPeer):
     cdef int abort(self) except -1:
         if self.transport is not None:
             self.transport.abort()
-        if not self.reading:    # else nghttp2 is at work on it; connection_lost comes
-            self.end_session()
+        self.end_session()      # while nghttp2 is at work on it, connection_lost does that
         return 0

@@ -8,6 +8,7 @@ from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport Item
 from triton_fast._native.grpc.out cimport Out
 from triton_fast._native.grpc.shared cimport GrpcShared
+from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
 
 
@@ -22,8 +23,9 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
 cdef bint infer_cancel(Item* item) noexcept
 # The final response has come, or the request was taken back: let go of the model.
 cdef void infer_done(Item* item) noexcept
-# A response as a message, prefix included; takes over p's request. NULL: e says why, and p is still the caller's.
-cdef Out* infer_reply(GrpcShared server, Item* item, Response* p, tf_error* e) except? NULL
+# A response of model as a message, prefix included; takes over p's request, also when it raises. NULL: e says why, and
+# p's request is still the caller's.
+cdef Out* infer_reply(GrpcShared server, Item* item, NativeModel model, Response* p, tf_error* e) except? NULL
 # The same for the flags-only final response.
 cdef Out* infer_final(GrpcShared server, Item* item, Response* p) except NULL
 # An error as a message of ModelStreamInfer. p: the response that failed, NULL when the request did not get so far.

@@ -15,7 +15,7 @@ from triton_fast._native.grpc.out cimport Out, out_new
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.net.fields cimport add_parameters
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
+from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.pb_infer cimport PbHead, pb_decode_infer, pb_infer_head
 from triton_fast._native.wire.pb_reply cimport (
@@ -54,6 +54,16 @@ cdef int decode(Request* r, const uint8_t* message, size_t n, size_t max_input, 
     return request_validate(r, e)
 
 
+# The request is on its way: nothing may fail any more.
+cdef int wake_up(GrpcShared server, NativeModel model) noexcept:
+    try:
+        server.wake_later(model)
+    except Exception as error:
+        queue_wake(model.queue)
+        server.app.failed(error)
+    return 0
+
+
 cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, size_t n, PbHead* head,
                       tf_error* e) except -2:
     cdef const uint8_t* message = block.data + at
@@ -85,7 +95,11 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             request_free(r)
             return -1
         if item.call.forwarded != NULL:
-            add_parameters(r, <list>item.call.forwarded)
+            try:
+                add_parameters(r, <list>item.call.forwarded)
+            except BaseException:
+                request_free(r)
+                raise
         r.body = block
         r.ctx = item
         r.sink = &server.ring.ring.sink
@@ -102,7 +116,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             server.in_flight += 1
             server.requests += 1
             if wake:
-                server.wake_later(model)
+                wake_up(server, model)
             return 0
         r.body = NULL
         request_free(r)
@@ -151,12 +165,15 @@ cdef inline void begin_message(tf_buf* head) noexcept:
     tf_buf_put(head, b"\0\0\0\0\0", PREFIX)
 
 
-cdef Out* infer_reply(GrpcShared server, Item* item, Response* p, tf_error* e) except? NULL:
-    cdef NativeModel model = <NativeModel>item.model
+cdef Out* infer_reply(GrpcShared server, Item* item, NativeModel model, Response* p, tf_error* e) except? NULL:
     cdef tf_buf* head = &server.head
     cdef int64_t total
     if p.n_outputs > server.cut_room:
-        server.grow_cut(p.n_outputs)
+        try:
+            server.grow_cut(p.n_outputs)
+        except BaseException:
+            request_free(p.request)
+            raise
     begin_message(head)
     total = reply_classify(p, model.labels, e)
     if total == 0 and item.call.kind == KIND_INFER:

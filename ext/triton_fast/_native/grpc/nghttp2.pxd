@@ -46,6 +46,7 @@ cdef extern from "<nghttp2/nghttp2.h>":
         NGHTTP2_DATA
         NGHTTP2_HEADERS
         NGHTTP2_RST_STREAM
+        NGHTTP2_SETTINGS
         NGHTTP2_PING
         NGHTTP2_GOAWAY
         NGHTTP2_HCAT_REQUEST

@@ -31,4 +31,7 @@ cdef Out* out_new(const char* head, size_t n, Response* p, const size_t* cut, Re
 cdef void out_free(Out* out) noexcept
 cdef void chain_put(Out** head, Out** tail, Out* out) noexcept
 cdef void chain_free(Out* head) noexcept
+# A message's bytes without its prefix, before any of them was sent; and a message of such bytes.
+cdef bytes bytes_of(Out* out)
+cdef Out* out_of(bytes data, bint packed) except NULL
 cdef int64_t outs_alive() noexcept      # debug counter

@@ -1,9 +1,11 @@
 # See out.pxd. Everything here runs on the loop's thread.
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.request cimport Request, Response, request_free
+from triton_fast._native.grpc.message cimport PREFIX, message_prefix
 
 cdef int64_t live_outs = 0
 
@@ -95,6 +97,29 @@ cdef void chain_free(Out* out) noexcept:
         after = out.next
         out_free(out)
         out = after
+
+
+cdef bytes bytes_of(Out* out):
+    cdef int32_t i
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, out.left)
+    cdef char* to = whole
+    for i in range(out.n_segments):
+        memcpy(to, out.segments[i].ptr, out.segments[i].n)
+        to += out.segments[i].n
+    return whole[PREFIX:]
+
+
+cdef Out* out_of(bytes data, bint packed) except NULL:
+    cdef Out* out
+    cdef size_t n = len(data)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, n + PREFIX)
+    cdef char* to = whole
+    message_prefix(<uint8_t*>to, packed, n)
+    memcpy(to + PREFIX, <const char*>data, n)
+    out = out_new(to, n + PREFIX, NULL, NULL, NULL, False)
+    if out == NULL:
+        raise MemoryError
+    return out
 
 
 cdef int64_t outs_alive() noexcept:

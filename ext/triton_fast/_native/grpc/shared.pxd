@@ -13,6 +13,8 @@ from triton_fast._native.wire.pb_infer cimport PbHead
 
 cdef enum:
     MODEL_SLOTS = 64
+    MAX_KEY = 512           # bytes of name and version that are remembered together
+    MAX_NAME = 4096         # bytes of either that are looked at; no model's are longer
 
 
 cdef class GrpcPeer(Peer):
@@ -31,6 +33,7 @@ cdef struct ModelSlot:
 
 cdef class GrpcShared(Shared):
     cdef Outgoing outgoing  # of the connection being flushed
+    cdef bint flushing      # there is one: no other may use outgoing
     cdef tf_buf head        # the message being encoded
     cdef size_t* cut        # where its tensors belong
     cdef int32_t cut_room
@@ -51,6 +54,7 @@ cdef class GrpcShared(Shared):
     cdef public int64_t age_grace_ns        # for its calls after that; 0 = no limit
     cdef Call* due          # calls with a deadline, latest first
     cdef int64_t due_at     # ns: when they are looked at; 0 = not planned
+    cdef int64_t due_rest   # ns: not before; looking costs as much as there are calls
     cdef object due_timer
     cdef ModelSlot[64] models
     cdef int64_t models_epoch

@@ -6,14 +6,19 @@ from libc.string cimport memcmp, memcpy
 
 from triton_fast._native.core.native cimport now_ns, tf_buf_free
 from triton_fast._native.core.request cimport Response
-from triton_fast._native.grpc.call cimport Call, Item
+from triton_fast._native.grpc.call cimport Call, Item, call_ref, call_unref
 from triton_fast._native.grpc.outgoing cimport outgoing_drop
 from triton_fast._native.net.shared cimport Peer, Shared
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
 
 cdef enum:
-    DUE_NS = 1000000            # between two walks over the calls that have a deadline
+    DUE_NS = 1000000            # between two walks over the calls that have a deadline, and
+    DUE_REST = 8                # so many times what the last one took
+
+
+cdef str text_of(const char* p, uint32_t n):
+    return p[:n if n < MAX_NAME else MAX_NAME].decode("utf-8", "replace") if n else ""
 
 
 cdef class GrpcPeer(Peer):
@@ -98,7 +103,7 @@ cdef class GrpcShared(Shared):
         if self.due != NULL:
             self.due.due_prev = call
         self.due = call
-        if self.due_at == 0 or call.deadline < self.due_at:
+        if self.due_at == 0 or max(call.deadline, self.due_rest) < self.due_at:
             self.plan_due(call.deadline)
         return 0
 
@@ -116,6 +121,7 @@ cdef class GrpcShared(Shared):
         return 0
 
     cdef int plan_due(self, int64_t at) except -1:
+        at = max(at, self.due_rest)
         if self.due_timer is not None:
             self.due_timer.cancel()
         self.due_at = at
@@ -127,27 +133,38 @@ cdef class GrpcShared(Shared):
         cdef int64_t now = now_ns(), earliest = 0
         cdef Call* call = self.due
         cdef Call* after
+        cdef Call* late = NULL
         cdef GrpcPeer connection
         cdef list touched = []
         self.due_timer = None
         self.due_at = 0
+        # First all are looked at: what ending one of them sets off may change the list.
         while call != NULL:
             after = call.due_next
             if call.deadline <= now:
+                self.unwatch(call)
+                call_ref(call)
+                call.due_next = late
+                late = call
+            elif earliest == 0 or call.deadline < earliest:
+                earliest = call.deadline
+            call = after
+        self.due_rest = now + max(<int64_t>DUE_NS, (now_ns() - now) * DUE_REST)
+        if earliest:
+            self.plan_due(earliest)
+        while late != NULL:
+            call = late
+            late = call.due_next
+            call.due_next = NULL
+            if call.open and not call.finished:
                 connection = <GrpcPeer>call.connection
                 touched.append(connection)
-                self.unwatch(call)
                 try:
                     connection.on_deadline(call)
                 except Exception as error:
                     self.app.failed(error)
                     connection.abort()
-            elif earliest == 0 or call.deadline < earliest:
-                earliest = call.deadline
-            call = after
-        if earliest and (self.due_at == 0 or earliest < self.due_at):
-            # A walk costs as much as there are calls with a deadline: not more often than once in DUE_NS.
-            self.plan_due(max(earliest, now + DUE_NS))
+            call_unref(call)
         for connection in touched:
             try:
                 connection.flush()
@@ -187,12 +204,16 @@ cdef class GrpcShared(Shared):
         cdef ModelSlot* slot
         cdef NativeModel model
         cdef int64_t epoch
+        cdef char* key
+        cdef PyObject* old
         cdef uint32_t k = n * 31 + m
         if n:
             k += <unsigned char>head.model_name[0] * 7 + <unsigned char>head.model_name[n - 1] * 131
         if m:
             k += <unsigned char>head.version[m - 1] * 17
         slot = &self.models[k % MODEL_SLOTS]
+        if n > MAX_KEY or m > MAX_KEY - n:
+            return self.app.resolve(text_of(head.model_name, n), text_of(head.version, m))
         # Read before the lookup: what changes during it is looked up again by the next request.
         epoch = self.epoch.value
         if self.models_epoch != epoch:
@@ -200,22 +221,23 @@ cdef class GrpcShared(Shared):
         if (slot.key != NULL and slot.name_len == n and slot.version_len == m
                 and memcmp(slot.key, head.model_name, n) == 0 and memcmp(slot.key + n, head.version, m) == 0):
             return <NativeModel>slot.model
-        model = self.app.resolve(head.model_name[:n].decode("utf-8", "replace") if n else "",
-                                 head.version[:m].decode("utf-8", "replace") if m else "")
+        model = self.app.resolve(text_of(head.model_name, n), text_of(head.version, m))
         if self.models_epoch != self.epoch.value:
             return model
-        free(slot.key)
-        Py_XDECREF(slot.model)
-        slot.model = NULL
-        slot.key = <char*>malloc(<size_t>n + m + 1)
-        if slot.key == NULL:
+        key = <char*>malloc(<size_t>n + m + 1)
+        if key == NULL:
             raise MemoryError
-        memcpy(slot.key, head.model_name, n)
-        memcpy(slot.key + n, head.version, m)
+        free(slot.key)
+        slot.key = key
+        old = slot.model
+        slot.model = NULL
         slot.name_len = n
         slot.version_len = m
+        memcpy(slot.key, head.model_name, n)
+        memcpy(slot.key + n, head.version, m)
         Py_INCREF(model)
         slot.model = <PyObject*>model
+        Py_XDECREF(old)
         return model
 
     cdef int grow_cut(self, int32_t n) except -1:

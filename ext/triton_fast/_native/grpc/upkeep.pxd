@@ -16,6 +16,6 @@ cdef class H2Connection(H2Session):
 
     cdef int keep_alive(self, int64_t now) except -1
     cdef int end_stalled(self, int64_t now) except -1
-    cdef int end_stuck(self, int64_t now) except -1
     # The server ends, and the last call was named: what comes now is not begun.
     cdef bint takes_no_more(self) noexcept
+    cdef bint is_stuck(self, int64_t now) except -1

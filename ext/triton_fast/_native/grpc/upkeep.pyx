@@ -63,13 +63,25 @@ cdef class H2Connection(H2Session):
             self.end_incomplete()
         if self.aged and self.server.age_grace_ns and now - self.left_at > self.server.age_grace_ns:
             return self.abort()
+        if self.session == NULL:
+            return 0            # leaving was the last it had to do
+        if self.is_stuck(now):
+            return self.abort()
         self.keep_alive(now)
-        if self.paused:
-            return self.end_stuck(now)
-        self.stuck_since = 0
         self.end_stalled(now)
         self.flush()
         return 0
+
+    # The peer takes nothing at all: then it can not be told of the end of a call either.
+    cdef bint is_stuck(self, int64_t now) except -1:
+        cdef size_t left
+        if not self.paused:
+            return False
+        left = self.transport.get_write_buffer_size()
+        if self.stuck_since == 0 or left != self.stuck_bytes:
+            self.stuck_since = now
+            self.stuck_bytes = left
+        return now - self.stuck_since > self.server.stall_ns
 
     cdef int keep_alive(self, int64_t now) except -1:
         if self.pinged:
@@ -87,24 +99,11 @@ cdef class H2Connection(H2Session):
         nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
         return 0
 
-    # A peer that does not read at all can not be told anything.
-    cdef int end_stuck(self, int64_t now) except -1:
-        cdef size_t unsent
-        if self.transport is None:
-            return 0
-        unsent = self.transport.get_write_buffer_size()
-        if unsent != self.unsent or self.stuck_since == 0:
-            self.unsent = unsent
-            self.stuck_since = now
-        elif now - self.stuck_since > self.server.stall_ns:
-            return self.abort()
-        return 0
-
     # Calls whose client neither takes what is there for it nor sends what it began.
     cdef int end_stalled(self, int64_t now) except -1:
         cdef Call* call = self.calls
         while call != NULL:
-            if call.out_head == NULL and (call.ended or call.finished or (
+            if call.out_head == NULL and (call.ended or call.finished or call.held or call.busy or (
                     call.message.have == 0 and call.kind != KIND_INFER)):
                 call.still_since = 0
             elif call.still_since == 0:

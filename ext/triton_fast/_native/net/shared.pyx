@@ -96,8 +96,8 @@ cdef class Shared:
         if self.in_flight == 1:
             queue_wake(model.queue)
         elif not self.to_wake:
+            self.loop.call_soon(self.wake_soon)     # first: if it fails, nobody must wait for it
             self.to_wake.append(model)
-            self.loop.call_soon(self.wake_soon)
         elif model not in self.to_wake:
             self.to_wake.append(model)
         return 0
@@ -135,7 +135,11 @@ cdef class Shared:
         cdef Peer connection
         self.draining = True
         for connection in list(self.connections):
-            connection.begin_drain()
+            try:
+                connection.begin_drain()
+            except Exception as error:
+                self.app.failed(error)
+                connection.abort()
 
     def end_incomplete(self):
         """Refuse the requests that have not come whole. After ``begin_drain``, when they had their time."""

@@ -248,5 +248,6 @@ cdef int reply_classify(Response* p, LabelTable** labels, tf_error* e) noexcept 
                             labels[index] if labels != NULL and 0 <= index < r.model.n_outputs else NULL, e):
                     return -1
                 break
-        r.wanted[i].classes = 0
+        if r.parent == NULL:
+            r.wanted[i].classes = 0
     return 0
