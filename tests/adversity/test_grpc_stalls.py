@@ -314,6 +314,17 @@ def test_shutdown_takes_no_more_of_a_stream(grpc_root: Path) -> None:
     assert client.streams[stream].outcome == SHUTTING_DOWN
 
 
+def test_shutdown_does_not_wait_for_who_takes_no_answer(grpc_root: Path) -> None:
+    """The answer is there and the client's window is shut: the call is reset long before the exit time-out."""
+
+    def begin(client: Http2) -> int:
+        client.send(settings({INITIAL_WINDOW: 0}))
+        return client.call(infer_message())
+
+    client, call = ends(grpc_root, begin)
+    assert (client.streams[call].reset, bytes(client.streams[call].body)) == (CANCEL, b"")
+
+
 def test_shutdown_ends_a_health_watch(grpc_root: Path) -> None:
     client, watch = ends(grpc_root, lambda client: client.open(WATCH_CALL, message(b""), end=True))
     assert client.streams[watch].status == UNAVAILABLE

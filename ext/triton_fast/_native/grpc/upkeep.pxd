@@ -19,3 +19,5 @@ cdef class H2Connection(H2Session):
     # The server ends, and the last call was named: what comes now is not begun.
     cdef bint takes_no_more(self) noexcept
     cdef bint is_stuck(self, int64_t now) except -1
+    # How long a peer may stand still.
+    cdef int64_t patience(self) noexcept

@@ -12,6 +12,7 @@ from triton_fast._native.grpc.h2 import SHUTTING_DOWN
 cdef enum:
     NOTICE_NS = 500000000       # from the first GOAWAY to the one that names the last call
 
+cdef int64_t LAST_STALL_NS = 2000000000                 # of a peer that takes nothing while the server ends
 cdef int64_t IDLE_PING_NS = <int64_t>7200 * 1000000000
 cdef int64_t GREETING_NS = <int64_t>20 * 1000000000     # for the first bytes of a connection
 
@@ -81,7 +82,10 @@ cdef class H2Connection(H2Session):
         if self.stuck_since == 0 or left != self.stuck_bytes:
             self.stuck_since = now
             self.stuck_bytes = left
-        return now - self.stuck_since > self.server.stall_ns
+        return now - self.stuck_since > self.patience()
+
+    cdef int64_t patience(self) noexcept:
+        return min(self.server.stall_ns, LAST_STALL_NS) if self.server.draining else self.server.stall_ns
 
     cdef int keep_alive(self, int64_t now) except -1:
         if self.pinged:
@@ -102,13 +106,14 @@ cdef class H2Connection(H2Session):
     # Calls whose client neither takes what is there for it nor sends what it began.
     cdef int end_stalled(self, int64_t now) except -1:
         cdef Call* call = self.calls
+        cdef int64_t longest = self.patience()
         while call != NULL:
             if call.out_head == NULL and (call.ended or call.finished or call.held or call.busy or (
                     call.message.have == 0 and call.kind != KIND_INFER)):
                 call.still_since = 0
             elif call.still_since == 0:
                 call.still_since = now
-            elif now - call.still_since > self.server.stall_ns:
+            elif now - call.still_since > longest:
                 nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, call.stream_id, NGHTTP2_CANCEL)
             call = call.next
         return 0
