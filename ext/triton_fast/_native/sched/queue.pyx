@@ -6,7 +6,7 @@ from libc.string cimport memset, strlen
 from posix.time cimport timespec
 
 from triton_fast._native.core.native cimport (
-    TF_UNAVAILABLE, now_ns, tf_cas32, tf_error, tf_fail, tf_load32, tf_pause, tf_store32,
+    TF_UNAVAILABLE, now_ns, tf_cas32, tf_error, tf_fail, tf_load32, tf_store32,
 )
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_timedwait,
@@ -20,6 +20,9 @@ from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
 
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 cdef enum:
     WATCH_NS = 1000000      # between two walks for expired requests: no refusal is later than this
@@ -342,7 +345,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
     cdef Bucket* b
     cdef Bucket* after
     cdef Refused refused
-    cdef int32_t n, _i
+    cdef int32_t n
     cdef int64_t wait_until, spin_end
     cdef timespec ts
     memset(&refused, 0, sizeof(Refused))
@@ -387,8 +390,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
             pthread_mutex_unlock(&q.lock)
             spin_end = now_ns() + spin_ns
             while tf_load32(&q.count) == 0 and not tf_load32(<int32_t*>&q.stopping) and now_ns() < spin_end:
-                for _i in range(16):
-                    tf_pause()
+                sched_yield()       # who shares this processor brings the next request, maybe
             pthread_mutex_lock(&q.lock)
             q.spinning = 0
             if q.head != NULL:
