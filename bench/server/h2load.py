@@ -17,6 +17,7 @@ from bench.server.load import Answer
 
 # Answers never wait for h2load: 16 MiB for each stream and connection are more than all answers in flight.
 WINDOW_BITS = 24
+LEAST_LOGGED = 0.5  # seconds of the run that takes latencies
 REQUESTS = re.compile(r"^requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, "
                       r"(\d+) timeout$", re.M)
 STATUSES = re.compile(r"^status codes: (\d+) 2xx,", re.M)
@@ -66,20 +67,29 @@ class H2load:
         No warm-up of h2load's own: its requests would not be in the report, but in the server's counters.
         """
         seconds = seconds or self.seconds
+        figures = self._load(port, path, seconds)
+        rate = figures["requests"] / seconds
+        # A row written for each request costs h2load more than some peers need for its answer: latencies are taken by a
+        # run of their own.
         self.log.unlink(missing_ok=True)  # h2load appends
-        headers = [part for key, value in self.case.headers.items() for part in ("-H", f"{key}: {value}")]
-        argv = [
-            "h2load", "-t1", f"-c{self.case.connections}", f"-m{self.case.streams}",
-            "-D", f"{round(seconds * 1000)}ms", f"-w{WINDOW_BITS}", f"-W{WINDOW_BITS}", "-d", str(self.body), *headers,
-            f"--log-file={self.log}", f"http://127.0.0.1:{port}{path}",
-        ]
-        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=seconds + 60)
-        if done.returncode:
-            raise RuntimeError(f"h2load failed ({done.returncode}): {done.stdout[-500:]}{done.stderr[-500:]}")
-        figures = parse(done.stdout)
+        logged = self._load(port, path, max(LEAST_LOGGED, seconds / 4), f"--log-file={self.log}")
+        for key in ("requests", "data_bytes"):
+            figures[key] += logged[key]
+        figures["errors"] = {kind: n + logged["errors"][kind] for kind, n in figures["errors"].items()}
         # Rows of start time, status and duration, in microseconds, one for each request.
         times = np.fromfile(self.log, np.int64, sep=" ").reshape(-1, 3)[:, 2]
         for key, rank in (("p50", 50), ("p90", 90), ("p99", 99), ("p999", 99.9), ("max", 100)):
             figures[key] = int(np.percentile(times, rank))
-        figures |= {"mean": round(float(times.mean()), 1), "seconds": seconds, "rate": figures["requests"] / seconds}
-        return figures
+        return figures | {"mean": round(float(times.mean()), 1), "seconds": seconds, "rate": rate}
+
+    def _load(self, port: int, path: str, seconds: float, *flags: str) -> dict:
+        headers = [part for key, value in self.case.headers.items() for part in ("-H", f"{key}: {value}")]
+        argv = [
+            "h2load", "-t1", f"-c{self.case.connections}", f"-m{self.case.streams}",
+            "-D", f"{round(seconds * 1000)}ms", f"-w{WINDOW_BITS}", f"-W{WINDOW_BITS}", "-d", str(self.body), *headers,
+            *flags, f"http://127.0.0.1:{port}{path}",
+        ]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=seconds + 60)
+        if done.returncode:
+            raise RuntimeError(f"h2load failed ({done.returncode}): {done.stdout[-500:]}{done.stderr[-500:]}")
+        return parse(done.stdout)
