@@ -11,19 +11,18 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast.dataplane import Dataplane, parse_version
 from triton_fast.errors import INTERNAL_ERROR, STATUS, Code
 from triton_fast.frontends import compression
-from triton_fast.frontends.authorizer import Authorizer
 from triton_fast.frontends.grpc import health, reflection
 from triton_fast.frontends.grpc.calls import INTERNAL, OK, UNIMPLEMENTED, Call, Handler, OneRequest, code_status
 from triton_fast.frontends.grpc.service import METHODS, Method, Reply, run
-from triton_fast.frontends.work import Offload, Where
+from triton_fast.frontends.v2 import V2App
+from triton_fast.frontends.work import Where
 from triton_fast.observability import log
 
 
-class GrpcApp(Offload):
+class GrpcApp(V2App):
     """What the native connection asks of the gRPC front end; all of it on the loop's thread."""
 
     inflate = staticmethod(partial(compression.inflate, flag="--grpc-max-inflated-size"))
-    deflate = staticmethod(compression.deflate)
 
     def __init__(
         self,
@@ -32,10 +31,7 @@ class GrpcApp(Offload):
         loads: Executor,
         restricted: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
-        super().__init__(work, loads)
-        self.plane = plane
-        # Inference itself is checked by the native connection.
-        self.authorizer = Authorizer(restricted)
+        super().__init__(plane, work, loads, restricted)
         self.watchers = health.Watchers(plane)
         # Path -> restricted category, and what takes the call.
         self.calls: dict[str, tuple[str, Callable[[Call], Handler]]] = {

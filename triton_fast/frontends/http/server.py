@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from concurrent.futures import Executor
 from functools import partial
 
 from triton_fast._native.sched.model import NativeModel
-from triton_fast.dataplane import Dataplane
 from triton_fast.frontends import compression
-from triton_fast.frontends.authorizer import Authorizer
 from triton_fast.frontends.http import routes
 from triton_fast.frontends.http.accept import choose_encoding
 from triton_fast.frontends.http.messages import Answer, Verb, code_status, error_answer
 from triton_fast.frontends.metrics import Handler
+from triton_fast.frontends.v2 import V2App
 from triton_fast.frontends.work import Offload, Where
 from triton_fast.observability import log
 
 
-class InferApp(Offload):
+class InferApp(V2App):
     """What the native connection asks of the v2 front end."""
 
     inflate = staticmethod(partial(compression.inflate, flag="--http-max-input-size"))
-    deflate = staticmethod(compression.deflate)
     choose_encoding = staticmethod(choose_encoding)
-
-    def __init__(
-        self,
-        plane: Dataplane,
-        work: Executor,
-        loads: Executor,
-        restricted: Mapping[str, tuple[str, str]] | None = None,
-    ) -> None:
-        super().__init__(work, loads)
-        self.plane = plane
-        # Inference itself is checked by the native connection (restrict_infer).
-        self.authorizer = Authorizer(restricted)
 
     def resolve(self, name: str, version: int) -> NativeModel:
         return self.plane.native_model(name, version)

@@ -1,0 +1,29 @@
+"""What the v2 front ends have in common, whatever the protocol: the verbs, who may use them, threads, compression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+from triton_fast.dataplane import Dataplane
+from triton_fast.frontends import compression
+from triton_fast.frontends.authorizer import Authorizer
+from triton_fast.frontends.work import Offload
+
+
+class V2App(Offload):
+    """Base of what native connections ask of Python. ``restricted``: see ``Authorizer``."""
+
+    deflate = staticmethod(compression.deflate)
+
+    def __init__(
+        self,
+        plane: Dataplane,
+        work: Executor,
+        loads: Executor,
+        restricted: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        super().__init__(work, loads)
+        self.plane = plane
+        # Inference itself is checked by the native connections (restrict_infer).
+        self.authorizer = Authorizer(restricted)
