@@ -1,14 +1,19 @@
 # Carriers: forked from a request, sent, counted while they are on their way. See respond.pxd.
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
 
-from triton_fast._native.core.native cimport now_ns, tf_add32, tf_cas32, tf_load32, tf_store32
+from triton_fast._native.core.native cimport (
+    now_ns, tf_add32, tf_cas32, tf_load32, tf_lock, tf_store32, tf_unlock,
+)
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.request cimport (
     REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, request_alloc, request_free, request_new,
 )
 
 from triton_fast._native.core.request import stats
+
+
+cdef int32_t words_lock = 0
 
 
 cdef Request* request_fork(Request* r) noexcept nogil:
@@ -64,11 +69,7 @@ cdef int wait_for_place(Request* r) noexcept nogil:
     return status
 
 
-cdef int response_send(Request* carrier) noexcept nogil:
-    cdef Request* r = carrier.parent
-    if tf_load32(&r.cancelled) or (r.max_responses > 0 and not take_place(r) and wait_for_place(r) != 0):
-        request_free(carrier)
-        return -1
+cdef inline int hand_over(Request* carrier) noexcept nogil:
     carrier.stamps[T_OUTPUT] = now_ns()
     carrier.state = REQ_DONE        # request_free gives its place back
     carrier.response.next = NULL
@@ -76,9 +77,40 @@ cdef int response_send(Request* carrier) noexcept nogil:
     return 0
 
 
+cdef int response_send(Request* carrier) noexcept nogil:
+    cdef Request* r = carrier.parent
+    if tf_load32(&r.cancelled) or (r.max_responses > 0 and not take_place(r) and wait_for_place(r) != 0):
+        request_free(carrier)
+        return -1
+    return hand_over(carrier)
+
+
+cdef int response_try_send(Request* carrier) noexcept nogil:
+    cdef Request* r = carrier.parent
+    if tf_load32(&r.cancelled):
+        request_free(carrier)
+        return -1
+    if r.max_responses > 0 and not take_place(r):
+        return 1
+    return hand_over(carrier)
+
+
 cdef void request_cancel(Request* r) noexcept nogil:
     tf_store32(&r.cancelled, 1)
     park_wake(&r.waiting)
+    tf_lock(&words_lock)        # a word is written or taken away, never both at a time
+    if r.cancel_word != NULL:
+        tf_store32(<int32_t*>r.cancel_word, <int32_t>r.cancel_value)
+    tf_unlock(&words_lock)
+
+
+cdef void request_cancel_word(Request* r, uint32_t* word, uint32_t value) noexcept nogil:
+    tf_lock(&words_lock)
+    r.cancel_word = word
+    r.cancel_value = value
+    if word != NULL and tf_load32(&r.cancelled):
+        tf_store32(<int32_t*>word, <int32_t>value)
+    tf_unlock(&words_lock)
 
 
 cdef int request_sleep(Request* r, int64_t until) noexcept nogil:

@@ -10,6 +10,7 @@ cdef struct Batch:
     Request** requests
     int32_t n
     int64_t rows
+    int64_t t_started       # ns when the queue gave it out
     int64_t t_input         # set by execute: ns when the inputs were gathered
     int64_t t_computed      # set by execute: ns when the run returned
 
@@ -20,10 +21,21 @@ cdef struct Batch:
 # reference of the block for each tensor. Returns 0; any other value fails what has neither outputs nor an error.
 # For a decoupled model it may send any number of responses before (core/respond.pxd); a response that it leaves empty
 # then only says that the request has ended.
+# It may keep a request for later: it sets requests[i] to NULL, and calls request_finish once, from any thread, when
+# request.response is filled. Its BackendModel.close returns only after the last of them.
 ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
+
+
+# Called before each look at the queue; may wait until the instance can take work, but not once *stopping is set.
+ctypedef int (*before_fn)(void* state, int32_t* stopping) noexcept nogil
+
+
+# Stamp, count and deliver a request that execute kept.
+cdef void request_finish(Request* r) noexcept nogil
 
 
 cdef class NativeInstance:
     cdef execute_fn execute
+    cdef before_fn before       # NULL: nothing to wait for
     cdef void* state
     cdef public str name

@@ -1,4 +1,40 @@
-# Base class of what backends hand out; see instance.pxd for the contract of execute.
+# Base class of what backends hand out, and the end of requests that they keep; see instance.pxd for the contract.
+from libc.stdint cimport int64_t
+
+from triton_fast._native.core.native cimport TF_CANCELLED, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock
+from triton_fast._native.core.request cimport (
+    REQ_DONE, Request, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+)
+from triton_fast._native.core.stats cimport (
+    FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
+    stats_failure, stats_success,
+)
+from triton_fast._native.sched.queue cimport Queue
+
+
+cdef void request_finish(Request* r) noexcept nogil:
+    cdef Stats* s = (<Queue*>r.model.queue).stats
+    cdef int64_t[N_PHASES] phase
+    cdef int64_t done = now_ns()
+    if r.stamps[T_INPUT] == 0:
+        r.stamps[T_INPUT] = r.stamps[T_STARTED]
+    if r.stamps[T_COMPUTED] < r.stamps[T_INPUT]:
+        r.stamps[T_COMPUTED] = done
+    r.stamps[T_OUTPUT] = done
+    tf_store32(&r.state, REQ_DONE)
+    phase[PHASE_REQUEST] = done - r.stamps[T_QUEUED]
+    phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
+    phase[PHASE_INPUT] = r.stamps[T_INPUT] - r.stamps[T_STARTED]
+    phase[PHASE_INFER] = r.stamps[T_COMPUTED] - r.stamps[T_INPUT]
+    phase[PHASE_OUTPUT] = done - r.stamps[T_COMPUTED]
+    if r.response.code == TF_OK:
+        tf_lock(&s.lock)
+        stats_success(s, phase)
+        tf_unlock(&s.lock)
+    else:
+        stats_failure(s, FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND, phase[PHASE_REQUEST])
+    r.response.next = NULL
+    r.sink.deliver(r.sink, &r.response, &r.response)
 
 
 cdef class NativeInstance:
@@ -9,5 +45,6 @@ cdef class NativeInstance:
 
     def __cinit__(self, *args, **kwargs):
         self.execute = NULL
+        self.before = NULL
         self.state = NULL
         self.name = ""

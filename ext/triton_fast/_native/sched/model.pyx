@@ -20,7 +20,7 @@ from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_clear, stats_execution, stats_snapshot, stats_success,
 )
-from triton_fast._native.sched.instance cimport Batch, NativeInstance, execute_fn
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
 from triton_fast._native.sched.queue cimport (
     Queue, queue_free, queue_new, queue_stop, queue_take, queue_watch,
@@ -46,6 +46,7 @@ cdef struct Runner:
     Queue* queue
     Stats* stats
     execute_fn execute
+    before_fn before
     void* state
     int64_t spin_ns
     pthread_mutex_t joining     # several callers of stop may wait for the same thread
@@ -58,20 +59,22 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
     cdef int64_t done = now_ns()
     cdef int64_t[N_PHASES] phase
     cdef Request* r
-    cdef Sink* sink
+    cdef Sink* sink = NULL
     cdef Response* first = NULL
     cdef Response* last = NULL
     if batch.t_input == 0:
-        batch.t_input = batch.requests[0].stamps[T_STARTED]
+        batch.t_input = batch.t_started
     if batch.t_computed < batch.t_input:
         batch.t_computed = batch.t_input
-    phase[PHASE_INPUT] = batch.t_input - batch.requests[0].stamps[T_STARTED]
+    phase[PHASE_INPUT] = batch.t_input - batch.t_started
     phase[PHASE_INFER] = batch.t_computed - batch.t_input
     phase[PHASE_OUTPUT] = done - batch.t_computed
     tf_lock(&run.stats.lock)
     stats_execution(run.stats, batch.rows, &phase[PHASE_INPUT])
     for i in range(batch.n):
         r = batch.requests[i]
+        if r == NULL:       # kept by the backend
+            continue
         r.stamps[T_INPUT] = batch.t_input
         r.stamps[T_COMPUTED] = batch.t_computed
         r.stamps[T_OUTPUT] = done
@@ -85,11 +88,13 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
             run.stats.fail_ns += phase[PHASE_REQUEST]
     tf_unlock(&run.stats.lock)
     # Responses of one sink travel as one chain: one wake-up of a loop per batch, not per request.
-    sink = batch.requests[0].sink
     for i in range(batch.n):
         r = batch.requests[i]
+        if r == NULL:
+            continue
         if r.sink != sink:
-            sink.deliver(sink, first, last)
+            if sink != NULL:
+                sink.deliver(sink, first, last)
             sink = r.sink
             first = NULL
         r.response.next = NULL
@@ -98,7 +103,8 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         else:
             last.next = &r.response
         last = &r.response
-    sink.deliver(sink, first, last)
+    if sink != NULL:
+        sink.deliver(sink, first, last)
 
 
 cdef void* run_instance(void* arg) noexcept nogil:
@@ -112,11 +118,14 @@ cdef void* run_instance(void* arg) noexcept nogil:
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, NULL)
     while True:
+        if run.before != NULL:
+            run.before(run.state, <int32_t*>&run.queue.stopping)
         batch.n = queue_take(run.queue, run.taken, run.spin_ns, &started)
         if batch.n == 0:
             return NULL
         batch.requests = run.taken
         batch.rows = 0
+        batch.t_started = started
         batch.t_input = 0
         batch.t_computed = 0
         for i in range(batch.n):
@@ -124,6 +133,8 @@ cdef void* run_instance(void* arg) noexcept nogil:
         status = run.execute(run.state, &batch)
         if status != 0:
             for i in range(batch.n):
+                if run.taken[i] == NULL:
+                    continue
                 if run.taken[i].response.code == TF_OK and run.taken[i].response.n_outputs == 0:
                     response_fail(&run.taken[i].response, TF_INTERNAL, silent, strlen(silent))
         finish(run, &batch)
@@ -303,6 +314,7 @@ cdef class NativeModel(ModelHandle):
             raise MemoryError
         run.taken = <Request**>malloc(MAX_TAKE * sizeof(Request*))
         run.execute = instance.execute
+        run.before = instance.before
         run.state = instance.state
         run.spin_ns = spin_ns
         if run.taken == NULL:

@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t
 
 from triton_fast._native.core.labels cimport LabelTable
 from triton_fast._native.core.native cimport tf_buf, tf_error
-from triton_fast._native.core.request cimport Response
+from triton_fast._native.core.request cimport Param, Response
 
 
 # Write the JSON part of a successful response to out, and the indices (into p.outputs) of the tensors that must follow
@@ -13,3 +13,5 @@ cdef int32_t json_encode_reply(Response* p, LabelTable** labels, tf_buf* out, in
                                tf_error* e) noexcept nogil
 # Quote and escape one UTF-8 text as a JSON string (with the quotes); bytes that are no UTF-8 become U+FFFD.
 cdef void json_put_string(tf_buf* out, const char* text, size_t n) noexcept nogil
+# Parameters as a JSON object; p may be NULL.
+cdef void json_put_params(tf_buf* out, Param* p) noexcept nogil

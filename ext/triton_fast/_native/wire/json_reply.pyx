@@ -93,8 +93,8 @@ cdef int put_data(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogi
 
 # --- the reply --------------------------------------------------------------------------------------------------------
 
-cdef void put_params(tf_buf* out, Param* p) noexcept nogil:
-    tf_buf_put(out, b',"parameters":{', 15)
+cdef void json_put_params(tf_buf* out, Param* p) noexcept nogil:
+    tf_buf_char(out, 123)
     while p != NULL:
         json_quote(out, p.key, p.key_len)
         tf_buf_char(out, 58)
@@ -190,7 +190,8 @@ cdef int32_t json_encode_reply(Response* p, LabelTable** labels, tf_buf* out, in
     tf_buf_put(out, m.version_text, m.version_len)
     tf_buf_char(out, 34)
     if p.params != NULL:
-        put_params(out, p.params)
+        tf_buf_put(out, b',"parameters":', 14)
+        json_put_params(out, p.params)
     tf_buf_put(out, b',"outputs":[', 12)
     for i in range(p.n_outputs):
         binary = r.binary_default

@@ -1,0 +1,440 @@
+# See calls.pxd. A call has its own sink. What is delivered there is pushed on the worker's stack and answered by the
+# service thread, so that the model called never waits for the caller. The GIL is taken to look a model's name up, once
+# for each change of what names mean.
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, strlen
+
+from triton_fast._native.core.native cimport (
+    TF_CANCELLED, TF_INTERNAL, TF_OK, now_ns, tf_add32, tf_error, tf_fail,
+)
+from triton_fast._native.core.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
+from triton_fast._native.core.request cimport (
+    REQ_QUEUED, Model, Request, Response, Sink, request_free, request_new, response_fail,
+)
+from triton_fast._native.pyworker.channel cimport Channel, channel_kick, channel_publish
+from triton_fast._native.pyworker.decode cimport (
+    Source, bls_model, copy_record, decode_bls, source_begin, source_end,
+)
+from triton_fast._native.pyworker.encode cimport encoder_answer, encoder_place
+from triton_fast._native.pyworker.layout cimport (
+    ANSWER_RESPONSE, BLS_STREAM, BLS_WAITS, BlsRecord, Message, RING_ANSWERS,
+)
+from triton_fast._native.pyworker.region cimport Chunk, inbound_drop
+from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
+from triton_fast._native.sched.model cimport NativeModel
+from triton_fast._native.sched.queue cimport (
+    Queue, SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake,
+)
+
+cdef enum:
+    MAX_UNREAD = 1024       # responses of one call that may wait for room
+
+
+# --- what arrives -----------------------------------------------------------------------------------------------------
+
+cdef void free_response(Response* p) noexcept nogil:
+    request_free(p.request)
+
+
+# The lock is held. The call has had its last response.
+cdef void call_unlink(Worker* w, Call* call) noexcept nogil:
+    if call.prev != NULL:
+        call.prev.next = call.next
+    else:
+        w.calls = call.next
+    if call.next != NULL:
+        call.next.prev = call.prev
+    call.target.refs -= 1
+    free(call)
+
+
+cdef void call_deliver(Sink* sink, Response* first, Response* last) noexcept nogil:
+    cdef Call* call = <Call*>sink
+    cdef Worker* w = call.worker
+    cdef Response* p = first
+    cdef Response* after
+    cdef bint was_empty, over = last.is_final, unwanted
+    last.next = NULL
+    pthread_mutex_lock(&w.lock)
+    unwanted = call.closed or not w.serving
+    if unwanted:
+        if over:
+            call.child = NULL
+            call_unlink(w, call)
+    else:
+        was_empty = w.arrived == NULL
+        while p != NULL:
+            after = p.next
+            p.next = w.arrived
+            w.arrived = p
+            p = after
+        if was_empty:
+            channel_kick(w.channel)
+    pthread_mutex_unlock(&w.lock)
+    if unwanted:
+        while first != NULL:
+            after = first.next
+            free_response(first)
+            first = after
+        if over:
+            with gil:
+                targets_drop(w)     # its worker has gone: nobody else comes to do it
+            worker_unref(w)
+
+
+cdef void call_runner(Request* r, Worker* w) noexcept nogil:
+    if r.sink != NULL and r.sink.deliver == call_deliver:
+        (<Call*>r.sink).runner = w
+
+
+# Write one response, or an error text, to the worker. -1: no room now.
+cdef int answer(Worker* w, Channel* c, uint32_t id, Response* p, int32_t code, const char* text, size_t n,
+                bint is_final) noexcept nogil:
+    cdef Message m
+    cdef Chunk* chunk
+    encoder_answer(&w.answers, p, code, text, n, is_final)
+    chunk = encoder_place(&w.answers, c.region, &m)
+    if chunk == NULL and p != NULL and p.n_outputs > 0:
+        text = b"not enough memory shared with the model's worker for the response"
+        encoder_answer(&w.answers, NULL, TF_INTERNAL, text, strlen(text), is_final)
+        chunk = encoder_place(&w.answers, c.region, &m)
+    if chunk == NULL:
+        return -1
+    m.kind = ANSWER_RESPONSE
+    m.id = id
+    if channel_publish(c, RING_ANSWERS, &m) != 0:
+        inbound_drop(chunk)
+        return -1
+    return 0
+
+
+# Deal with one response of a call. -1: no room now, nothing has changed.
+cdef int forward(Worker* w, Channel* c, Response* p) noexcept nogil:
+    cdef Call* call = <Call*>p.request.sink
+    cdef bint is_final = p.is_final
+    cdef int status = 0
+    if not call.closed:
+        if call.streams:
+            status = answer(w, c, call.id, p, TF_OK, NULL, 0, is_final)
+        elif not call.answered:
+            # Of a model that answers once the only response is the final one.
+            status = answer(w, c, call.id, p, TF_OK, NULL, 0, True)
+            if status == 0:
+                call.answered = True
+    if status != 0:
+        return -1
+    if is_final:
+        pthread_mutex_lock(&w.lock)
+        call.child = NULL
+        call_unlink(w, call)
+        pthread_mutex_unlock(&w.lock)
+    free_response(p)
+    if is_final:
+        worker_unref(w)
+    return 0
+
+
+cdef bint calls_answer(Worker* w, Channel* c) noexcept nogil:
+    cdef Response* p
+    cdef Response* after
+    cdef Response* fresh = NULL
+    cdef Response* newest
+    pthread_mutex_lock(&w.lock)
+    p = w.arrived
+    w.arrived = NULL
+    pthread_mutex_unlock(&w.lock)
+    newest = p
+    while p != NULL:        # it was pushed newest first
+        after = p.next
+        p.next = fresh
+        fresh = p
+        p = after
+    if fresh != NULL:
+        if w.unanswered == NULL:
+            w.unanswered = fresh
+        else:
+            w.unanswered_last.next = fresh
+        w.unanswered_last = newest
+    while w.unanswered != NULL:
+        p = w.unanswered
+        after = p.next
+        if forward(w, c, p) != 0:
+            return True
+        w.unanswered = after
+    return False
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+# The model of this name. NULL with e filled.
+cdef Target* target_of(Worker* w, const char* name, uint32_t n, int64_t version, tf_error* e) noexcept nogil:
+    cdef Target* t = w.targets
+    cdef long long now = 0
+    if w.epoch != NULL:
+        now = w.epoch[0]
+        while t != NULL:
+            if t.epoch == now and t.version == version and t.name_len == n and memcmp(t.name, name, n) == 0:
+                return t
+            t = t.next
+    with gil:
+        return look_up(w, name, n, version, now, e)
+
+
+cdef Target* look_up(Worker* w, const char* name, uint32_t n, int64_t version, long long epoch, tf_error* e) noexcept:
+    cdef Target* t
+    cdef NativeModel model
+    try:
+        text = name[:n].decode()
+        targets_drop(w)
+        model = (<object><PyObject*>w.resolve)(text, version)
+    except Exception:
+        tf_fail(e, TF_INTERNAL, b"Failed for execute the inference request. Model '%.*s' is not ready.",
+                <int>(n if n < 4096 else 4096), name)
+        return NULL
+    t = <Target*>calloc(1, sizeof(Target))
+    if t != NULL:
+        t.name = <char*>malloc(n + 1)
+    if t == NULL or t.name == NULL:
+        free(t)
+        tf_fail(e, TF_INTERNAL, b"out of memory")
+        return NULL
+    memcpy(t.name, name, n)
+    t.name_len = n
+    t.version = version
+    t.epoch = epoch
+    Py_INCREF(model)
+    t.owner = <void*>model
+    t.model = model.ptr
+    t.queue = model.queue
+    pthread_mutex_lock(&w.lock)
+    t.next = w.targets
+    w.targets = t
+    pthread_mutex_unlock(&w.lock)
+    return t
+
+
+cdef int targets_drop(Worker* w) noexcept:
+    cdef Target* t
+    cdef Target* gone = NULL
+    cdef Target** link = &w.targets
+    pthread_mutex_lock(&w.lock)
+    while link[0] != NULL:
+        t = link[0]
+        if t.refs == 0:
+            link[0] = t.next
+            t.next = gone
+            gone = t
+        else:
+            link = &t.next
+    pthread_mutex_unlock(&w.lock)
+    while gone != NULL:
+        t = gone
+        gone = t.next
+        if t.owner != NULL:
+            Py_DECREF(<object>t.owner)
+        free(t.name)
+        free(t)
+    return 0
+
+
+# Whether the call can be made. Else e says why.
+cdef int check_call(Target* t, bint streams, tf_error* e) noexcept nogil:
+    cdef Model* m = t.model
+    if m.decoupled and not streams:
+        return tf_fail(e, TF_INTERNAL, b"Model %.*s is using the decoupled. The current BLS request call doesn't support "
+                       b"models using the decoupled transaction policy. Please use 'decoupled=True' argument to the "
+                       b"'exec' or 'async_exec' calls for decoupled models.'", <int>m.name_len, m.name)
+    return 0
+
+
+cdef Call* call_new(Worker* w, Target* t, uint32_t id, uint32_t options, Request* child) noexcept nogil:
+    cdef Call* call = <Call*>calloc(1, sizeof(Call))
+    if call == NULL:
+        return NULL
+    call.sink.deliver = call_deliver
+    call.worker = w
+    call.target = t
+    call.id = id
+    call.streams = options & BLS_STREAM != 0
+    call.waits = options & BLS_WAITS != 0
+    call.began = now_ns()
+    call.child = child
+    child.sink = &call.sink
+    child.ctx = call
+    child.max_responses = MAX_UNREAD
+    tf_add32(&w.refs, 1)
+    pthread_mutex_lock(&w.lock)
+    t.refs += 1
+    call.next = w.calls
+    if call.next != NULL:
+        call.next.prev = call
+    w.calls = call
+    pthread_mutex_unlock(&w.lock)
+    return call
+
+
+# Make the request of a copied record. 0, or -1 with e filled.
+cdef int submit(Worker* w, Source* s, uint32_t id, tf_error* e) noexcept nogil:
+    cdef BlsRecord head
+    cdef Target* t
+    cdef Call* call
+    cdef Request* r
+    cdef const char* name = NULL
+    cdef bint wake = False
+    cdef int attempt, status = SUBMIT_STOPPED
+    memcpy(&head, w.record.data, sizeof(BlsRecord))
+    if bls_model(w.record.data, w.record.len, &name) != 0:
+        return tf_fail(e, TF_INTERNAL, b"malformed request")
+    for attempt in range(2):
+        t = target_of(w, name, head.model_len, head.version, e)
+        if t == NULL or check_call(t, head.options & BLS_STREAM != 0, e) != 0:
+            return -1
+        r = decode_bls(s, w.record.data, w.record.len, t.model, e)
+        if r == NULL:
+            return -1
+        call = call_new(w, t, id, head.options, r)
+        if call == NULL:
+            request_free(r)
+            return tf_fail(e, TF_INTERNAL, b"out of memory")
+        status = queue_submit(t.queue, r, &wake, e)
+        if wake:
+            queue_wake(t.queue)
+        if status == SUBMIT_OK:
+            return 0
+        pthread_mutex_lock(&w.lock)
+        call_unlink(w, call)
+        t.epoch = -1        # look again
+        pthread_mutex_unlock(&w.lock)
+        worker_unref(w)
+        request_free(r)
+        if status != SUBMIT_STOPPED:
+            return -1
+    return -1
+
+
+cdef int call_start(Worker* w, Channel* c, Message* m) noexcept nogil:
+    cdef Source s
+    cdef tf_error e
+    cdef Request* r
+    if copy_record(c.region, m.off, sizeof(BlsRecord), m.len, &w.record) != 0:
+        return -1
+    source_begin(&s, c.region, m.off)
+    tf_fail(&e, TF_INTERNAL, b"out of memory")
+    if submit(w, &s, m.id, &e) != 0:
+        # Through the same list as all others, so that it waits for room as they do.
+        refuse_new(w, m.id, &e)
+    source_end(&s)
+    return 0
+
+
+# Answer a call that never became a request.
+cdef void refuse_new(Worker* w, uint32_t id, tf_error* e) noexcept nogil:
+    cdef Request* r = request_new(NULL)
+    cdef Target* t = <Target*>calloc(1, sizeof(Target))
+    cdef Call* call
+    if r == NULL or t == NULL:
+        free(t)
+        if r != NULL:
+            request_free(r)
+        return
+    call = call_new(w, t, id, BLS_STREAM, r)
+    if call == NULL:
+        free(t)
+        request_free(r)
+        return
+    response_fail(&r.response, e.code, e.text, e.len)
+    # Its own target, so that it looks like any other; with the others it is let go.
+    t.epoch = -1
+    pthread_mutex_lock(&w.lock)
+    t.next = w.targets
+    w.targets = t
+    pthread_mutex_unlock(&w.lock)
+    call_deliver(&call.sink, &r.response, &r.response)
+
+
+# The lock is held.
+cdef Call* find_call(Worker* w, uint32_t id) noexcept nogil:
+    cdef Call* call = w.calls
+    while call != NULL and call.id != id:
+        call = call.next
+    return call
+
+
+# The lock is held. The child of a call, if it was still queued: it is the caller's now. Else it is told to stop.
+cdef Request* take_back(Call* call) noexcept nogil:
+    if call.child == NULL or call.target.queue == NULL:
+        return NULL
+    if queue_cancel(call.target.queue, call.child):
+        return call.child
+    return NULL
+
+
+cdef void call_end(Worker* w, uint32_t id, bint cancel) noexcept nogil:
+    cdef Request* r = NULL
+    cdef Call* call
+    cdef const char* text = b"the request was cancelled"
+    pthread_mutex_lock(&w.lock)
+    call = find_call(w, id)
+    if call != NULL:
+        if not cancel:
+            call.closed = True
+        else:
+            r = take_back(call)
+    pthread_mutex_unlock(&w.lock)
+    if r != NULL:
+        response_fail(&r.response, TF_CANCELLED, text, strlen(text))
+        call_deliver(r.sink, &r.response, &r.response)
+
+
+cdef bint call_refuse(Worker* w, uint32_t id, int32_t code, const char* text, size_t n) noexcept nogil:
+    cdef Request* r = NULL
+    cdef Call* call
+    pthread_mutex_lock(&w.lock)
+    call = find_call(w, id)
+    # Only a queued one: queue_cancel would tell a running one to stop.
+    if call != NULL and call.child != NULL and call.child.state == REQ_QUEUED:
+        r = take_back(call)
+    pthread_mutex_unlock(&w.lock)
+    if r == NULL:
+        return False
+    response_fail(&r.response, code, text, n)
+    call_deliver(r.sink, &r.response, &r.response)
+    return True
+
+
+cdef void calls_abandon(Worker* w) noexcept nogil:
+    cdef Call* call
+    cdef Request* taken = NULL
+    cdef Request* r
+    cdef Response* p
+    cdef Response* after
+    pthread_mutex_lock(&w.lock)
+    w.serving = False
+    call = w.calls
+    while call != NULL:
+        call.closed = True
+        r = take_back(call)
+        if r != NULL:
+            r.q_next = taken
+            taken = r
+        call = call.next
+    p = w.arrived
+    w.arrived = NULL
+    pthread_mutex_unlock(&w.lock)
+    while taken != NULL:
+        r = taken
+        taken = r.q_next
+        call_deliver(r.sink, &r.response, &r.response)
+    # What had arrived and was not told: as if it arrived now.
+    while p != NULL:
+        after = p.next
+        call_deliver(p.request.sink, p, p)
+        p = after
+    p = w.unanswered
+    w.unanswered = NULL
+    while p != NULL:
+        after = p.next
+        call_deliver(p.request.sink, p, p)
+        p = after
