@@ -1,6 +1,6 @@
 # What a worker wrote, checked: response records into responses, BLS records into requests. All of it works on private
 # copies of the records; tensors stay in the region (but strings, whose lengths must not change once they are checked).
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf, tf_error
@@ -16,6 +16,12 @@ cdef struct Source:
     Block* block
 
 
+# How many elements; -1 when that is no number of elements.
+cdef int64_t count_of(const int64_t* dims, int32_t n) noexcept nogil
+# Whether data are `count` strings in wire form.
+cdef bint are_strings(const uint8_t* p, size_t left, int64_t count) noexcept nogil
+# The index of an output of this name; -1.
+cdef int32_t find_output(Model* m, const char* name, uint32_t n) noexcept nogil
 # Copy n bytes of the outbound heap at off to the buffer. -1: not there, or memory ran out.
 cdef int copy_out(Region* g, uint64_t off, uint64_t n, tf_buf* out) noexcept nogil
 # Copy the record at off, which begins with its own size of at least `least` bytes; at most `limit`. -1 as above.

@@ -94,7 +94,6 @@ cdef int take_text(Reader* d, Request* r, uint32_t n, const char** out) noexcept
     return 0
 
 
-# How many elements; -1 when that is no number of elements.
 cdef int64_t count_of(const int64_t* dims, int32_t n) noexcept nogil:
     cdef int64_t count = 1
     cdef bint empty = False
@@ -109,7 +108,6 @@ cdef int64_t count_of(const int64_t* dims, int32_t n) noexcept nogil:
     return 0 if empty else count
 
 
-# Whether data are `count` strings in wire form.
 cdef bint are_strings(const uint8_t* p, size_t left, int64_t count) noexcept nogil:
     cdef uint32_t n = 0
     while count > 0:

@@ -1,0 +1,346 @@
+# Python models in the server's own process: an instance that calls a Python function with the GIL. Inputs are views of
+# the request's own memory, which lives as long as any of them; outputs are copied once.
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
+from triton_fast._native.core.native cimport (
+    DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
+)
+from triton_fast._native.core.request cimport (
+    MAX_RANK, Model, PARAM_BOOL, PARAM_INT, PARAM_STRING, Param, Request, Response, T_INPUT, Tensor, request_alloc,
+    request_free, request_wants, response_fail, response_outputs,
+)
+from triton_fast._native.core.respond cimport request_fork, response_send
+from triton_fast._native.pyworker.decode cimport are_strings, count_of, find_output
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, request_finish
+from triton_fast._native.wire.json_reply cimport json_put_params
+
+from triton_fast.errors import Internal, InvalidArg
+
+
+cdef class BlockView:
+    """A writable buffer over one tensor's data; the memory lives while any view of it does."""
+
+    cdef Block* block
+    cdef uint8_t* data
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+
+    def __releasebuffer__(self, Py_buffer* view):
+        pass
+
+    def __len__(self):
+        return self.size
+
+    def __dealloc__(self):
+        block_unref(self.block)
+
+
+cdef BlockView view_of(Request* r, Tensor* t):
+    cdef BlockView view = BlockView.__new__(BlockView)
+    cdef Block* block = t.block
+    if block == NULL and r.body != NULL and r.body.data <= t.ptr < r.body.data + r.body.cap:
+        block = r.body
+    if block != NULL:
+        block_ref(block)
+        view.block = block
+        view.data = t.ptr
+    else:
+        # A small tensor in the request's arena, which does not outlive it.
+        view.block = block_new(t.nbytes)
+        if view.block == NULL:
+            raise MemoryError
+        view.data = view.block.data
+        if t.nbytes:
+            memcpy(view.data, t.ptr, t.nbytes)
+    view.size = t.nbytes
+    return view
+
+
+cdef class LocalRequest:
+    """A request that a model in this process has; it is over with ``send(..., final=True)``.
+
+    One that is dropped before fails. Several threads may send; the order is kept within each.
+    """
+
+    cdef Request* r
+    cdef LocalInstance instance
+    cdef int32_t taken          # atomic; the final response is being made, or was
+
+    def __init__(self):
+        raise TypeError("made by a LocalInstance only")
+
+    def __dealloc__(self):
+        if self.r != NULL and tf_add32(&self.taken, 1) == 1:
+            response_fail(&self.r.response, TF_INTERNAL, b"the model ended without a response", 34)
+            self.finish()
+
+    cdef int finish(self) noexcept:
+        cdef Request* r = self.r
+        with nogil:
+            request_finish(r)
+        tf_add32(&self.instance.n_kept, -1)
+        return 0
+
+    def inputs(self):
+        """Return a list of (name, DataType number, shape, buffer); shape with the batch dimension."""
+        cdef int32_t i
+        cdef Tensor* t
+        self.check()
+        found = []
+        for i in range(self.r.n_inputs):
+            t = &self.r.inputs[i]
+            spec = self.r.model.inputs[t.index]
+            found.append((spec.name[:spec.name_len].decode(), t.dtype, [t.dims[k] for k in range(t.ndim)],
+                          view_of(self.r, t)))
+        return found
+
+    def wanted(self):
+        """Return the names of the outputs asked for; all when the client named none."""
+        cdef Model* m
+        cdef int32_t i, n, k
+        self.check()
+        m = self.r.model
+        n = self.r.n_wanted
+        found = []
+        for i in range(n if n else m.n_outputs):
+            k = self.r.wanted[i].index if n else i
+            found.append(m.outputs[k].name[:m.outputs[k].name_len].decode())
+        return found
+
+    def facts(self):
+        """Return (id, correlation number, correlation text, flags, timeout in us, priority, parameters as JSON)."""
+        cdef tf_buf out
+        self.check()
+        out.data = NULL
+        out.len = out.cap = 0
+        out.failed = 0
+        if self.r.params != NULL:
+            json_put_params(&out, self.r.params)
+        params = out.data[:out.len].decode("utf-8", "replace") if out.len and not out.failed else ""
+        tf_buf_free(&out)
+        return (self.r.id[:self.r.id_len].decode("utf-8", "replace") if self.r.id_len else "", self.r.correlation,
+                self.r.correlation_text[:self.r.correlation_len].decode("utf-8", "replace")
+                if self.r.correlation_len else "", self.r.flags & 3, self.r.timeout_us, self.r.priority, params)
+
+    cdef int check(self) except -1:
+        if tf_load32(&self.taken):
+            raise Internal("the request is over")
+        return 0
+
+    @property
+    def cancelled(self):
+        """Whether nobody wants its responses any more."""
+        return tf_load32(&self.taken) == 0 and tf_load32(&self.r.cancelled) != 0
+
+    @property
+    def over(self):
+        return tf_load32(&self.taken) != 0
+
+    def send(self, outputs=None, *, error=None, params=(), bint final=False):
+        """Send a response, or with neither outputs nor an error only the end.
+
+        Parameters
+        ----------
+        outputs : sequence of (name, DataType number, shape, buffer), optional
+            Those not asked for are dropped.
+        error : (code, text), optional
+        params : sequence of (key, bool, int or str)
+        final : bool
+            It is the last one. Of a model that is not decoupled every response is.
+
+        Returns
+        -------
+        bool
+            False: nobody wants it any more.
+
+        Raises
+        ------
+        Internal
+            The request is over, or an output is not the model's.
+        """
+        cdef Request* carrier
+        cdef int status
+        if final or not self.r.model.decoupled:
+            if tf_add32(&self.taken, 1) != 1:
+                raise Internal("the request is over")
+            try:
+                fill(&self.r.response, outputs, error, params)
+            except Exception as trouble:
+                text = str(trouble).encode("utf-8", "replace")
+                response_fail(&self.r.response, TF_INTERNAL, <const char*>text, len(text))
+            self.finish()
+            return True
+        self.check()
+        carrier = request_fork(self.r)
+        if carrier == NULL:
+            raise MemoryError
+        try:
+            fill(&carrier.response, outputs, error, params)
+        except BaseException:
+            request_free(carrier)
+            raise
+        with nogil:
+            status = response_send(carrier)
+        return status == 0
+
+
+cdef int fill(Response* p, object outputs, object error, object params) except -1:
+    cdef Tensor* t
+    cdef Request* r = p.request
+    cdef Param** link = &p.params
+    cdef Param* param
+    cdef Py_buffer view
+    cdef int32_t index, k
+    cdef int64_t count
+    if error is not None:
+        code, message = error
+        text = message.encode("utf-8", "replace")
+        response_fail(p, code, <const char*>text, len(text))
+        return 0
+    if outputs is None:
+        return 0
+    t = response_outputs(p, <int32_t>len(outputs))
+    if t == NULL:
+        raise MemoryError
+    p.n_outputs = 0
+    for name, dtype, shape, data in outputs:
+        encoded = name.encode()
+        index = find_output(r.model, <const char*>encoded, <uint32_t>len(encoded))
+        if index < 0:
+            raise Internal(f"unexpected inference output '{name}' for model "
+                           f"'{r.model.name[:r.model.name_len].decode()}'")
+        if not request_wants(r, index):
+            continue
+        if len(shape) > MAX_RANK or not 0 < dtype < DT_COUNT:
+            raise InvalidArg(f"output '{name}' has an invalid shape or data type")
+        t.index = index
+        t.dtype = dtype
+        t.ndim = <int32_t>len(shape)
+        t.dims = <int64_t*>request_alloc(r, (len(shape) + 1) * sizeof(int64_t))
+        if t.dims == NULL:
+            raise MemoryError
+        for k in range(t.ndim):
+            t.dims[k] = shape[k]
+        count = count_of(t.dims, t.ndim)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if count < 0 or (dtype != DT_STRING and (view.len // dtype_size(dtype) != count or
+                                                     view.len % dtype_size(dtype))) or (
+                    dtype == DT_STRING and not are_strings(<const uint8_t*>view.buf, view.len, count)):
+                raise InvalidArg(f"data size does not match the shape of output '{name}'")
+            t.block = block_new(view.len)
+            if t.block == NULL:
+                raise MemoryError
+            p.n_outputs += 1
+            t.ptr = t.block.data
+            t.nbytes = view.len
+            t.kind = MEM_CPU
+            if view.len:
+                memcpy(t.ptr, view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+        t += 1
+    for key, value in params:
+        param = <Param*>request_alloc(r, sizeof(Param))
+        if param == NULL:
+            raise MemoryError
+        param.next = NULL
+        param.key = copy(r, key.encode(), &param.key_len)
+        param.text = NULL
+        param.text_len = 0
+        param.number = 0
+        param.integer = 0
+        if isinstance(value, str):
+            param.kind = PARAM_STRING
+            param.text = copy(r, value.encode(), &param.text_len)
+        else:
+            param.kind = PARAM_BOOL if isinstance(value, bool) else PARAM_INT
+            param.integer = value
+        link[0] = param
+        link = &param.next
+    return 0
+
+
+cdef const char* copy(Request* r, bytes text, uint32_t* n) except NULL:
+    cdef char* p = <char*>request_alloc(r, len(text) + 1)
+    if p == NULL:
+        raise MemoryError
+    memcpy(p, <const char*>text, len(text))
+    n[0] = <uint32_t>len(text)
+    return p
+
+
+cdef class LocalInstance(NativeInstance):
+    """An instance of a Python model in this process.
+
+    Parameters
+    ----------
+    name : str
+    function : callable
+        ``function(requests)``: a list of ``LocalRequest``, each of which it answers with ``send``, now or later. What
+        leaves it as an exception fails those that are not over. Called on the instance's own thread.
+    """
+
+    cdef object function
+    cdef int32_t n_kept
+    cdef int64_t began
+    cdef Model* model
+
+    def __init__(self, str name, function):
+        self.name = name
+        self.function = function
+        self.execute = execute_local
+        self.state = <void*>self
+
+    @property
+    def in_flight(self):
+        """Requests that the model has and that are not over."""
+        return tf_load32(&self.n_kept)
+
+    @property
+    def executing(self):
+        return self.began != 0
+
+    @property
+    def model_key(self):
+        """As of ``PythonInstance``."""
+        return <size_t>self.model
+
+
+cdef int execute_local(void* state, Batch* batch) noexcept nogil:
+    with gil:
+        return run(<LocalInstance>state, batch)
+
+
+cdef int run(LocalInstance self, Batch* batch) noexcept:
+    cdef LocalRequest item
+    cdef int32_t i
+    self.model = batch.requests[0].model
+    self.began = batch.t_input = now_ns()
+    requests = []
+    try:
+        for i in range(batch.n):
+            item = LocalRequest.__new__(LocalRequest)
+            item.instance = self
+            requests.append(item)
+            item.r = batch.requests[i]
+            item.r.stamps[T_INPUT] = batch.t_input
+            batch.requests[i] = NULL
+            tf_add32(&self.n_kept, 1)
+        self.function(list(requests))
+    except BaseException as trouble:
+        error = (int(getattr(trouble, "code", TF_INTERNAL)), str(trouble) or type(trouble).__name__)
+        for item in requests:
+            if item.r != NULL and not tf_load32(&item.taken):
+                try:
+                    item.send(error=error, final=True)
+                except Exception:       # it was over a moment before
+                    continue
+    batch.t_computed = now_ns()
+    self.began = 0
+    return -1
