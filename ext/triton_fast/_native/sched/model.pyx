@@ -282,6 +282,7 @@ cdef class NativeModel(ModelHandle):
         self.queue = queue_new(&self.stats)
         if self.queue == NULL:
             raise MemoryError
+        self.ptr.queue = self.queue
 
     def __del__(self):
         # Here and not in __dealloc__: the garbage collector calls it while the references are still whole, and the
