@@ -28,6 +28,10 @@ class InferCall:
         The request's id, for error texts.
     priority, timeout_us
         As in the protocol; the model's queue policy says what they do.
+    flags, correlation
+        1 sequence start, 2 sequence end; the sequence's id.
+    params
+        The request's parameters.
 
     Raises
     ------
@@ -45,6 +49,9 @@ class InferCall:
         id: str = "",
         priority: int = 0,
         timeout_us: int = 0,
+        flags: int = 0,
+        correlation: int | str = 0,
+        params: Sequence[tuple[str, bool | int | str]] = (),
     ) -> None: ...
     def cancel(self) -> bool:
         """Take the request back if no instance has it yet; whoever waits gets ``Cancelled``.
@@ -95,6 +102,9 @@ class StreamCall:
         id: str = "",
         priority: int = 0,
         timeout_us: int = 0,
+        flags: int = 0,
+        correlation: int | str = 0,
+        params: Sequence[tuple[str, bool | int | str]] = (),
         max_responses: int = 0,
     ) -> None: ...
     def __iter__(self) -> Iterator[tuple[dict[str, Output], bool]]: ...

@@ -9,12 +9,13 @@ from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
 )
 from triton_fast._native.core.request cimport (
-    MAX_RANK, Model, PARAM_BOOL, PARAM_INT, PARAM_STRING, Param, Request, Response, T_INPUT, Tensor, request_alloc,
+    MAX_RANK, Model, Request, Response, T_INPUT, Tensor, request_alloc,
     request_free, request_wants, response_fail, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.pyworker.decode cimport are_strings, count_of, find_output
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, request_finish
+from triton_fast._native.sched.inprocess cimport params_from
 from triton_fast._native.wire.json_reply cimport json_put_params
 
 from triton_fast.errors import Internal, InvalidArg
@@ -192,8 +193,6 @@ cdef class LocalRequest:
 cdef int fill(Response* p, object outputs, object error, object params) except -1:
     cdef Tensor* t
     cdef Request* r = p.request
-    cdef Param** link = &p.params
-    cdef Param* param
     cdef Py_buffer view
     cdef int32_t index, k
     cdef int64_t count
@@ -245,34 +244,7 @@ cdef int fill(Response* p, object outputs, object error, object params) except -
         finally:
             PyBuffer_Release(&view)
         t += 1
-    for key, value in params:
-        param = <Param*>request_alloc(r, sizeof(Param))
-        if param == NULL:
-            raise MemoryError
-        param.next = NULL
-        param.key = copy(r, key.encode(), &param.key_len)
-        param.text = NULL
-        param.text_len = 0
-        param.number = 0
-        param.integer = 0
-        if isinstance(value, str):
-            param.kind = PARAM_STRING
-            param.text = copy(r, value.encode(), &param.text_len)
-        else:
-            param.kind = PARAM_BOOL if isinstance(value, bool) else PARAM_INT
-            param.integer = value
-        link[0] = param
-        link = &param.next
-    return 0
-
-
-cdef const char* copy(Request* r, bytes text, uint32_t* n) except NULL:
-    cdef char* p = <char*>request_alloc(r, len(text) + 1)
-    if p == NULL:
-        raise MemoryError
-    memcpy(p, <const char*>text, len(text))
-    n[0] = <uint32_t>len(text)
-    return p
+    return params_from(r, &p.params, params)
 
 
 cdef class LocalInstance(NativeInstance):

@@ -1,8 +1,8 @@
 # Requests from Python code in this process: warm-up, tests, later the in-process API. One call, one condition variable.
 # InferCall has one answer, StreamCall any number. Copies tensors in and out; network front ends do not come this way.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.time cimport timespec
 
 from triton_fast._native.core.memory cimport block_new
@@ -13,7 +13,7 @@ from triton_fast._native.core.pthread cimport (
     pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    Model, Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
+    PARAM_BOOL, PARAM_INT, PARAM_STRING, Model, Param, Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
@@ -98,7 +98,7 @@ cdef Response* waiter_look(Waiter* w, object timeout_s, bint take) except? NULL:
 
 # The request of one call. The caller owns it.
 cdef Request* make_request(NativeModel model, object inputs, object outputs, str id, int64_t priority,
-                           int64_t timeout_us) except NULL:
+                           int64_t timeout_us, uint32_t flags, object correlation, object params) except NULL:
     cdef Request* r = request_new(model.ptr)
     cdef Tensor* t
     cdef tf_error e
@@ -111,6 +111,14 @@ cdef Request* make_request(NativeModel model, object inputs, object outputs, str
         r.id_len = <unsigned int>len(id.encode())
         r.priority = priority
         r.timeout_us = timeout_us
+        r.flags = flags
+        if isinstance(correlation, str):
+            encoded = correlation.encode()
+            r.correlation_text = <const char*>copy_bytes(r, encoded)
+            r.correlation_len = <unsigned int>len(encoded)
+        else:
+            r.correlation = correlation
+        params_from(r, &r.params, params)
         r.inputs = <Tensor*>request_alloc(r, (len(inputs) + 1) * sizeof(Tensor))
         if r.inputs == NULL:
             raise MemoryError
@@ -155,6 +163,29 @@ cdef Request* make_request(NativeModel model, object inputs, object outputs, str
         request_free(r)
         raise
     return r
+
+
+cdef int params_from(Request* r, Param** link, object params) except -1:
+    cdef Param* p
+    for key, value in params:
+        p = <Param*>request_alloc(r, sizeof(Param))
+        if p == NULL:
+            raise MemoryError
+        memset(p, 0, sizeof(Param))
+        encoded = key.encode()
+        p.key = <const char*>copy_bytes(r, encoded)
+        p.key_len = <unsigned int>len(encoded)
+        if isinstance(value, str):
+            encoded = value.encode()
+            p.kind = PARAM_STRING
+            p.text = <const char*>copy_bytes(r, encoded)
+            p.text_len = <unsigned int>len(encoded)
+        else:
+            p.kind = PARAM_BOOL if isinstance(value, bool) else PARAM_INT
+            p.integer = value
+        link[0] = p
+        link = &p.next
+    return 0
 
 
 cdef object error_of(tf_error* e):
@@ -234,6 +265,10 @@ cdef class InferCall:
         STRING data in wire form (uint32 LE length + bytes per element).
     outputs : sequence of str
         Names wanted; empty for all.
+    flags : int
+        1 sequence start, 2 sequence end.
+    correlation : int or str
+    params : sequence of (key, bool, int or str)
 
     Raises
     ------
@@ -246,12 +281,12 @@ cdef class InferCall:
     cdef Request* request
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
-                  int64_t timeout_us=0):
+                  int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=()):
         cdef Request* r
         if model.ptr.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: it has no single answer, ask for a stream of them")
         self.model = model
-        r = make_request(model, inputs, outputs, id, priority, timeout_us)
+        r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params)
         self.waiter = submit(model, r)
         self.request = r
 
@@ -294,7 +329,7 @@ cdef class StreamCall:
 
     Parameters
     ----------
-    model, inputs, outputs, id, priority, timeout_us
+    model, inputs, outputs, id, priority, timeout_us, flags, correlation, params
         See ``InferCall``.
     max_responses : int
         Responses that may wait to be taken; the model waits with the next. 0 = any number.
@@ -306,10 +341,10 @@ cdef class StreamCall:
     cdef bint cancelled
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
-                  int64_t timeout_us=0, int32_t max_responses=0):
+                  int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), int32_t max_responses=0):
         cdef Request* r
         self.model = model
-        r = make_request(model, inputs, outputs, id, priority, timeout_us)
+        r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params)
         r.max_responses = max_responses
         self.waiter = submit(model, r)
         self.request = r
