@@ -33,11 +33,11 @@ class PythonInstance(NativeInstance):
     def attach(self, channel: WorkerChannel) -> None:
         """Hand requests to the worker at the other end of the channel from now on. Raises Internal if it has one."""
 
-    def fail(self, reason: str, code: int = 1, *, grace_s: float = 0.0) -> None:
+    def fail(self, reason: str, code: int = 1) -> None:
         """The worker has gone: everything in flight fails with ``reason``.
 
-        What is asked meanwhile waits up to ``grace_s`` for the next worker, then fails with the same reason. Blocks,
-        without the GIL, until nothing uses the channel any more but responses on their way to clients.
+        What is asked meanwhile waits for the next worker (``attach``) or the end of hope (``give_up``). Blocks, without
+        the GIL, until nothing uses the channel any more but responses on their way to clients.
         """
 
     def give_up(self, reason: str, code: int = 1) -> None:

@@ -28,6 +28,7 @@ from triton_fast._native.pyworker.worker cimport (
     SLOT_INSTANCE, SLOT_SERVICE, Worker, slot_drop, slot_find, slot_take,
 )
 from triton_fast._native.sched.instance cimport Batch, request_finish
+from triton_fast._native.sched.queue cimport Queue
 
 cdef enum:
     LOOK_NS = 100000000     # how often a thread that waits for a worker looks whether its model is stopped
@@ -46,9 +47,8 @@ cdef void pause(int64_t ns) noexcept nogil:
 cdef void wait_for_worker(Worker* w, int32_t* stopping) noexcept nogil:
     cdef timespec ts
     cdef int64_t until
-    while w.channel == NULL and not w.hopeless and now_ns() < w.grace_until and not (
-            stopping != NULL and tf_load32(stopping)):
-        until = min(now_ns() + LOOK_NS, w.grace_until)
+    while w.channel == NULL and not w.hopeless and not tf_load32(stopping):
+        until = now_ns() + LOOK_NS
         ts.tv_sec = until // 1000000000
         ts.tv_nsec = until % 1000000000
         pthread_cond_timedwait(&w.changed, &w.lock, &ts)
@@ -232,7 +232,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
     state = SLOT_SERVICE if decoupled else SLOT_INSTANCE
     pthread_mutex_lock(&w.lock)
     w.model = batch.requests[0].model
-    wait_for_worker(w, NULL)
+    wait_for_worker(w, <int32_t*>&(<Queue*>w.model.queue).stopping)
     c = w.channel
     if c == NULL:
         for i in range(batch.n):

@@ -95,18 +95,17 @@ cdef class PythonInstance(NativeInstance):
         if status != 0:
             raise Internal(f"can not start a thread for instance '{self.name}'")
 
-    def fail(self, str reason, int32_t code=TF_INTERNAL, *, double grace_s=0.0):
+    def fail(self, str reason, int32_t code=TF_INTERNAL):
         """The worker has gone: everything in flight fails with ``reason``.
 
-        What is asked meanwhile waits up to ``grace_s`` for the next worker, then fails with the same reason. Blocks, without
+        What is asked meanwhile waits for the next worker (``attach``) or the end of hope (``give_up``). Blocks, without
         the GIL, until nothing uses the channel any more but responses on their way to clients.
         """
         cdef Worker* w = self.worker
         text = reason.encode("utf-8", "replace")
         pthread_mutex_lock(&w.lock)
         set_reason(w, text, code)
-        w.grace_until = now_ns() + <int64_t>(min(max(grace_s, 0.0), 1e6) * 1e9)
-        w.hopeless = grace_s <= 0
+        w.hopeless = False
         pthread_mutex_unlock(&w.lock)
         with nogil:
             service_stop(w)

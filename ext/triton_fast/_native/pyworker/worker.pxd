@@ -60,8 +60,7 @@ cdef struct Worker:
     char[1024] reason       # why there is none
     uint32_t reason_len
     int32_t code
-    bint hopeless           # none will come soon: what is pulled fails at once
-    int64_t grace_until     # ns; how long a batch waits for the next worker
+    bint hopeless           # none will come soon: what is pulled fails at once, else it waits for the next
     int64_t execution_began # 0: the instance thread executes nothing
     int32_t in_flight
     Slot* slots

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         log_error=lambda text: outside.log(LogLevel.ERROR, __file__, 0, text),
     )  # fmt: skip
     control.handlers["is_ready"] = lambda _: model.is_ready()
-    control.answer(message["call"])
+    control.answer(message["call"], {"is_ready": hasattr(made, "is_ready")})
     _serve(outside, model)
     outside.executing = False
     control.send({"type": "finalized", "error": model.finalize()})
