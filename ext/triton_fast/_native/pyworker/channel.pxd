@@ -21,8 +21,10 @@ cdef void channel_unref(Channel* c) noexcept nogil
 cdef void channel_kill(Channel* c) noexcept nogil
 # 0, or -1 when the ring is full. Work: any thread. Answers: the service thread.
 cdef int channel_publish(Channel* c, int ring, Message* m) noexcept nogil
-# Take the next message of a ring: whether there was one.
+# Take the next message of a ring: whether there was one. channel_taken tells the worker, once what the message refers to
+# has been read or referenced: until then it keeps the inbound memory that its outputs lie in.
 cdef bint channel_take(Channel* c, int ring, Message* m) noexcept nogil
+cdef void channel_taken(Channel* c, int ring) noexcept nogil
 # Until the ring has a message, the channel is dead, or `until` (now_ns() time, 0 = no limit) has passed. Looks for
 # spin_ns before it sleeps. Returns whether there may be one.
 cdef bint channel_wait(Channel* c, int ring, int64_t spin_ns, int64_t until) noexcept nogil

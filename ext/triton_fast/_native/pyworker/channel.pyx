@@ -97,8 +97,11 @@ cdef bint channel_take(Channel* c, int ring, Message* m) noexcept nogil:
         return False
     memcpy(m, r + RING_SLOTS_AT + (c.at[ring] % RING_SLOTS) * sizeof(Message), sizeof(Message))
     c.at[ring] += 1
-    tf_store64(<int64_t*>(r + RING_TAIL), <int64_t>c.at[ring])
     return True
+
+
+cdef void channel_taken(Channel* c, int ring) noexcept nogil:
+    tf_store64(<int64_t*>(ring_at(c, ring) + RING_TAIL), <int64_t>c.at[ring])
 
 
 cdef uint64_t channel_published(Channel* c, int ring) noexcept nogil:

@@ -13,7 +13,8 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.request cimport Request, T_INPUT, response_fail, response_fail_error
 from triton_fast._native.pyworker.calls cimport call_runner
 from triton_fast._native.pyworker.channel cimport (
-    Channel, channel_published, channel_publish, channel_ref, channel_take, channel_unref, channel_wait,
+    Channel, channel_published, channel_publish, channel_ref, channel_take, channel_taken, channel_unref,
+    channel_wait,
 )
 from triton_fast._native.pyworker.decode cimport (
     Source, copy_out, copy_record, decode_response, source_begin, source_end,
@@ -211,12 +212,14 @@ cdef int collect(Worker* w, Channel* c, Batch* batch) noexcept nogil:
             break
         batch.t_computed = now_ns()
         if m.len == 0:
+            channel_taken(c, RING_DONE)
             return 0 if batch_is_kept(batch) else -1
         source_begin(&s, c.region, m.off)
         status = read_done(w, c, &m, batch, &s)
         if status != 0:
             s.off = 0       # what it points to may not be its memory
         source_end(&s)
+        channel_taken(c, RING_DONE)
         return status
     return -1
 

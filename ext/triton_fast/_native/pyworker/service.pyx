@@ -14,7 +14,7 @@ from triton_fast._native.core.request cimport Request, request_free, response_fa
 from triton_fast._native.core.respond cimport request_fork, response_try_send
 from triton_fast._native.pyworker.calls cimport call_end, call_start, calls_abandon, calls_answer
 from triton_fast._native.pyworker.channel cimport (
-    Channel, channel_kill, channel_ref, channel_take, channel_unref, channel_wait,
+    Channel, channel_kill, channel_ref, channel_take, channel_taken, channel_unref, channel_wait,
 )
 from triton_fast._native.pyworker.decode cimport (
     Source, copy_record, decode_response, source_begin, source_end,
@@ -176,6 +176,7 @@ cdef void* run_service(void* arg) noexcept nogil:
         while n < BURST and channel_take(c, RING_EVENTS, &m):
             if handle(w, c, &m) != 0:
                 tf_store32(&c.broken, 1)
+            channel_taken(c, RING_EVENTS)
             tf_add64(&w.events_done, 1)
             n += 1
         more = calls_answer(w, c)
