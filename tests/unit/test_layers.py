@@ -37,6 +37,7 @@ NATIVE = {
     "sched": ("core",),
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
+    "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),
     "grpc": ("core", "wire", "sched", "net"),
