@@ -127,6 +127,34 @@ def carriers(n: int) -> None:
     assert bench(n, 1) == n
 
 
+def worker_batches(n: int) -> None:
+    """What a Python model's worker does with n executions of 8 requests of an identity model."""
+    from tests.helpers.pyworker_peer import DONE, Peer
+    from triton_fast._native.pyworker import client
+
+    class Tensor(client.TensorCore):
+        __slots__ = ()
+
+    class Request(client.RequestCore):
+        __slots__ = ()
+
+    class Response(client.ResponseCore):
+        __slots__ = ()
+
+    with Peer() as peer:
+        transport = client.Transport(*peer.worker_fds, spin_us=0)
+        transport.bind(Tensor, Request, Response, None, ["INPUT"], ["OUTPUT"])
+        off, size = peer.execution(*(peer.request([(0, 11, (1, 16), SIXTEEN)], slot=k) for k in range(8)))
+        for k in range(n):
+            peer.put32(off - 64, 1)
+            requests = client.decode_batch(transport, off, size)
+            arrays = [client.get_input_tensor_by_name(r, "INPUT").as_numpy() for r in requests]
+            transport.answer(k, requests, [Response([Tensor("OUTPUT", array)]) for array in arrays])
+            message = peer.take(DONE)
+            assert message
+            peer.release(message[2])
+
+
 _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "http1-head-infer": (parse_small, 20_000),
     "http1-head-browser": (parse_long, 20_000),
@@ -140,6 +168,7 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "json-reply-16-floats": (partial(reply, binary=0), 10_000),
     "pb-decode-binary": (pb_decode, 10_000),
     "pb-reply-binary": (partial(pb_reply, stream=False), 10_000),
+    "pyworker-8-requests": (worker_batches, 500),
     "pb-reply-stream": (partial(pb_reply, stream=True), 10_000),
 }
 CASES = {name: calls for name, (_, calls) in _RUN.items()}
