@@ -14,17 +14,20 @@ from triton_fast_worker import layout  # noqa: E402
 
 DECLARED = (ROOT / "ext/triton_fast/_native/pyworker/layout.pxd").read_text()
 OTHER_NAMES = {
-    "LAYOUT_MAGIC": "MAGIC", "LAYOUT_VERSION": "VERSION", "RING_WORK": "WORK", "RING_ANSWERS": "ANSWERS",
-    "RING_DONE": "DONE", "RING_EVENTS": "EVENTS",
+    "LAYOUT_MAGIC": "MAGIC", "LAYOUT_VERSION": "VERSION", "RINGS_AT": "RINGS_OFF", "RING_BYTES": "RING_STRIDE",
+    "RING_SLOTS_AT": "RING_SLOTS", "RING_SLOTS": "SLOTS", "CANCEL_AT": "CANCEL_OFF", "HOLD_AT": "HOLD_OFF",
+    "CONTROL_BYTES": "CONTROL_END", "MAX_SLOTS": "WORDS", "HEADER": "ALLOC_HEADER", "DONE_EXECUTED": "DONE_BATCH",
+    "RECORD_RESPONSE": "RESPONSE", "RECORD_BY_SENDER": "ANSWERED", "RECORD_RESCHEDULED": "RESCHEDULED",
+    "RECORD_NONE": "FLAGS_ONLY", "RECORD_FINAL": "FLAG_FINAL",
 }  # fmt: skip
 # What only one side needs.
-SERVER_ONLY = {"CONTROL_BYTES", "MAX_SLOTS", "RING_COUNT"}
+SERVER_ONLY = {"RING_COUNT"}
 FORMATS = {
     "int32_t": "i", "uint32_t": "I", "int64_t": "q", "uint64_t": "Q", "uint16_t": "H",
 }  # fmt: skip
 STRUCTS = {
-    "Control": "CONTROL", "Message": "MESSAGE", "TensorRecord": "TENSOR", "RequestRecord": "REQUEST",
-    "ResponseRecord": "RESPONSE", "DoneRecord": "DONE_HEAD", "BlsRecord": "BLS", "ParamRecord": "PARAM",
+    "Control": "REGION_HEADER", "Message": "SLOT", "TensorRecord": "TENSOR", "RequestRecord": "REQUEST",
+    "ResponseRecord": "REPLY", "DoneRecord": "DONE", "BlsRecord": "BLS", "ParamRecord": "PARAM",
 }  # fmt: skip
 
 

@@ -1,269 +1,308 @@
-"""Records of the wire: executions and answers into objects, responses and calls into records (docs/python_worker.md)."""
+"""Records of docs/python_worker.md to objects and back, for the pure-Python transport.
+
+The server's records are trusted to be well-formed; everything is copied out at once but the tensors, which stay views.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from struct import Struct
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from triton_fast_worker import layout
-from triton_fast_worker.errors import TritonError
-from triton_fast_worker.layout import padding
-from triton_fast_worker.region import Lease, OutOfMemory, Region
-from triton_fast_worker.request import InferenceRequest, InferenceTrace
-from triton_fast_worker.response import InferenceResponse
-from triton_fast_worker.strings import encode_bytes
-from triton_fast_worker.tensor import NUMPY, STRING, Tensor
+from .dtypes import BYTES
+from .errors import ErrorCode, TritonError, TritonModelException
+from .layout import (
+    ANSWERED,
+    BLS,
+    COUNTED,
+    DONE,
+    FLAG_FINAL,
+    FLAGS_ONLY,
+    PARAM,
+    PARAM_BOOL,
+    PARAM_INT,
+    PARAM_STRING,
+    REPLY,
+    REQUEST,
+    RESCHEDULED,
+    RESPONSE,
+    TENSOR,
+    aligned,
+    padded,
+)  # fmt: skip
+from .region import Region, leased
+from .request import InferenceRequest
+from .response import InferenceResponse
+from .tensor import Tensor
 
-NO_MEMORY = (
-    "Failed to send the response: not enough memory shared with the server for its outputs; raise "
-    "--backend-config=python,shm-max-byte-size"
-)
+if TYPE_CHECKING:
+    from .transport import Transport
+
+_DIMS = [Struct(f"<{ndim}q") for ndim in range(33)]
+# Above this a copy through bytes costs more than making a view of the target.
+_BY_BYTES = 32768
+_new_array = np.ndarray
 
 
-def _text(lease: Lease, at: int, size: int) -> tuple[str, int]:
-    if not size:
-        return "", at
-    return bytes(lease[at : at + size]).decode("utf-8", "replace"), at + size + (-size % 8)
+class Answered:
+    """What execution gives for a request instead of a response: its record says only why there is none."""
+
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: int) -> None:
+        self.kind = kind
 
 
-def _tensors(
-    region: Region, lease: Lease, base: int, at: int, count: int, names: Optional[list[str]]
-) -> tuple[list[Tensor], int]:
-    found = []
-    record = layout.TENSOR
-    longs = region.longs
+BY_SENDER, REQUEUED = Answered(ANSWERED), Answered(RESCHEDULED)
+
+
+def _text(region: Region, at: int, length: int) -> str:
+    return str(region.map[at : at + length], "utf-8", "replace") if length else ""
+
+
+def _tensors(region: Region, at: int, count: int, off: int, lease: Any, names: list[str]) -> tuple[list[Tensor], int]:
+    memory, over, unpack = region.map, Tensor.over, TENSOR.unpack_from
+    tensors = []
     for _ in range(count):
-        dtype, ndim, name, off, nbytes = record.unpack_from(region.map, base + at)
-        at += record.size
-        first = (base + at) >> 3
-        shape = tuple(longs[first : first + ndim])
-        at += 8 * ndim
+        dtype, ndim, name, where, nbytes = unpack(memory, at)
+        dims = _DIMS[ndim].unpack_from(memory, at + 24)
+        at += 24 + 8 * ndim
         if name >= 0:
-            assert names is not None
-            text = names[name]
+            label = names[name]
         else:
-            text, at = _text(lease, at, -1 - name)
-        start = off - base
-        data: Any = lease[start : start + nbytes]
-        if dtype != STRING:
-            # Straight over the lease: no slice between it and the array.
-            data = np.ndarray(shape, NUMPY[dtype], lease, start) if nbytes else np.empty(shape, NUMPY[dtype])
-            tensor = Tensor._from_buffer(text, dtype, shape, None)
-            tensor._array = data
-        else:
-            tensor = Tensor._from_buffer(text, dtype, shape, data)
-        found.append(tensor)
-    return found, at
+            label = _text(region, at, -1 - name)
+            at += padded(-1 - name)
+        tensors.append(over(label, dtype, dims, lease, where - off, nbytes))
+    return tensors, at
 
 
-def decode_batch(
-    region: Region, off: int, nbytes: int, inputs: list[str], outputs: list[str], model: tuple[str, int],
-    origin: Callable[[int, int], Any],
-) -> list[InferenceRequest]:
-    """Return the requests of an execution; ``origin(slot, generation)`` makes what each came from."""
-    lease = region.lease(off, nbytes)
-    count = int.from_bytes(lease[:4], "little")
-    found = []
-    at = 8
-    longs = region.longs
+def decode_batch(transport: Transport, off: int, length: int) -> list[InferenceRequest]:
+    region, runtime = transport.region, transport.runtime
+    memory = region.map
+    lease = region.lease(off)
+    count, _ = COUNTED.unpack_from(memory, off)
+    at = off + 8
+    requests = []
     for _ in range(count):
-        start = at
-        (
-            size, slot, generation, flags, correlation, timeout, _priority, id_len, correlation_len, params_len,
-            trace_len, n_inputs, n_wanted,
-        ) = layout.REQUEST.unpack_from(region.map, off + at)  # fmt: skip
-        tensors, at = _tensors(region, lease, off, at + layout.REQUEST.size, n_inputs, inputs)
-        wanted = [outputs[i] for i in region.words[(off + at) >> 2 : ((off + at) >> 2) + n_wanted]]
-        at += 4 * (n_wanted + n_wanted % 2)
-        request = InferenceRequest.__new__(InferenceRequest)
-        request._inputs = tensors
-        request._wanted = wanted
-        request._flags = flags
-        request._timeout = timeout
-        request._id, at = _text(lease, at, id_len)
-        correlation_text, at = _text(lease, at, correlation_len)
-        request._correlation = correlation_text if correlation_len else correlation
-        request._parameters, at = _text(lease, at, params_len)
-        trace, at = _text(lease, at, trace_len)
-        request._trace = InferenceTrace(trace) if trace else None
-        request._model_name, request._model_version = model
-        request._preferred = None
-        request._origin = origin(slot, generation)
-        found.append(request)
-        at = start + size
-    return found
+        (size, slot, generation, flags, correlation, timeout, _priority, id_bytes, correlation_bytes, params_bytes,
+         trace_bytes, inputs, outputs) = REQUEST.unpack_from(memory, at)  # fmt: skip
+        tensors, here = _tensors(region, at + 64, inputs, off, lease, transport.inputs)
+        key = memory[here : here + 4 * outputs]
+        wanted = transport.wanted.get(key)
+        if wanted is None:
+            numbers = Struct(f"<{outputs}i").unpack(key)
+            wanted = transport.wanted[key] = frozenset([transport.outputs[number] for number in numbers])
+        texts = ["", "", "", ""]
+        if id_bytes or correlation_bytes or params_bytes or trace_bytes:
+            here += padded(4 * outputs)
+            for index, text_bytes in enumerate((id_bytes, correlation_bytes, params_bytes, trace_bytes)):
+                texts[index] = _text(region, here, text_bytes)
+                here += padded(text_bytes)
+        requests.append(
+            InferenceRequest.received(
+                runtime, (slot, generation), tensors, wanted, texts[0], texts[1] if correlation_bytes else correlation,
+                flags, timeout, texts[2], texts[3],
+            )
+        )  # fmt: skip
+        at += size
+    return requests
 
 
-def decode_answer(region: Region, off: int, nbytes: int) -> tuple[Optional[InferenceResponse], bool]:
-    """Return the response of a call (None when it is only the end of a stream), and whether it is the last."""
-    lease = region.lease(off, nbytes)
-    _size, kind, _slot, _generation, code, error_len, params_len, count, flags, _ = layout.RESPONSE.unpack_from(
-        region.map, off
-    )
-    tensors, at = _tensors(region, lease, off, layout.RESPONSE.size, count, None)
-    message, at = _text(lease, at, error_len)
-    parameters, at = _text(lease, at, params_len)
-    final = bool(flags & layout.RECORD_FINAL)
-    if kind == layout.RECORD_NONE:
-        return None, final
-    response = InferenceResponse(tensors, None if code == layout.NO_ERROR else TritonError(message, code))
-    response._parameters = parameters
-    return response, final
+def decode_answer(transport: Transport, off: int) -> tuple[int, InferenceResponse]:
+    """Kind of the record and the response of a BLS request."""
+    region = transport.region
+    _, kind, _, _, code, error_bytes, params_bytes, outputs, flags, _ = REPLY.unpack_from(region.map, off)
+    lease = region.lease(off)
+    tensors, at = _tensors(region, off + REPLY.size, outputs, off, lease, [])
+    error = None
+    if code >= 0:
+        known = ErrorCode(code) if code < len(ErrorCode) else ErrorCode.UNKNOWN
+        error = TritonError(_text(region, at, error_bytes), known)
+    params = _text(region, at + padded(error_bytes), params_bytes)
+    return kind, InferenceResponse.received(tensors, error, params, bool(flags & FLAG_FINAL))
 
 
-def _params(parameters: Any) -> bytes:
-    if not parameters or isinstance(parameters, str):
+def encode_parameters(parameters: dict[str, Any] | None) -> bytes:
+    if not parameters:
         return b""
-    parts = [layout.PAIR.pack(len(parameters), 0)]
+    pieces = [COUNTED.pack(len(parameters), 0)]
     for key, value in parameters.items():
-        name = key.encode("utf-8")
-        text = b""
-        if isinstance(value, bool):
-            kind, number = 2, int(value)
-        elif isinstance(value, int):
-            kind, number = 1, value & 0xFFFFFFFFFFFFFFFF
+        name, text = key.encode(), b""
+        if isinstance(value, str):
+            text = value.encode()
+            kind, number = PARAM_STRING, len(text)
+        elif isinstance(value, bool):
+            kind, number = PARAM_BOOL, int(value)
         else:
-            text = value.encode("utf-8")
-            kind, number = 0, len(text)
-        parts += (layout.PARAM.pack(kind, len(name), number), name, padding(len(name)), text, padding(len(text)))
-    return b"".join(parts)
+            kind, number = PARAM_INT, int(value)
+            if not -(1 << 63) <= number < 1 << 63:
+                raise TritonModelException("Unsupported value type on parameters")
+        pieces += (PARAM.pack(kind, len(name), number & (1 << 64) - 1), _pad(name), _pad(text))
+    return b"".join(pieces)
 
 
-class Message:
-    """Records with their tensors, on the way into one allocation."""
+def _pad(text: bytes) -> bytes:
+    return text + bytes(-len(text) & 7)
 
-    def __init__(self, region: Region) -> None:
-        self._region = region
-        self._parts: list[bytes] = []
-        self._size = 0
-        # Tensors to be copied: where their record is among the parts, its fields, their bytes.
-        self._pieces: list[tuple[int, tuple[int, int, int, int], Any]] = []
-        self._data = 0
+
+class _Writer:
+    """Puts one message together: first sizes, then an allocation, then everything into it.
+
+    A record is a list of byte strings and of tensor entries, whose offsets are known only when the allocation is.
+    """
+
+    __slots__ = ("_bytes", "_copies", "_pieces", "_region", "_transport", "held")
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._region = transport.region
+        self._pieces: list[Any] = []
+        self._bytes = 0
+        self._copies: list[tuple[int, Any, int]] = []  # piece, data, bytes
         self.held: list[Any] = []
 
-    def put(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
+    def put(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._bytes += len(piece)
 
-    def put_text(self, data: bytes) -> None:
-        if data:
-            self.put(data)
-            self.put(padding(len(data)))
-
-    def put_tensor(self, tensor: Tensor, index: int) -> None:
-        """Add a tensor; ``index`` -1: its name goes as text."""
-        dtype = tensor._dtype
-        name = b"" if index >= 0 else tensor._name.encode("utf-8")
-        shape = tensor._shape
-        number = index if index >= 0 else -1 - len(name)
-        place = len(self._parts)
-        if dtype == STRING:
-            array = tensor._array
-            data = encode_bytes(array) if array is not None else bytes(tensor._buffer)
-            nbytes = len(data)
+    def tensor(self, tensor: Tensor, name: int, label: bytes, by_reference: bool) -> int:
+        """Append a tensor's record; returns its bytes."""
+        dims, dtype = tensor._dims, tensor._dtype
+        where = 0
+        if dtype == BYTES:
+            data: Any = tensor.serialized()
+            if data is None:
+                data = self._transport.encode_bytes(tensor.as_numpy())
         else:
-            array = tensor._numpy()
-            nbytes = array.nbytes
-            held = self._region.lease_of(array) if nbytes else None
-            if held is not None:
-                self.held.append(held[0])
-                self.put(layout.TENSOR.pack(dtype, len(shape), number, held[1], nbytes))
-                data = None
+            data = tensor.bits()
+        nbytes = len(data) if isinstance(data, bytes) else data.nbytes
+        if by_reference and nbytes and not isinstance(data, bytes):
+            found = leased(data, self._region)
+            if found is not None:
+                where, lease = found
+                self.held.append(lease)
+        if nbytes and not where:
+            self._copies.append((len(self._pieces), data, nbytes))
+        record = TENSOR.pack(dtype, len(dims), name, where, nbytes) + _DIMS[len(dims)].pack(*dims)
+        if label:
+            record += _pad(label)
+        self.put(record)
+        return len(record)
+
+    def response(self, ticket: tuple[int, int], response: Any, wanted: frozenset[str], kind: int, flags: int) -> None:
+        slot, generation = ticket
+        if response is None or response._error is not None:
+            code, text = -1, b""
+            if response is not None:
+                code, text = int(response._error.code()), response._error.message().encode("utf-8", "replace")
+            size = REPLY.size + padded(len(text))
+            self.put(REPLY.pack(size, kind, slot, generation, code, len(text), 0, 0, flags, 0))
+            self.put(_pad(text))
+            return
+        params = encode_parameters(response._parameters if not isinstance(response._parameters, str) else None)
+        at = len(self._pieces)
+        self.put(bytes(REPLY.size))
+        size, outputs = REPLY.size + len(params), 0
+        index = self._transport.output_index
+        for tensor in response._outputs:
+            if tensor._name in wanted:
+                size += self.tensor(tensor, index[tensor._name], b"", True)
+                outputs += 1
+        self._pieces[at] = REPLY.pack(size, kind, slot, generation, -1, 0, len(params), outputs, flags, 0)
+        self.put(params)
+
+    def finish(self) -> tuple[int, int]:
+        """Allocate and write; offset and length of the payload."""
+        total = self._bytes
+        for _, _, nbytes in self._copies:
+            total = aligned(total) + nbytes
+        off = self._transport.allocate(total)
+        return self.fill(off)
+
+    def fill(self, off: int) -> tuple[int, int]:
+        memory, at = self._region.map, aligned(self._bytes)
+        for piece, data, nbytes in self._copies:
+            where = off + at
+            record = self._pieces[piece]
+            self._pieces[piece] = record[:8] + where.to_bytes(8, "little") + record[16:]
+            if isinstance(data, bytes):
+                memory[where : where + nbytes] = data
+            elif nbytes <= _BY_BYTES:
+                memory[where : where + nbytes] = data.tobytes()
             else:
-                data = array.reshape(-1).view(np.uint8).data if nbytes else b""
-        if data is not None:
-            self._pieces.append((place, (dtype, len(shape), number, self._data), data))
-            self.put(b"\0" * layout.TENSOR.size)
-            self._data += -(-nbytes // 64) * 64
-        self.put(_shape(shape))
-        self.put_text(name)
-
-    def begin(self) -> int:
-        """Leave a place for a record's head, which ``end`` fills; return what end needs."""
-        self._parts.append(b"")
-        return len(self._parts) - 1
-
-    def size_of_rest(self, place: int) -> int:
-        """Return the bytes put since ``begin``."""
-        return sum(map(len, self._parts[place + 1 :]))
-
-    def end(self, place: int, head: bytes) -> None:
-        self._parts[place] = head
-        self._size += len(head)
-
-    def write(self) -> tuple[int, int]:
-        """Lay everything into the region; return (off, bytes of the records). Raises OutOfMemory."""
-        region = self._region
-        first = -(-self._size // 64) * 64
-        off = region.allocate(first + self._data)
-        start = off + first
-        for place, (dtype, ndim, number, at), data in self._pieces:
-            n = len(data)
-            self._parts[place] = layout.TENSOR.pack(dtype, ndim, number, start + at, n)
-            region.view[start + at : start + at + n] = data
-        region.view[off : off + self._size] = b"".join(self._parts)
-        return off, self._size
+                _new_array(data.shape, data.dtype, memory, where)[...] = data
+            at = aligned(at + nbytes)
+        memory[off : off + self._bytes] = b"".join(self._pieces)
+        return off, self._bytes
 
 
-def _shape(shape: tuple[int, ...]) -> bytes:
-    return b"".join([n.to_bytes(8, "little", signed=True) for n in shape])
+Encoded = tuple[int, int, list[Any]]  # offset, length, leases to hold until the server has taken the message
 
 
-def put_response(
-    message: Message, kind: int, slot: int, generation: int, response: Optional[InferenceResponse],
-    outputs: dict[str, int], wanted: Optional[list[str]], final: bool,
-) -> None:
-    """Add a response record. Outputs that are not wanted are dropped; None for ``wanted``: all are."""
-    code, text, parameters, count = layout.NO_ERROR, b"", b"", 0
-    place = message.begin()
-    if response is not None:
-        error = response._error
-        if error is not None:
-            code, text = error.code(), error.message().encode("utf-8", "replace")
+def encode_done(transport: Transport, requests: list[InferenceRequest], results: list[Any]) -> Encoded:
+    writer = _Writer(transport)
+    writer.put(DONE.pack(len(requests), -1, 0, 0))
+    for request, result in zip(requests, results):
+        if type(result) is Answered:
+            writer.response(request._ticket, None, frozenset(), result.kind, 0)
         else:
-            for tensor in response._tensors:
-                index = outputs.get(tensor._name, -1)
-                if index >= 0 and wanted is not None and tensor._name not in wanted:
-                    continue
-                message.put_tensor(tensor, index)
-                count += 1
-            parameters = _params(response._parameters)
-    message.put_text(text)
-    if parameters:
-        message.put(parameters)
-    size = layout.RESPONSE.size + message.size_of_rest(place)
-    message.end(
-        place,
-        layout.RESPONSE.pack(
-            size, kind, slot, generation, code, len(text), len(parameters), count, layout.RECORD_FINAL if final else 0, 0
-        ),
-    )
+            writer.response(request._ticket, result, request._wanted, RESPONSE, FLAG_FINAL)
+    return (*writer.finish(), writer.held)
 
 
-def put_call(message: Message, request: InferenceRequest, options: int) -> None:
-    """Add the BLS record of a request."""
-    place = message.begin()
+def encode_failure(transport: Transport, text: str) -> Encoded:
+    """A done message that fails all of the batch that is unanswered."""
+    writer = _Writer(transport)
+    data = text.encode("utf-8", "replace")
+    writer.put(DONE.pack(0, int(ErrorCode.INTERNAL), len(data), 0))
+    writer.put(_pad(data))
+    return (*writer.finish(), [])
+
+
+def encode_response(
+    transport: Transport, ticket: tuple[int, int], response: Any, wanted: frozenset[str], flags: int
+) -> Encoded:
+    writer = _Writer(transport)
+    writer.response(ticket, response, wanted, FLAGS_ONLY if response is None else RESPONSE, flags)
+    return (*writer.finish(), writer.held)
+
+
+def encode_end(transport: Transport, ticket: tuple[int, int], error: TritonError | None) -> tuple[int, int]:
+    """The final record of a request whose sender is gone. The gate is held."""
+    writer = _Writer(transport)
+    response = None if error is None else InferenceResponse([], error)
+    writer.response(ticket, response, frozenset(), FLAGS_ONLY if error is None else RESPONSE, FLAG_FINAL)
+    return writer.fill(transport.heap.allocate(writer._bytes))
+
+
+def encode_bls(
+    transport: Transport, request: InferenceRequest, options: int, parent: tuple[int, int]
+) -> tuple[int, int]:
+    writer = _Writer(transport)
+    writer.put(bytes(BLS.size))
     for tensor in request._inputs:
-        message.put_tensor(tensor, -1)
+        label = tensor._name.encode()
+        writer.tensor(tensor, -1 - len(label), label, False)
     for name in request._wanted:
-        data = name.encode("utf-8")
-        message.put_text(len(data).to_bytes(4, "little") + data)
-    correlation = request._correlation
-    correlation_text = correlation.encode("utf-8") if isinstance(correlation, str) else b""
-    model, number = request._model_name.encode("utf-8"), request._id.encode("utf-8")
-    parameters = _params(request._parameters)
-    for data in (model, number, correlation_text, parameters):
-        message.put_text(data)
-    message.end(
-        place,
-        layout.BLS.pack(
-            layout.BLS.size + message.size_of_rest(place), options, request._flags & 3, len(request._inputs),
-            0 if isinstance(correlation, str) else correlation & 0xFFFFFFFFFFFFFFFF, request._timeout & 0xFFFFFFFFFFFFFFFF,
-            request._model_version, len(request._wanted), len(model), len(number), len(correlation_text),
-            len(parameters), 0, 0, 0,
-        ),
+        text = name.encode()
+        writer.put(_pad(len(text).to_bytes(4, "little") + text))
+    number: Any = request._correlation
+    correlation = b""
+    if isinstance(number, str):
+        number, correlation = 0, number.encode()
+    params = request._parameters
+    # Those of a received request are text of the server's, which keeps to what a model may say.
+    if isinstance(params, str):
+        params = transport.parse_parameters(params)
+    texts = [
+        request._model.encode(), request._id.encode(), correlation, encode_parameters(params),
+        request._trace._context.encode(),
+    ]  # fmt: skip
+    for text in texts:
+        writer.put(_pad(text))
+    writer._pieces[0] = BLS.pack(
+        writer._bytes, options, request._flags, len(request._inputs), number, request._timeout, request._version,
+        len(request._wanted), *map(len, texts), *parent,
     )  # fmt: skip
-
-
-__all__ = ["NO_MEMORY", "Message", "OutOfMemory", "decode_answer", "decode_batch", "put_call", "put_response"]
+    return writer.finish()

@@ -1,4 +1,4 @@
-"""The control socket: frames of JSON with a blob, questions and answers both ways (docs/python_worker.md)."""
+"""The control socket: frames both ways. One thread reads; answers go to those who asked, the rest to a handler."""
 
 from __future__ import annotations
 
@@ -6,103 +6,102 @@ import contextlib
 import itertools
 import json
 import os
-import queue
 import socket
-import struct
 import threading
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
-from triton_fast_worker.errors import TritonModelException
+from .errors import TritonModelException
+from .gate import Gate
+from .layout import FRAME, MAX_BLOB, MAX_JSON
 
-_HEAD = struct.Struct("<II")
+Handler = Callable[[dict[str, Any], bytes], None]
 
 
-class _Answer:
-    __slots__ = ("done", "message")
+class _Question:
+    __slots__ = ("answer", "arrived")
 
     def __init__(self) -> None:
-        self.done = threading.Event()
-        self.message: dict[str, Any] = {}
+        self.arrived = threading.Lock()
+        self.arrived.acquire()
+        self.answer: dict[str, Any] = {}
 
 
 class Control:
-    """One end of the socket. A thread reads; ``next`` gives what the main thread has to do.
+    """``on_message`` runs on the reading thread and must not wait for the server."""
 
-    ``handlers``: message type -> function of the message, run on a thread of its own, whose value is the answer.
-    """
-
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, on_message: Handler) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._writing = threading.Lock()
-        self._calls = itertools.count(1)
-        self._waiting: dict[int, _Answer] = {}
-        self._work: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.handlers: dict[str, Callable[[dict[str, Any]], Any]] = {}
-        threading.Thread(target=self._read, name="control", daemon=True).start()
+        self._on_message = on_message
+        self._gate = Gate()
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, _Question] = {}
+        self.exit_code = 1
 
-    def next(self) -> dict[str, Any]:
-        """Wait for the next message that no handler takes."""
-        return self._work.get()
+    def start(self) -> None:
+        threading.Thread(target=self._read, name="triton_fast control", daemon=True).start()
 
-    def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
-        data = json.dumps(message).encode("utf-8")
-        with self._writing, contextlib.suppress(OSError):  # the reader sees the server's end
-            self._socket.sendall(_HEAD.pack(len(data), len(blob)) + data + blob)
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message; also from finalizers."""
+        self._gate.later(self._send, _frame(message, b""))
 
-    def ask(self, kind: str, blob: bytes = b"", **fields: Any) -> Any:
-        """Send a question and wait for its answer. Raises TritonModelException with the server's error."""
-        call = next(self._calls)
-        answer = self._waiting[call] = _Answer()
-        self.send({"type": kind, "call": call, **fields}, blob)
-        answer.done.wait()
-        error = answer.message.get("error")
+    def ask(self, message: dict[str, Any], blob: bytes = b"") -> Any:
+        """Send it and wait for the value. TritonModelException with the error's text."""
+        question = _Question()
+        number = next(self._numbers)
+        self._asked[number] = question
+        frame = _frame({**message, "call": number}, blob)
+        with self._gate:
+            self._send(frame)
+        question.arrived.acquire()
+        error = question.answer.get("error")
         if error is not None:
-            raise TritonModelException(error.get("message", ""))
-        return answer.message.get("value")
+            raise TritonModelException(error["message"])
+        return question.answer.get("value")
 
-    def answer(self, call: int, value: Any = None, error: Optional[str] = None, code: int = 1) -> None:
-        """Answer a question of the server."""
+    def answer(self, call: int, value: Any = None, error: str | None = None) -> None:
         message: dict[str, Any] = {"type": "answer", "call": call}
         if error is None:
             message["value"] = value
         else:
-            message["error"] = {"code": code, "message": error}
-        self.send(message)
+            message["error"] = {"code": 1, "message": error}
+        self.tell(message)
 
-    def _exactly(self, n: int) -> bytes:
-        parts = bytearray()
-        while len(parts) < n:
-            part = self._socket.recv(min(n - len(parts), 1 << 20))
-            if not part:
-                raise EOFError
-            parts += part
-        return bytes(parts)
+    def _send(self, frame: bytes) -> None:
+        # When the server is gone, the reading thread sees it too.
+        with contextlib.suppress(OSError):
+            self._socket.sendall(frame)
 
     def _read(self) -> None:
         try:
             while True:
-                size, blob = _HEAD.unpack(self._exactly(_HEAD.size))
-                message = json.loads(self._exactly(size))
-                self._exactly(blob)
-                self._dispatch(message)
-        except (OSError, EOFError, ValueError):
-            # The server has gone: nobody is left to serve, and nothing may hold this process.
-            os._exit(1)
+                json_bytes, blob_bytes = FRAME.unpack(self._exactly(FRAME.size))
+                if json_bytes > MAX_JSON or blob_bytes > MAX_BLOB:
+                    break
+                message = json.loads(self._exactly(json_bytes))
+                blob = self._exactly(blob_bytes)
+                if message["type"] == "answer":
+                    question = self._asked.pop(message["call"], None)
+                    if question is not None:
+                        question.answer = message
+                        question.arrived.release()
+                else:
+                    self._on_message(message, blob)
+        except (EOFError, OSError):
+            pass
+        # Nobody is left to work for, whatever the model's threads are doing.
+        os._exit(self.exit_code)
 
-    def _dispatch(self, message: dict[str, Any]) -> None:
-        kind = message.get("type", "")
-        if kind == "answer":
-            waiting = self._waiting.pop(message["call"], None)
-            if waiting is not None:
-                waiting.message = message
-                waiting.done.set()
-        elif kind in self.handlers:
-            threading.Thread(target=self._handle, args=(kind, message), name=kind, daemon=True).start()
-        else:
-            self._work.put(message)
+    def _exactly(self, count: int) -> bytes:
+        pieces = []
+        while count:
+            piece = self._socket.recv(min(count, 1 << 20))
+            if not piece:
+                raise EOFError
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
 
-    def _handle(self, kind: str, message: dict[str, Any]) -> None:
-        try:
-            self.answer(message["call"], self.handlers[kind](message))
-        except BaseException as error:  # noqa: BLE001 - the model's own, told to who asked
-            self.answer(message["call"], error=f"{type(error).__name__}: {error}")
+
+def _frame(message: dict[str, Any], blob: bytes) -> bytes:
+    text = json.dumps(message).encode()
+    return FRAME.pack(len(text), len(blob)) + text + blob

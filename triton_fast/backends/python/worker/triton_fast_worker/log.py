@@ -1,12 +1,12 @@
-"""``Logger``: lines in the server's log, with the place in the model that wrote them."""
+"""Logger: messages of the model, printed by the server under its own settings, with the caller's file and line."""
 
 from __future__ import annotations
 
 import enum
 import sys
-from typing import Any
 
-from triton_fast_worker import runtime
+from .errors import BINDING, HERE, incompatible
+from .runtime import current
 
 
 class LogLevel(enum.IntEnum):
@@ -15,33 +15,57 @@ class LogLevel(enum.IntEnum):
     ERROR = 2
     VERBOSE = 3
 
+    def __str__(self) -> str:
+        return f"LogLevel.{self.name}"
 
-def _write(level: int, message: Any) -> None:
+
+LogLevel.__module__ = BINDING
+LogLevel.__qualname__ = "Logger.LogLevel"
+_LEVEL = f"{BINDING}.Logger.LogLevel"
+
+
+def _write(function: str, signature: str, message: object, level: object) -> None:
+    if not isinstance(message, str) or not isinstance(level, LogLevel):
+        given = (message,) if level is LogLevel.INFO or function != "log" else (message, level)
+        raise incompatible(function, signature, *given)
     frame = sys._getframe(2)
-    runtime.current().log(int(level), frame.f_code.co_filename, frame.f_lineno, str(message))
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(HERE):
+        frame = frame.f_back
+    current().log(int(level), frame.f_code.co_filename, frame.f_lineno, message)
 
 
 class Logger:
-    """Writes to the server's log, as its settings say."""
+    """Only static methods."""
 
-    INFO, WARNING, ERROR, VERBOSE = LogLevel.INFO, LogLevel.WARNING, LogLevel.ERROR, LogLevel.VERBOSE
+    __module__ = BINDING
+    INFO = LogLevel.INFO
+    WARNING = LogLevel.WARNING
+    ERROR = LogLevel.ERROR
+    VERBOSE = LogLevel.VERBOSE
 
-    @staticmethod
-    def log(message: Any, level: int = LogLevel.INFO) -> None:
-        _write(level, message)
-
-    @staticmethod
-    def log_info(message: Any) -> None:
-        _write(LogLevel.INFO, message)
-
-    @staticmethod
-    def log_warn(message: Any) -> None:
-        _write(LogLevel.WARNING, message)
+    def __init__(self) -> None:
+        raise TypeError(f"{BINDING}.Logger: No constructor defined!")
 
     @staticmethod
-    def log_error(message: Any) -> None:
-        _write(LogLevel.ERROR, message)
+    def log(message: str, level: LogLevel = LogLevel.INFO) -> None:
+        _write("log", f"(message: str, level: {_LEVEL} = {LogLevel.INFO!r}) -> None", message, level)
 
     @staticmethod
-    def log_verbose(message: Any) -> None:
-        _write(LogLevel.VERBOSE, message)
+    def log_info(message: str) -> None:
+        _write("log_info", "(message: str) -> None", message, LogLevel.INFO)
+
+    @staticmethod
+    def log_warn(message: str) -> None:
+        _write("log_warn", "(message: str) -> None", message, LogLevel.WARNING)
+
+    @staticmethod
+    def log_error(message: str) -> None:
+        _write("log_error", "(message: str) -> None", message, LogLevel.ERROR)
+
+    @staticmethod
+    def log_verbose(message: str) -> None:
+        _write("log_verbose", "(message: str) -> None", message, LogLevel.VERBOSE)
+
+
+# Not in the class body, where it would hide the type.
+setattr(Logger, "LogLevel", LogLevel)  # noqa: B010

@@ -1,135 +1,153 @@
-"""Metrics that a model makes; kept by the server, so that all instances add to the same."""
+"""MetricFamily and Metric. The server keeps the values; what can be checked here is, so that updates need no answer."""
 
 from __future__ import annotations
 
+import enum
 import itertools
-from typing import Any, Optional
+import json
+import math
+from typing import Any
 
-from triton_fast_worker import runtime
-from triton_fast_worker.errors import TritonModelException
+from .errors import BINDING, TritonModelException, incompatible
+from .runtime import Runtime, current
 
-_KINDS = ("counter", "gauge", "histogram")
 _numbers = itertools.count(1)
+_CLEARED = (
+    "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The 'MetricFamily' object should "
+    "be deleted AFTER its corresponding 'Metric' objects have been deleted."
+)
+_NEGATIVE = "TRITONSERVER_METRIC_KIND_COUNTER can only be incremented monotonically by non-negative values."
+
+
+class MetricKind(enum.IntEnum):
+    COUNTER = 0
+    GAUGE = 1
+    HISTOGRAM = 2
+
+    def __str__(self) -> str:
+        return f"MetricKind.{self.name}"
+
+
+MetricKind.__module__ = BINDING
+# Operations by kind, and their names in the texts.
+_SUPPORTED = {"increment": (0, 1), "set": (1,), "observe": (2,)}
+
+
+def failed(runtime: Runtime, text: str) -> str:
+    """An error of the server as the binding passes it on."""
+    return f"Failed to process the request for model '{runtime.name}', message: {text}"
 
 
 class Metric:
-    """One metric of a family; made by ``MetricFamily.Metric``."""
+    """Made by MetricFamily.Metric only."""
 
-    def __init__(self, family: MetricFamily, number: int, kind: int) -> None:
-        self._family: Optional[MetricFamily] = family
-        self._number = number
+    __module__ = BINDING
+    __slots__ = ("__weakref__", "_cleared", "_kind", "_number", "_runtime")
+
+    def __init__(self, runtime: Runtime, family: int, kind: MetricKind, labels: Any, buckets: Any) -> None:
+        self._runtime = runtime
         self._kind = kind
-        self._runtime = family._runtime
-
-    def _check(self) -> None:
-        if self._family is None or self._family._dropped:
-            raise TritonModelException(
-                "Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The 'MetricFamily' "
-                "object should be deleted AFTER its corresponding 'Metric' objects have been deleted."
-            )
-
-    def _update(self, op: str, value: float) -> None:
-        self._runtime.tell("metric_update", metric=self._number, op=op, value=float(value))
+        self._number = next(_numbers)
+        self._cleared = False
+        fields = {"metric": self._number, "family": family, "labels": labels, "buckets": buckets}
+        try:
+            runtime.ask("metric", fields)
+        except TritonModelException as error:
+            raise TritonModelException(f"Error when creating Metric: {failed(runtime, str(error))}") from None
 
     def increment(self, value: float) -> None:
-        """Add to a counter (not less than 0) or a gauge."""
-        self._check()
-        if self._kind == MetricFamily.HISTOGRAM:
-            raise TritonModelException(
-                "Failed to increment metric value: TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Increment"
-            )
-        if self._kind == MetricFamily.COUNTER and value < 0:
-            raise TritonModelException(
-                "Failed to increment metric value: TRITONSERVER_METRIC_KIND_COUNTER can only be incremented "
-                "monotonically by non-negative values."
-            )
-        self._update("increment", value)
+        self._update("increment", "Failed to increment metric value: ", value)
 
     def set(self, value: float) -> None:
-        """Set a gauge."""
-        self._check()
-        if self._kind != MetricFamily.GAUGE:
-            kind = _KINDS[self._kind].upper()
-            raise TritonModelException(
-                f"Failed to set metric value: TRITONSERVER_METRIC_KIND_{kind} does not support Set"
-            )
-        self._update("set", value)
+        self._update("set", "Failed to set metric value: ", value)
 
     def observe(self, value: float) -> None:
-        """Add an observation to a histogram."""
-        self._check()
-        if self._kind != MetricFamily.HISTOGRAM:
-            kind = _KINDS[self._kind].upper()
-            raise TritonModelException(
-                f"Failed to observe metric value: TRITONSERVER_METRIC_KIND_{kind} does not support Observe"
-            )
-        self._update("observe", value)
+        self._update("observe", "Failed to observe metric value: ", value)
 
     def value(self) -> float:
-        """Return the value of a counter or a gauge."""
-        self._check()
-        if self._kind == MetricFamily.HISTOGRAM:
-            raise TritonModelException(
-                "Failed to get metric value: TRITONSERVER_METRIC_KIND_HISTOGRAM does not support Value"
-            )
+        if self._cleared:
+            raise TritonModelException(f"Failed to get metric value: {_CLEARED}")
         try:
-            return float(self._runtime.ask("metric_value", metric=self._number))
+            return float(self._runtime.ask("metric_value", {"metric": self._number}))
         except TritonModelException as error:
-            raise TritonModelException(f"Failed to get metric value: {error}") from None
+            text = f"Failed to get metric value: {failed(self._runtime, str(error))}"
+            raise TritonModelException(text) from None
 
-    def __del__(self) -> None:
-        _forget(self, "metric_drop", "metric")
+    def clear(self) -> None:
+        """Its family is gone."""
+        if not self._cleared:
+            self._cleared = True
+            self._runtime.tell("metric_drop", {"metric": self._number})
+
+    def _update(self, operation: str, prefix: str, value: Any) -> None:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+            if not isinstance(value, float):
+                signature = f"(self: {BINDING}.Metric, arg0: float) -> None"
+                raise incompatible(operation, signature, self, value) from None
+        if self._cleared:
+            raise TritonModelException(prefix + _CLEARED)
+        if self._kind not in _SUPPORTED[operation]:
+            text = f"TRITONSERVER_METRIC_KIND_{self._kind.name} does not support {operation.capitalize()}"
+            raise TritonModelException(prefix + failed(self._runtime, text))
+        if self._kind == MetricKind.COUNTER and number < 0:
+            raise TritonModelException(prefix + failed(self._runtime, _NEGATIVE))
+        # JSON has no NaN and no infinity: they go as text.
+        sent = number if math.isfinite(number) else str(number)
+        self._runtime.tell("metric_update", {"metric": self._number, "op": operation, "value": sent})
 
 
 class MetricFamily:
-    """Metrics of one name. The same name and description from several instances are one family."""
+    """Keeps its metrics; they end with it."""
 
-    COUNTER, GAUGE, HISTOGRAM = 0, 1, 2
+    __module__ = BINDING
+    __slots__ = ("__weakref__", "_kind", "_metrics", "_number", "_runtime")
 
-    def __init__(self, name: str, description: str, kind: int) -> None:
-        self._dropped = False
-        self._runtime = runtime.current()
-        self._kind = int(kind)
-        if self._kind not in (0, 1, 2):
-            raise TritonModelException("Error when creating MetricFamily: unknown kind")
+    COUNTER = MetricKind.COUNTER
+    GAUGE = MetricKind.GAUGE
+    HISTOGRAM = MetricKind.HISTOGRAM
+
+    def __init__(self, name: str, description: str, kind: MetricKind) -> None:
+        if not isinstance(name, str) or not isinstance(description, str) or not isinstance(kind, MetricKind):
+            signature = f"{BINDING}.MetricFamily(name: str, description: str, kind: {BINDING}.MetricKind)"
+            raise incompatible("__init__", signature, name, description, kind)
+        runtime = current()
+        self._kind = kind
+        self._metrics: list[Metric] = []
         number = next(_numbers)
+        fields = {"family": number, "name": name, "description": description, "kind": kind.name.lower()}
         try:
-            self._runtime.ask(
-                "metric_family", family=number, name=name, description=description, kind=_KINDS[self._kind]
-            )
+            runtime.ask("metric_family", fields)
         except TritonModelException as error:
-            raise TritonModelException(f"Error when creating MetricFamily: {error}") from None
+            raise TritonModelException(f"Error when creating MetricFamily: {failed(runtime, str(error))}") from None
         self._number = number
+        self._runtime = runtime
 
-    def Metric(  # noqa: N802 - Triton's name
-        self, labels: Optional[dict[str, Any]] = None, buckets: Optional[list[float]] = None
-    ) -> Metric:
-        """Return the metric of these labels."""
+    def Metric(self, labels: dict[str, str] | None = None, buckets: list[float] | None = None) -> Metric:
         if labels is not None and not isinstance(labels, dict):
             raise TritonModelException("Failed to create metric. Labels must be a dictionary.")
-        if buckets is not None and not isinstance(buckets, list):
-            raise TritonModelException("Failed to create metric. Buckets must be a list.")
-        if self._kind != MetricFamily.HISTOGRAM and buckets is not None:
-            raise TritonModelException("Failed to create metric. Unexpected buckets found.")
-        if self._kind == MetricFamily.HISTOGRAM and buckets is None:
-            raise TritonModelException("Failed to create metric. Missing required buckets.")
-        number = next(_numbers)
-        texts = {str(key): str(value) for key, value in (labels or {}).items()}
-        try:
-            self._runtime.ask("metric", metric=number, family=self._number, labels=texts, buckets=buckets)
-        except TritonModelException as error:
-            raise TritonModelException(f"Error when creating Metric: {error}") from None
-        return Metric(self, number, self._kind)
+        json.dumps(labels)
+        if labels and not all(isinstance(value, str) for value in labels.values()):
+            text = failed(self._runtime, "attempt to access JSON non-string as string")
+            raise TritonModelException(f"Error when creating Metric: {text}")
+        if buckets is None:
+            if self._kind == MetricKind.HISTOGRAM:
+                raise TritonModelException("Failed to create metric. Missing required buckets.")
+        else:
+            if not isinstance(buckets, list):
+                raise TritonModelException("Failed to create metric. Buckets must be a list.")
+            if self._kind != MetricKind.HISTOGRAM:
+                raise TritonModelException("Failed to create metric. Unexpected buckets found.")
+            buckets = [float(bound) for bound in buckets]
+        metric = Metric(self._runtime, self._number, self._kind, labels or {}, buckets)
+        self._metrics.append(metric)
+        return metric
 
     def __del__(self) -> None:
-        self._dropped = True
-        _forget(self, "metric_family_drop", "family")
-
-
-def _forget(thing: Any, kind: str, field: str) -> None:
-    number = getattr(thing, "_number", None)
-    if number is not None:
-        try:
-            thing._runtime.tell(kind, **{field: number})
-        except Exception:  # noqa: BLE001 - at the end of the process the server may have gone
-            return
+        runtime = getattr(self, "_runtime", None)
+        if runtime is not None:
+            for metric in self._metrics:
+                metric.clear()
+            runtime.tell("metric_family_drop", {"family": self._number})

@@ -1,113 +1,101 @@
-"""``ModelConfig``: what ``auto_complete_config`` is given and changes."""
+"""ModelConfig, which auto_complete_config gets and returns: a configuration that may be completed, not changed."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
-
-_IN = "in auto-complete-config function for model"
 
 
 class ModelConfig:
-    """A model's configuration as a dict of its protobuf fields, with checked setters.
+    """Wraps the configuration's JSON; setters raise ValueError where they contradict what the file says."""
 
-    Every setter raises ValueError when what it sets contradicts what the configuration says.
-    """
+    __module__ = "triton_python_backend_utils"
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._config = config
-        config.setdefault("max_batch_size", 0)
-        config.setdefault("input", [])
-        config.setdefault("output", [])
+    def __init__(self, model_config: str) -> None:
+        self._model_config: dict[str, Any] = json.loads(model_config)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the dict itself."""
-        return self._config
-
-    @property
-    def _name(self) -> str:
-        return str(self._config.get("name", ""))
+        """The configuration itself, not a copy."""
+        return self._model_config
 
     def set_max_batch_size(self, max_batch_size: int) -> None:
-        given = self._config["max_batch_size"]
-        if given > max_batch_size:
+        configured = self._model_config["max_batch_size"]
+        if configured > max_batch_size:
             raise ValueError(
-                f"configuration specified max_batch_size {given}, but {_IN} '{self._name}' specified max_batch_size "
-                f"{max_batch_size}"
+                f"configuration specified max_batch_size {configured}, but in auto-complete-config function for model "
+                f"'{self._model_config['name']}' specified max_batch_size {max_batch_size}"
             )
-        self._config["max_batch_size"] = max_batch_size
+        self._model_config["max_batch_size"] = max_batch_size
 
     def set_dynamic_batching(self) -> None:
-        for other in ("sequence_batching", "ensemble_scheduling"):
-            if other in self._config:
+        for scheduler in ("sequence_batching", "ensemble_scheduling"):
+            if scheduler in self._model_config:
                 raise ValueError(
-                    f"Configuration specified scheduling_choice as '{other}', but auto-complete-config function for "
-                    f"model '{self._name}' tries to set scheduling_choice as 'dynamic_batching'"
+                    f"Configuration specified scheduling_choice as '{scheduler}', but auto-complete-config function "
+                    f"for model '{self._model_config['name']}' tries to set scheduling_choice as 'dynamic_batching'"
                 )
-        self._config.setdefault("dynamic_batching", {})
+        self._model_config.setdefault("dynamic_batching", {})
 
-    def add_input(self, tensor: dict[str, Any]) -> None:
-        self._add("input", tensor, ("name", "data_type", "dims", "optional"), "'name', 'data_type', 'dims' and 'optional'")
+    def add_input(self, input: dict[str, Any]) -> None:
+        allowed = ("name", "data_type", "dims", "optional")
+        self._add("input", input, allowed, "'name', 'data_type', 'dims' and 'optional'")
 
-    def add_output(self, tensor: dict[str, Any]) -> None:
-        self._add("output", tensor, ("name", "data_type", "dims"), "'name', 'data_type' and 'dims'")
+    def add_output(self, output: dict[str, Any]) -> None:
+        self._add("output", output, ("name", "data_type", "dims"), "'name', 'data_type' and 'dims'")
 
-    def _add(self, kind: str, tensor: dict[str, Any], known: tuple[str, ...], names: str) -> None:
-        where = f"{_IN} '{self._name}'"
-        extra = [key for key in tensor if key not in known]
-        if extra:
-            raise ValueError(
-                f"{kind} '{tensor.get('name', '')}' {where} contains property other than {names}."
-            )
-        if "name" not in tensor:
+    def set_model_transaction_policy(self, transaction_policy_dict: dict[str, Any]) -> None:
+        name = self._model_config["name"]
+        for key in transaction_policy_dict:
+            if key != "decoupled":
+                raise ValueError(
+                    f"model transaction property in auto-complete-config function for model '{name}' contains property "
+                    "other than 'decoupled'."
+                )
+        policy = self._model_config.setdefault("model_transaction_policy", {})
+        if "decoupled" in transaction_policy_dict:
+            wanted = transaction_policy_dict["decoupled"]
+            if policy.get("decoupled", wanted) != wanted:
+                raise ValueError(
+                    f"trying to change decoupled property in auto-complete-config for model '{name}', which is already "
+                    f"set to '{policy['decoupled']}'."
+                )
+            policy["decoupled"] = wanted
+
+    def _add(self, kind: str, given: dict[str, Any], allowed: tuple[str, ...], listed: str) -> None:
+        model = self._model_config["name"]
+        where = f"in auto-complete-config function for model '{model}'"
+        for key in given:
+            if key not in allowed:
+                raise ValueError(f"{kind} '{given['name']}' {where} contains property other than {listed}.")
+        if "name" not in given:
             raise ValueError(f"{kind} {where} is missing 'name' property.")
-        name = tensor["name"]
+        name = given["name"]
         for key in ("data_type", "dims"):
-            if key not in tensor:
+            if key not in given:
                 raise ValueError(f"{kind} '{name}' {where} is missing '{key}' property.")
-        for entry in self._config[kind]:
-            if entry.get("name") == name:
-                self._merge(kind, entry, tensor)
+        for present in self._model_config[kind]:
+            if present["name"] == name:
+                self._complete(model, kind, present, given)
                 return
-        self._config[kind].append(dict(tensor))
+        self._model_config[kind].append(given)
 
-    def _merge(self, kind: str, entry: dict[str, Any], tensor: dict[str, Any]) -> None:
-        name = tensor["name"]
-        given_type = entry.get("data_type", "TYPE_INVALID")
-        if given_type in ("", "TYPE_INVALID"):
-            entry["data_type"] = tensor["data_type"]
-        elif given_type != tensor["data_type"]:
+    @staticmethod
+    def _complete(model: str, kind: str, present: dict[str, Any], given: dict[str, Any]) -> None:
+        name = given["name"]
+        if present["data_type"] not in ("TYPE_INVALID", given["data_type"]):
             raise ValueError(
-                f"unable to load model '{self._name}', configuration expects datatype {given_type} for {kind} "
-                f"'{name}', model provides {tensor['data_type']}"
+                f"unable to load model '{model}', configuration expects datatype {present['data_type']} for {kind} "
+                f"'{name}', model provides {given['data_type']}"
             )
-        given_dims = [int(dim) for dim in entry.get("dims", ())]
-        if not given_dims:
-            entry["dims"] = tensor["dims"]
-        elif given_dims != list(tensor["dims"]):
+        if present["dims"] and present["dims"] != given["dims"]:
             raise ValueError(
-                f"model '{self._name}', tensor '{name}': the model expects dims {tensor['dims']} but the model "
-                f"configuration specifies dims {given_dims}"
+                f"model '{model}', tensor '{name}': the model expects dims {given['dims']} but the model configuration "
+                f"specifies dims {present['dims']}"
             )
-        if kind == "input" and "optional" in tensor:
-            if "optional" in entry and bool(entry["optional"]) != bool(tensor["optional"]):
-                raise ValueError(
-                    f"model '{self._name}', tensor '{name}': the model expects optional {tensor['optional']} but the "
-                    f"model configuration specifies optional {entry['optional']}"
-                )
-            entry["optional"] = tensor["optional"]
-
-    def set_model_transaction_policy(self, policy: dict[str, Any]) -> None:
-        if any(key != "decoupled" for key in policy):
+        # Only inputs have it: an output with it has been refused.
+        if "optional" in present and "optional" in given and present["optional"] != given["optional"]:
             raise ValueError(
-                f"model transaction property {_IN} '{self._name}' contains property other than 'decoupled'."
+                f"model '{model}', tensor '{name}': the model expects optional {given['optional']} but the model "
+                f"configuration specifies optional {present['optional']}"
             )
-        given = self._config.get("model_transaction_policy")
-        if given is None:
-            self._config["model_transaction_policy"] = dict(policy)
-        elif "decoupled" in policy:
-            now = bool(given.get("decoupled", False))
-            if now != bool(policy["decoupled"]):
-                raise ValueError(
-                    f"trying to change decoupled property in auto-complete-config for model '{self._name}', which is "
-                    f"already set to '{now}'."
-                )
+        present.update({key: given[key] for key in ("data_type", "dims", "optional") if key in given})

@@ -1,98 +1,91 @@
-"""``InferenceResponse`` and what sends it."""
+"""InferenceResponse and the parameters of requests and responses."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+import json
+from typing import Any
 
-from triton_fast_worker import params
-from triton_fast_worker.errors import TritonError, TritonModelException
-from triton_fast_worker.runtime import Origin
-from triton_fast_worker.tensor import Tensor
+from .errors import BINDING, TritonError, TritonModelException, incompatible
+from .tensor import Tensor
 
-FINAL = 1
+_SIGNATURE = (
+    f"{BINDING}.InferenceResponse(output_tensors: List[{BINDING}.Tensor] = [], error: {BINDING}.TritonError = None, "
+    "parameters: object = None)"
+)
+
+
+def checked_parameters(parameters: Any) -> dict[str, Any] | None:
+    """A copy of the dictionary, None for none; only bool, int and str may be its values."""
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        # The binding names its own dictionary type as the compiler does.
+        raise TritonModelException(f"Expect N8pybind114dictE, got {type(parameters)}")
+    for key, value in parameters.items():
+        if not isinstance(key, str):
+            raise TritonModelException(f"Expect parameters keys to have type str, found type {type(key)}")
+        if not isinstance(value, (bool, int, str)):
+            raise TritonModelException(
+                f"Expect parameters values to have type bool/int/str, found type {type(value)}"
+            )
+    return dict(parameters)
+
+
+def parameters_text(parameters: Any) -> str:
+    """The JSON text that parameters() returns; what came from the server is text already."""
+    return parameters if isinstance(parameters, str) else json.dumps(parameters or {})
+
+
+def tensor_list(given: Any) -> list[Any] | None:
+    """The list of a sequence of tensors, None members included; None when it is not one."""
+    if isinstance(given, (str, bytes, dict, set)):
+        return None
+    try:
+        tensors = list(given)
+    except TypeError:
+        return None
+    return tensors if all(isinstance(one, Tensor) or one is None for one in tensors) else None
 
 
 class InferenceResponse:
-    """Output tensors, or an error.
+    """Outputs, or an error, and parameters."""
 
-    Parameters
-    ----------
-    output_tensors : list of Tensor
-    error : TritonError, optional
-        With it the tensors are ignored.
-    parameters : dict of str to bool, int or str, optional
-    """
-
-    __slots__ = ("_error", "_parameters", "_tensors")
+    __module__ = BINDING
+    # _last: for responses of BLS requests, whether another one follows.
+    __slots__ = ("__weakref__", "_error", "_last", "_outputs", "_parameters")
 
     def __init__(
-        self,
-        output_tensors: Any = (),
-        error: Optional[TritonError] = None,
-        parameters: Optional[dict[str, Any]] = None,
+        self, output_tensors: Any = (), error: TritonError | None = None, parameters: Any = None
     ) -> None:
-        tensors = list(output_tensors)
-        for tensor in tensors:
-            if tensor is None:
-                raise TritonModelException("Output tensor for inference response should not be empty.")
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"output_tensors must be a list of Tensor objects, found type {type(tensor)}")
-        self._tensors = tensors
+        outputs: list[Any] | None = tensor_list(output_tensors)
+        if outputs is None or not (error is None or isinstance(error, TritonError)):
+            given = {"error": error} if error is not None else {}
+            raise incompatible("__init__", _SIGNATURE, *([output_tensors] if output_tensors != () else []), **given)
+        self._parameters: Any = None if parameters is None else checked_parameters(parameters)
+        if None in outputs:
+            raise TritonModelException("Output tensor for inference response should not be empty.")
+        self._outputs: list[Tensor] = outputs
         self._error = error
-        self._parameters: Any = parameters if parameters is None else params.check(parameters)
+        self._last = True
+
+    @staticmethod
+    def received(outputs: list[Tensor], error: TritonError | None, parameters: str, last: bool) -> InferenceResponse:
+        """A response of a BLS request."""
+        self = InferenceResponse.__new__(InferenceResponse)
+        self._outputs = outputs
+        self._error = error
+        self._parameters = parameters or None
+        self._last = last
+        return self
 
     def output_tensors(self) -> list[Tensor]:
-        return self._tensors
+        return self._outputs
 
     def has_error(self) -> bool:
         return self._error is not None
 
-    def error(self) -> Optional[TritonError]:
+    def error(self) -> TritonError | None:
         return self._error
 
     def parameters(self) -> str:
-        """Return the parameters as JSON text."""
-        return params.as_text(self._parameters)
-
-
-class InferenceResponseSender:
-    """Sends the responses of one request, from any thread."""
-
-    __slots__ = ("_origin",)
-
-    def __init__(self, origin: Origin) -> None:
-        self._origin = origin
-
-    def send(self, response: Optional[InferenceResponse] = None, flags: int = 0) -> None:
-        """Send a response, with the flag TRITONSERVER_RESPONSE_COMPLETE_FINAL (1) the last one, or only that flag.
-
-        Raises TritonModelException when the flags are unknown or the request has had what it may have.
-        """
-        origin = self._origin
-        if flags not in (0, FINAL):
-            raise TritonModelException("Unable to send response. Unsupported flag provided.")
-        if response is None and flags == 0:
-            raise TritonModelException(
-                "Inference Response object must be provided when the response flags is set to zero."
-            )
-        if origin.closed:
-            raise TritonModelException("Unable to send response. Response sender has been closed.")
-        if not origin.decoupled:
-            if response is not None and origin.answered:
-                raise TritonModelException(
-                    "Unable to send response. Non-decoupled model cannot send more than one response."
-                )
-            if response is None and not origin.answered:
-                raise TritonModelException(
-                    "Unable to send response. Non-decoupled model cannot send complete final before sending a response."
-                )
-        final = flags == FINAL
-        if response is not None:
-            origin.answered = True
-        if final:
-            origin.closed = True
-        if response is not None or origin.decoupled:
-            origin.send(response, final)
-
-    def is_cancelled(self) -> bool:
-        return self._origin.cancelled()
+        return parameters_text(self._parameters)

@@ -1,86 +1,114 @@
-"""What lies outside a model: one object through which everything leaves the process, or the model."""
+"""The one door of pb_utils to what is outside the model: requests, senders, BLS, log, metrics, model control.
+
+``WorkerRuntime`` (worker_runtime.py) goes over region and socket. A server may run a model in its own process with a
+Runtime of its own: nothing in tensor, request, response, sender, bls, log, metrics and functions knows another way out.
+"""
 
 from __future__ import annotations
 
 import contextvars
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Optional
-
-from triton_fast_worker.errors import TritonModelException
+from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
-    from triton_fast_worker.request import InferenceRequest
-    from triton_fast_worker.response import InferenceResponse
+    from .request import InferenceRequest
+    from .response import InferenceResponse
+
+# Names a request towards its runtime; only the runtime looks inside.
+Ticket = Any
 
 
-class Origin(ABC):
-    """Where a request that a model was given came from. Attributes are the sender's state.
+class Call:
+    """A BLS request under way."""
 
-    ``decoupled``; ``answered``: a response was sent; ``closed``: the final one was; ``release``: flags of
-    ``set_release_flags``.
-    """
+    __slots__ = ()
 
-    __slots__ = ("answered", "closed", "decoupled", "release")
+    def next(self) -> InferenceResponse:
+        """Wait for the next response. Its ``_last`` is True on the last; not called again after that."""
+        raise NotImplementedError
 
-    def __init__(self, decoupled: bool) -> None:
-        self.decoupled = decoupled
-        self.answered = False
-        self.closed = False
-        self.release = 1
+    def cancel(self) -> None:
+        """Ask for the end. Responses go on until the last one has come."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def cancelled(self) -> bool:
-        """Whether nobody wants responses any more."""
-
-    @abstractmethod
-    def send(self, response: Optional[InferenceResponse], final: bool) -> None:
-        """Send a response, or only the end. Blocks while the client is slow."""
+    def close(self) -> None:
+        """No response is wanted any more. Called by finalizers: takes no lock that its own thread may hold."""
+        raise NotImplementedError
 
 
-class Runtime(ABC):
-    """One model instance's outside. ``model_dir``: the version directory."""
+class Runtime:
+    """All methods may be called from any thread of the model."""
 
-    model_dir: str = ""
+    __slots__ = ()
+    name = ""  # of the instance, as it stands in error texts
+    decoupled = False
 
-    @abstractmethod
-    def execute(self, request: InferenceRequest) -> InferenceResponse:
-        """Send a request to another model, wait for its only response. Errors are responses."""
+    def cancelled(self, ticket: Ticket) -> bool:
+        """Whether the request's client has given up. Polled: must be cheap."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def stream(self, request: InferenceRequest) -> Any:
-        """Send a request to another model; return an iterator of its responses with a method ``cancel``."""
+    def send(self, ticket: Ticket, response: InferenceResponse | None, wanted: frozenset[str], flags: int) -> None:
+        """Send a response of a sender; ``response`` None sends the flags alone. The rules have been checked.
 
-    @abstractmethod
+        Outputs that are not in ``wanted`` are left out. Waits while the client reads too slowly. TritonModelException
+        when it cannot be sent.
+        """
+        raise NotImplementedError
+
+    def abandoned(self, ticket: Ticket, sent: bool) -> None:
+        """A sender went away without its final flag. Called by finalizers, as Call.close is."""
+        raise NotImplementedError
+
+    def submit(
+        self,
+        request: InferenceRequest,
+        decoupled: bool,
+        callback: Callable[[InferenceResponse], None] | None = None,
+    ) -> Call:
+        """Start a BLS request. With ``callback`` the first response goes to it, on a thread of the runtime.
+
+        Raises TritonModelException for wrong use only; failures are responses.
+        """
+        raise NotImplementedError
+
     def log(self, level: int, file: str, line: int, message: str) -> None:
-        """Write to the server's log."""
+        """Levels: 0 INFO, 1 WARNING, 2 ERROR, 3 VERBOSE. Never raises."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def ask(self, kind: str, blob: bytes = b"", **fields: Any) -> Any:
-        """Ask the server something and return its answer; raises TritonModelException with its error."""
+    def ask(self, verb: str, fields: dict[str, Any], blob: bytes = b"") -> Any:
+        """Ask the server a control verb of docs/python_worker.md and wait. TritonModelException: what it refused."""
+        raise NotImplementedError
 
-    @abstractmethod
-    def tell(self, kind: str, **fields: Any) -> None:
-        """Tell the server something that has no answer."""
+    def tell(self, verb: str, fields: dict[str, Any]) -> None:
+        """The same without an answer. Called by finalizers, as Call.close is; never raises."""
+        raise NotImplementedError
+
+    def model_dir(self) -> str:
+        """What pb_utils.get_model_dir() returns."""
+        raise NotImplementedError
 
 
-_default: Optional[Runtime] = None
-_current: contextvars.ContextVar[Optional[Runtime]] = contextvars.ContextVar("triton_fast_runtime", default=None)
+_bound: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar("triton_fast_runtime", default=None)
+_default: Runtime | None = None
 
 
 def current() -> Runtime:
-    """Return the runtime of the model that calls. Raises TritonModelException outside a server."""
-    found = _current.get() or _default
-    if found is None:
-        raise TritonModelException("triton_python_backend_utils is used outside of a model")
-    return found
+    """The runtime of the calling context, else the process's."""
+    runtime = _bound.get() or _default
+    if runtime is None:
+        raise RuntimeError("triton_python_backend_utils is used outside a model")
+    return runtime
 
 
-def use(runtime: Runtime) -> None:
-    """Make it the runtime of this context (thread or task)."""
-    _current.set(runtime)
+def bind(runtime: Runtime) -> contextvars.Token[Runtime | None]:
+    """Make it the calling context's, until ``unbind``."""
+    return _bound.set(runtime)
 
 
-def use_everywhere(runtime: Optional[Runtime]) -> None:
-    """Make it the runtime where no context says otherwise: of a process with one model."""
-    global _default
+def unbind(token: contextvars.Token[Runtime | None]) -> None:
+    _bound.reset(token)
+
+
+def set_default(runtime: Runtime | None) -> None:
+    """Make it the one of all threads of this process that have none bound."""
+    global _default  # noqa: PLW0603
     _default = runtime

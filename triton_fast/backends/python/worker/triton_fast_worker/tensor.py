@@ -1,76 +1,72 @@
-"""``Tensor``: a named array, of the model's or of the server's memory."""
+"""Tensor: a name, a datatype and numpy memory. Inputs are views, made when as_numpy() asks for them."""
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
-from triton_fast_worker import dlpack
-from triton_fast_worker.errors import TritonModelException
-from triton_fast_worker.strings import decode_bytes
+from . import dlpack
+from .byte_tensors import decode_bytes
+from .dtypes import BF16, BYTES, STORAGE, number_of
+from .errors import BINDING, TritonModelException, incompatible
 
-BF16 = 14
-STRING = 13
-# By number of inference.DataType; BF16 has no numpy type and is kept as its bits.
-NUMPY: tuple[Any, ...] = (
-    None, np.dtype(np.bool_), np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32), np.dtype(np.uint64),
-    np.dtype(np.int8), np.dtype(np.int16), np.dtype(np.int32), np.dtype(np.int64), np.dtype(np.float16),
-    np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.object_), np.dtype(np.uint16),
-)  # fmt: skip
-_NUMBERS = {dtype: number for number, dtype in enumerate(NUMPY[:STRING]) if dtype is not None}
+NO_NAME = "Tensor name cannot be an empty string."
+_new_array = np.ndarray
+
+# The seam for the compiled client's decoder: (buffer, count) -> 1-D object array.
+_decode = decode_bytes
 
 
-def number_of(dtype: np.dtype) -> Optional[int]:
-    """Return the number of a numpy type; STRING for objects, bytes and text; None for what Triton does not have."""
-    number = _NUMBERS.get(dtype)
-    if number is None and (dtype == np.object_ or dtype.kind in "SU"):
-        return STRING
-    return number
+def use_decoder(decoder: Any) -> None:
+    global _decode  # noqa: PLW0603
+    _decode = decoder
 
 
 class Tensor:
-    """An input or output.
+    """Constructed with an array, or by ``over`` with memory that somebody else owns."""
 
-    Parameters
-    ----------
-    name : str
-    tensor : numpy.ndarray
-        Kept as it is when it is C-contiguous, else copied. Objects, bytes and text become BYTES.
-    """
+    __module__ = BINDING
+    # _array: what as_numpy returns, None until it is wanted. _owner: an object with the buffer interface, whose bytes
+    # from _offset are the tensor; a view keeps it.
+    __slots__ = ("__weakref__", "_array", "_dims", "_dtype", "_name", "_nbytes", "_offset", "_owner")
 
-    __slots__ = ("_array", "_buffer", "_dtype", "_name", "_owner", "_shape")
+    _name: str
+    _dtype: int
+    _dims: Any
+    _array: Any
+    _owner: Any
+    _offset: int
+    _nbytes: int
 
-    def __init__(self, name: str, tensor: Any) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"Tensor name must be a string, found type {type(name)}")
-        if name == "":
-            raise TritonModelException("Tensor name cannot be an empty string.")
-        if not isinstance(tensor, np.ndarray):
-            raise TritonModelException(
-                f"Tensor '{name}' must be made of a numpy array, found type {type(tensor)}"
-            )
-        number = number_of(tensor.dtype)
-        if number is None:
-            raise TritonModelException("NumPy dtype is not supported.")
+    def __init__(self, *args: Any) -> None:
+        if len(args) != 2 or not isinstance(args[0], str) or not isinstance(args[1], np.ndarray):
+            raise incompatible("__init__", f"{BINDING}.Tensor(arg0: str, arg1: numpy.ndarray)", *args)
+        name, array = args
+        if not name:
+            raise TritonModelException(NO_NAME)
+        self._dtype = number_of(array.dtype)
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
         self._name = name
-        self._array = tensor if tensor.flags.c_contiguous else np.ascontiguousarray(tensor)
-        self._dtype = number
-        self._shape = tensor.shape
-        self._buffer = None
+        self._array = array
+        self._dims = array.shape
         self._owner = None
+        self._offset = 0
+        self._nbytes = array.nbytes
 
-    @classmethod
-    def _from_buffer(cls, name: str, dtype: int, shape: tuple[int, ...], buffer: Any) -> Tensor:
-        """Return a tensor over serialized data: views of them, but for BYTES."""
-        made = cls.__new__(cls)
-        made._name = name
-        made._dtype = dtype
-        made._shape = shape
-        made._buffer = buffer
-        made._owner = None
-        made._array = None
-        return made
+    @staticmethod
+    def over(name: str, dtype: int, dims: Any, owner: Any, offset: int, nbytes: int) -> Tensor:
+        """A tensor over ``owner[offset:offset + nbytes]``; BYTES are in their serialized form there."""
+        self = Tensor.__new__(Tensor)
+        self._name = name
+        self._dtype = dtype
+        self._dims = dims
+        self._array = None
+        self._owner = owner
+        self._offset = offset
+        self._nbytes = nbytes
+        return self
 
     def name(self) -> str:
         return self._name
@@ -79,52 +75,63 @@ class Tensor:
         return self._dtype
 
     def shape(self) -> list[int]:
-        return list(self._shape)
+        return list(self._dims)
 
     def is_cpu(self) -> bool:
         return True
 
-    def as_numpy(self) -> np.ndarray:
-        """Return the data; BYTES as an object array of ``bytes``, anything else without a copy."""
-        if self._dtype == BF16:
-            raise TritonModelException(
-                "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
-            )
-        return self._numpy()
-
-    def _numpy(self) -> np.ndarray:
+    def as_numpy(self) -> Any:
         array = self._array
         if array is None:
-            if self._dtype == STRING:
-                array = decode_bytes(self._buffer).reshape(self._shape)
+            dtype = self._dtype
+            if dtype == BYTES:
+                array = _decode(self._raw(), self._count()).reshape(self._dims)
+            elif dtype == BF16:
+                raise TritonModelException(
+                    "Tensor dtype is BF16 and cannot be converted to NumPy. Use to_dlpack() and from_dlpack() instead."
+                )
             else:
-                array = np.ndarray(self._shape, NUMPY[self._dtype], self._buffer)
+                array = _new_array(self._dims, STORAGE[dtype], self._owner, self._offset)
             self._array = array
         return array
 
-    def __dlpack__(self, stream: Any = None, **options: Any) -> Any:
+    def to_dlpack(self) -> Any:
+        if self._dtype == BYTES:
+            raise TritonModelException("DLPack does not have support for string tensors.")
+        return dlpack.export(self.bits(), self._dtype)
+
+    def __dlpack__(self, stream: Any = None, **wishes: Any) -> Any:
+        # Wishes (max_version, dl_device, copy) are of newer consumers, which take an unversioned capsule as well.
         return self.to_dlpack()
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-    def to_dlpack(self) -> Any:
-        """Return a DLPack capsule over the data."""
-        if self._dtype == STRING:
-            raise TritonModelException("DLPack does not have support for string tensors.")
-        return dlpack.capsule_of(self._numpy(), bf16=self._dtype == BF16)
+        return dlpack.CPU, 0
 
     @staticmethod
     def from_dlpack(name: str, tensor: Any) -> Tensor:
-        """Return a tensor over the memory of a DLPack capsule or of an object that makes one."""
-        if name == "":
-            raise TritonModelException("Tensor name cannot be an empty string.")
-        array, dtype, owner = dlpack.array_of(tensor)
-        made = Tensor.__new__(Tensor)
-        made._name = name
-        made._dtype = dtype
-        made._shape = array.shape
-        made._buffer = None
-        made._array = array
-        made._owner = owner
-        return made
+        if not isinstance(name, str):
+            raise incompatible("from_dlpack", f"(arg0: str, arg1: object) -> {BINDING}.Tensor", name, tensor)
+        if not name:
+            raise TritonModelException(NO_NAME)
+        dtype, dims, owner = dlpack.borrow(tensor)
+        return Tensor.over(name, dtype, dims, owner, 0, owner.nbytes)
+
+    def bits(self) -> Any:
+        """For transports: the numpy memory to send, C-contiguous, BF16 as uint16; an array of objects for BYTES."""
+        if self._dtype == BF16:
+            return _new_array(self._dims, STORAGE[BF16], self._owner, self._offset)
+        return self.as_numpy()
+
+    def serialized(self) -> Any | None:
+        """For transports: the serialized form of BYTES that came so and need not be encoded again, else None."""
+        # After as_numpy() the model may have written into the array.
+        return self._raw() if self._array is None else None
+
+    def _raw(self) -> Any:
+        return _new_array((self._nbytes,), np.uint8, self._owner, self._offset)
+
+    def _count(self) -> int:
+        count = 1
+        for extent in self._dims:
+            count *= extent
+        return count
