@@ -47,6 +47,12 @@ class FakeRuntime:
         self.stopping = threading.Event()
         self._engine = engine
 
+        self.ready = True
+        self.ready_may_block = False
+
+    def is_ready(self) -> bool:
+        return self.ready
+
     def stop(self, timeout_s: float | None = None) -> bool:
         self.stops.append(timeout_s)
         self.stopping.set()

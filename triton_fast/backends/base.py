@@ -8,13 +8,16 @@ that executes a batch without the GIL. A backend knows nothing of front ends, sc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triton_fast.backends.host import Host
+
 if TYPE_CHECKING:
     from triton_fast._native.sched.instance import NativeInstance
+    from triton_fast._native.sched.model import NativeModel
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class LoadContext:
         The ``inference.ModelConfig`` message; complete and normalised when ``load`` is called.
     given
         The top-level config fields that the user wrote, whatever their value: auto-complete leaves them alone.
+    host
+        The server around the backend.
+    native
+        The engine's handle of this version, when ``load`` is called.
     settings
         ``--backend-config`` of this backend laid over the global ones.
     threads_per_instance
@@ -45,6 +52,8 @@ class LoadContext:
     settings: Mapping[str, str] = field(default_factory=dict)
     threads_per_instance: int = 1
     given: frozenset[str] = frozenset()
+    host: Host = field(default_factory=Host)
+    native: NativeModel | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,21 @@ class InstanceSpec:
 
 class BackendModel(ABC):
     """One opened model version. ``close`` is called once, after its last instance thread has ended."""
+
+    @property
+    def ready_may_block(self) -> bool:
+        """Whether ``is_ready`` may wait. Read when the version is published, so it has to be known by then."""
+        return False
+
+    def prepare(self, specs: Sequence[InstanceSpec]) -> None:  # noqa: B027
+        """Get ready for these instances, which are asked for next; what can be done in parallel begins here."""
+
+    def is_ready(self) -> bool:
+        """Tell whether the model can answer now, as far as it knows. May block for 5 s where it says that it may."""
+        return True
+
+    def trim(self, keep: int) -> None:  # noqa: B027
+        """Give back idle memory but for ``keep`` bytes an instance. Called when the server has been idle."""
 
     @abstractmethod
     def create_instance(self, spec: InstanceSpec) -> NativeInstance:

@@ -21,6 +21,7 @@ from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.config import Parsed
 from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unavailable, Unsupported, describe
 from triton_fast.observability import log
+from triton_fast.repository.changes import Changes, detect
 from triton_fast.repository.fingerprint import Fingerprint, fingerprint
 from triton_fast.repository.overrides import write_override
 from triton_fast.repository.prepare import Preparer
@@ -44,14 +45,6 @@ class ControlMode(str, Enum):
 class LoadFailure(NamedTuple):
     name: str
     reason: str
-
-
-class Changes(NamedTuple):
-    """What differs between the repositories and what is served."""
-
-    added: list[str]
-    removed: list[str]
-    modified: list[str]
 
 
 @dataclass(frozen=True)
@@ -132,6 +125,11 @@ class ModelRepositoryManager(Generic[R]):
         """Changes with every swap: a resolution may be kept while this number stays."""
         return self._table.epoch.value
 
+    @property
+    def ready_may_block(self) -> bool:
+        """Whether ``is_ready`` or ``ready_state`` may wait for a model's own check."""
+        return self._table.may_block
+
     def watch(self, changed: Callable[[], None]) -> None:
         """Have ``changed`` called after each change of readiness; see ``ModelTable.on_change``."""
         self._table.on_change = changed
@@ -144,31 +142,17 @@ class ModelRepositoryManager(Generic[R]):
         return self._table.index(listing, ready_only=ready_only)
 
     def ready_state(self) -> bool:
-        """Tell whether the server is ready: started, not ending and, with strict readiness, all wanted models up."""
+        """Tell whether the server is ready: started, not ending and, with strict readiness, all wanted models up.
+
+        May wait where ``ready_may_block``.
+        """
         if not self._is_started or self._table.closing:
             return False
         return not self._strict_readiness or self._table.all_wanted_ready()
 
     def detect_changes(self) -> Changes:
         """Compare the repositories with what is loaded; overridden models count as modified."""
-        listing = self._repositories.listing()
-        changes = Changes([], [], [])
-        for name, owners in listing.items():
-            record = self._table.record(name)
-            if record is None or not record.wanted:
-                changes.added.append(name)
-            elif len(owners) > 1 or record.mark is None or record.location != owners[0].location:
-                changes.modified.append(name)
-            else:
-                directory = owners[0].materialize(name)
-                if fingerprint(directory.path) != record.mark:
-                    changes.modified.append(name)
-                directory.release()
-        for name in self._table.names():
-            record = self._table.record(name)
-            if name not in listing and record is not None and record.wanted:
-                changes.removed.append(name)
-        return changes
+        return detect(self._repositories, self._table)
 
     # Operations. All of them may block: not for the loop thread.
 
@@ -199,11 +183,20 @@ class ModelRepositoryManager(Generic[R]):
         self._is_started = True
         return failures
 
-    def load(self, name: str, *, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+    def load(
+        self,
+        name: str,
+        *,
+        config_json: str | None = None,
+        files: Mapping[str, bytes] | None = None,
+        is_nested: bool = False,
+    ) -> None:
         """Load or reload a model; returns when it is served.
 
         Parameters
         ----------
+        is_nested
+            A model asks for it, perhaps during its own load: it must not queue behind that.
         config_json
             Config that replaces the one on disk for this load. Always reloads.
         files
@@ -222,7 +215,7 @@ class ModelRepositoryManager(Generic[R]):
         if files and config_json is None:
             raise InvalidArg("Load parameter 'config' must be specified for model file override")
         with self._operation(name):
-            self._load(name, config_json, files, keep_reason=False)
+            self._load(name, config_json, files, keep_reason=False, is_nested=is_nested)
 
     def unload(self, name: str, *, unload_dependents: bool = False) -> None:
         """Stop serving a model and return; its requests in flight finish in the background.
@@ -269,7 +262,13 @@ class ModelRepositoryManager(Generic[R]):
         return ""
 
     def _load(
-        self, name: str, config_json: str | None, files: Mapping[str, bytes] | None, *, keep_reason: bool
+        self,
+        name: str,
+        config_json: str | None,
+        files: Mapping[str, bytes] | None,
+        *,
+        keep_reason: bool,
+        is_nested: bool = False,
     ) -> None:
         directory, location = self._open(name, files, keep_reason=keep_reason)
         try:
@@ -280,7 +279,7 @@ class ModelRepositoryManager(Generic[R]):
                 return
             plan = self._plan(name, directory, location, mark, config_json)
             self._table.loading(name, plan.versions)
-            self._run(plan)
+            self._run(plan, is_nested)
         finally:
             directory.release()
 
@@ -336,12 +335,16 @@ class ModelRepositoryManager(Generic[R]):
             if version in chosen and entry.dirname == chosen[version] and mark.same_version(record.mark, entry.dirname)
         )
 
-    def _run(self, plan: _Plan) -> None:
+    def _run(self, plan: _Plan, is_nested: bool) -> None:
         """Start the new versions in parallel; serve them all, or none and say why."""
+        # The common threads may all be waiting for loads that are waiting for this one.
+        loads = Workers(len(plan.versions), "model-load-nested") if is_nested else self._loads
         jobs = {}
         for version, dirname in plan.versions.items():
             log.info(f"loading: {plan.name}:{version}")
-            jobs[version] = self._loads.submit(partial(self._start_version, plan, version, dirname))
+            jobs[version] = loads.submit(partial(self._start_version, plan, version, dirname))
+        if is_nested:
+            loads.close()
         fresh: list[Entry[R]] = []
         reasons: dict[int, str] = {}
         for version, job in jobs.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from triton_fast import config as configs
 from triton_fast.backends.base import Backend, LoadContext
+from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, Unsupported
 
 _SCHEDULERS = {
@@ -34,6 +35,8 @@ class Preparer:
         What instance groups may use: usable cores and the ids of usable GPUs.
     schedulers
         The scheduling blocks that this build serves.
+    host
+        What backends may ask of the server.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Preparer:
         cpu_count: int = 1,
         gpus: Sequence[int] = (),
         schedulers: frozenset[str] = frozenset({"dynamic_batching"}),
+        host: Host | None = None,
     ) -> None:
         self._find_backend = find_backend
         self._settings = settings
@@ -54,6 +58,7 @@ class Preparer:
         self._cpu_count = max(1, cpu_count)
         self._gpus = tuple(gpus)
         self._schedulers = schedulers
+        self._host = host or Host()
 
     def read(self, name: str, model_dir: Path, override_json: str | None = None) -> configs.Parsed:
         """Return the model's config, checked, as far as it can be told without opening a model file.
@@ -93,7 +98,7 @@ class Preparer:
         own = type(config)()
         own.CopyFrom(config)
         settings = dict(self._settings(config.backend))
-        context = LoadContext(name, version, model_dir, version_dir, own, settings, given=parsed.given)
+        context = LoadContext(name, version, model_dir, version_dir, own, settings, given=parsed.given, host=self._host)
         if self._strict:
             return context, backend
         own = backend.complete_config(context)

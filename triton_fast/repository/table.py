@@ -40,6 +40,11 @@ class Runtime(Protocol):
     @property
     def config(self) -> Any: ...
 
+    @property
+    def ready_may_block(self) -> bool: ...
+
+    def is_ready(self) -> bool: ...
+
     def stop(self, timeout_s: float | None = None) -> bool: ...
 
 
@@ -104,6 +109,8 @@ class ModelTable(Generic[R]):
         self.epoch = epoch or Epoch()
         self.on_change: Callable[[], None] = _nothing
         self.closing = False
+        # Whether the readiness of any served version is a question that may wait for an answer.
+        self.may_block = False
         self._lock = threading.Lock()
         self._records: dict[str, Record[R]] = {}
         self._published: dict[str, _Snapshot[R]] = {}
@@ -126,11 +133,15 @@ class ModelTable(Generic[R]):
         raise self._missing(snapshot, name, version)
 
     def is_ready(self, name: str, version: int = -1) -> bool:
-        """Tell whether a version is ready. Raises NotFound for a model or version nobody ever loaded."""
+        """Tell whether a version is ready. Raises NotFound for a model or version nobody ever loaded.
+
+        Blocks where ``may_block``.
+        """
         snapshot = self._published.get(name)
         if snapshot is None or (version >= 0 and version not in snapshot.known):
             raise self._missing(snapshot, name, version)
-        return (snapshot.latest if version < 0 else snapshot.ready.get(version)) is not None
+        found = snapshot.latest if version < 0 else snapshot.ready.get(version)
+        return found is not None and found.is_ready()
 
     def versions(self, name: str) -> list[int]:
         """Return the ready versions, ascending. Raises NotFound when there is none."""
@@ -190,8 +201,11 @@ class ModelTable(Generic[R]):
         ]
 
     def all_wanted_ready(self) -> bool:
+        """Tell whether every model that should be served is. Blocks where ``may_block``."""
         with self._lock:
-            return all(record.ready for record in self._records.values() if record.wanted)
+            if not all(record.ready for record in self._records.values() if record.wanted):
+                return False
+        return all(runtime.is_ready() for runtime in self.all_ready())
 
     def load_seconds(self) -> dict[tuple[str, int], float]:
         """Return how long the load of each ready version took."""
@@ -300,6 +314,9 @@ class ModelTable(Generic[R]):
         ready = {version: entry.runtime for version, entry in record.ready.items() if entry.runtime is not None}
         latest = ready[max(ready)] if ready else None
         self._published[record.name] = _Snapshot(latest, ready, frozenset(record.entries))
+        self.may_block = any(
+            runtime.ready_may_block for snapshot in self._published.values() for runtime in snapshot.ready.values()
+        )
         # After the snapshot: who reads the new number sees the new snapshot.
         self.epoch.advance()
         self.on_change()

@@ -118,8 +118,9 @@ class ModelRuntime:
             timeout_us=policy.default_timeout_microseconds,
             timeout_override=policy.allow_timeout_override,
         )  # fmt: skip
-        model = backend.load(context)
+        model = backend.load(dataclasses.replace(context, native=native))
         try:
+            model.prepare(specs)
             for spec in specs:
                 instance = model.create_instance(spec)
                 if not spec.passive:
@@ -130,6 +131,19 @@ class ModelRuntime:
             with contextlib.suppress(ServerError):
                 model.close()
             raise
+
+    @property
+    def ready_may_block(self) -> bool:
+        """Whether ``is_ready`` may wait, so that it must not be called on the loop's thread."""
+        return self._model.ready_may_block
+
+    def is_ready(self) -> bool:
+        """Tell whether the backend takes the model for ready."""
+        return self._model.is_ready()
+
+    def trim(self, keep: int) -> None:
+        """Give back idle memory of the backend but for ``keep`` bytes an instance."""
+        self._model.trim(keep)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Take no new requests, finish those in hand, close the model. Idempotent and blocking.
