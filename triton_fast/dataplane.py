@@ -91,6 +91,10 @@ class Dataplane:
     def unwatch(self, changed: Callable[[], None]) -> None:
         self._watchers = tuple(watcher for watcher in self._watchers if watcher != changed)
 
+    def changed(self) -> None:
+        """Pass the word on that a model's readiness may be another; from any thread."""
+        self._changed()
+
     def _changed(self) -> None:
         for changed in self._watchers:
             changed()
@@ -100,6 +104,11 @@ class Dataplane:
     def server_live(self) -> bool:
         self._refuse_exiting()
         return True
+
+    @property
+    def ready_may_block(self) -> bool:
+        """Whether ``server_ready`` and ``model_ready`` may wait for a model's own check: not for the loop's thread."""
+        return self.repository.ready_may_block
 
     def server_ready(self) -> bool:
         self._refuse_exiting()

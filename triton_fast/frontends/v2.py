@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from triton_fast.dataplane import Dataplane
 from triton_fast.frontends import compression
 from triton_fast.frontends.authorizer import Authorizer
-from triton_fast.frontends.work import Offload
+from triton_fast.frontends.work import Offload, Where
 
 
 class V2App(Offload):
@@ -22,8 +22,13 @@ class V2App(Offload):
         work: Executor,
         loads: Executor,
         restricted: Mapping[str, tuple[str, str]] | None = None,
+        checks: Executor | None = None,
     ) -> None:
-        super().__init__(work, loads)
+        super().__init__(work, loads, checks)
         self.plane = plane
         # Inference itself is checked by the native connections (restrict_infer).
         self.authorizer = Authorizer(restricted)
+
+    def place(self, where: Where) -> Where:
+        """Return where a handler runs now."""
+        return Where.LOOP if where is Where.READY and not self.plane.ready_may_block else where

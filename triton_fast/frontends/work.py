@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 class Where(Enum):
+    """``READY``: what asks for readiness, on the loop's thread unless some model's own check may wait."""
+
     LOOP = "loop"
+    READY = "ready"
     WORK = "work"
     LOAD = "load"
 
@@ -29,10 +32,12 @@ class Offload:
         For what takes long.
     loads
         For what waits for models to load: it must not hold up anything else.
+    checks
+        For what waits for models' own checks of readiness, likewise.
     """
 
-    def __init__(self, work: Executor, loads: Executor | None = None) -> None:
-        self.executors = {Where.WORK: work, Where.LOAD: loads or work}
+    def __init__(self, work: Executor, loads: Executor | None = None, checks: Executor | None = None) -> None:
+        self.executors = {Where.WORK: work, Where.LOAD: loads or work, Where.READY: checks or loads or work}
 
     async def run_later(self, function: Callable[..., T], *arguments: object, where: Where = Where.WORK) -> T:
         """Call a function off the loop's thread."""

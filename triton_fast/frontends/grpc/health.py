@@ -15,6 +15,8 @@ from triton_fast import protos
 from triton_fast.dataplane import Dataplane
 from triton_fast.errors import ServerError
 from triton_fast.frontends.grpc.calls import BROKEN, INTERNAL, RESOURCE_EXHAUSTED, Call, OneRequest, failure
+from triton_fast.frontends.v2 import V2App
+from triton_fast.frontends.work import Where
 
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -37,9 +39,12 @@ def check(plane: Dataplane, message: Any) -> Any:
 class Watchers:
     """The open watches of one server. All but ``_changed`` belongs to the loop's thread."""
 
-    def __init__(self, plane: Dataplane) -> None:
+    def __init__(self, plane: Dataplane, work: V2App) -> None:
         self.plane = plane
+        self.work = work
         self.watches: set[Watch] = set()
+        self._waiting: set[Watch] = set()
+        self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_due = False
 
@@ -73,14 +78,34 @@ class Watchers:
         self._tell(tuple(self.watches))
 
     def _tell(self, watches: tuple[Watch, ...]) -> None:
-        try:
-            now = state(self.plane)
-        except ServerError as error:
-            for watch in watches:
-                watch.finish(*failure(error))
+        if self.work.place(Where.READY) is Where.LOOP and self._task is None:
+            try:
+                self._told(watches, state(self.plane))
+            except ServerError as error:
+                self._told(watches, error)
             return
+        # One look at a time, so that the last word is the newest.
+        self._waiting.update(watches)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._tell_later())
+
+    async def _tell_later(self) -> None:
+        while self._waiting:
+            watches, self._waiting = tuple(self._waiting), set()
+            try:
+                now: int | ServerError = await self.work.run_later(state, self.plane, where=Where.READY)
+            except ServerError as error:
+                now = error
+            self._told(watches, now)
+        self._task = None
+
+    @staticmethod
+    def _told(watches: tuple[Watch, ...], now: int | ServerError) -> None:
         for watch in watches:
-            watch.tell(now)
+            if isinstance(now, ServerError):
+                watch.finish(*failure(now))
+            else:
+                watch.tell(now)
 
 
 class Watch(OneRequest):

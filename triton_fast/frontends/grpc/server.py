@@ -30,9 +30,10 @@ class GrpcApp(V2App):
         work: Executor,
         loads: Executor,
         restricted: Mapping[str, tuple[str, str]] | None = None,
+        checks: Executor | None = None,
     ) -> None:
-        super().__init__(plane, work, loads, restricted)
-        self.watchers = health.Watchers(plane)
+        super().__init__(plane, work, loads, restricted, checks)
+        self.watchers = health.Watchers(plane, self)
         # Path -> restricted category, and what takes the call.
         self.calls: dict[str, tuple[str, Callable[[Call], Handler]]] = {
             **{path: (method.category, partial(Unary, self, method)) for path, method in METHODS.items()},
@@ -85,15 +86,16 @@ class Unary(OneRequest):
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, data: bytes) -> None:
-        if self.method.where is Where.LOOP:
+        where = self.app.place(self.method.where)
+        if where is Where.LOOP:
             self._reply(run(self.method, self.app.plane, self.call.path, data))
         else:
-            self._task = asyncio.get_running_loop().create_task(self._later(data))
+            self._task = asyncio.get_running_loop().create_task(self._later(data, where))
 
-    async def _later(self, data: bytes) -> None:
+    async def _later(self, data: bytes, where: Where) -> None:
         try:
             arguments = (self.method, self.app.plane, self.call.path, data)
-            reply = await self.app.run_later(run, *arguments, where=self.method.where)
+            reply = await self.app.run_later(run, *arguments, where=where)
         except Exception as error:
             self.app.failed(error)
             reply = Reply(INTERNAL, INTERNAL_ERROR)

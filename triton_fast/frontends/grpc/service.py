@@ -59,8 +59,9 @@ def server_ready(plane: Dataplane, message: Message) -> Message:
 
 def model_ready(plane: Dataplane, message: Message) -> Message:
     # Not plane.model_ready, which answers false where Triton's gRPC has the error of the look-up.
-    plane.native_model(*_model(message))
-    return protos.ModelReadyResponse(ready=True)
+    name, version = _model(message)
+    plane.native_model(name, version)
+    return protos.ModelReadyResponse(ready=plane.model_ready(name, version))
 
 
 def server_metadata(plane: Dataplane, message: Message) -> Message:
@@ -138,8 +139,8 @@ def _row(name: str, category: str, handler: Handler, where: Where = Where.LOOP,
 
 METHODS: dict[str, Method] = dict((
     _row("ServerLive", "health", server_live),
-    _row("ServerReady", "health", server_ready),
-    _row("ModelReady", "health", model_ready),
+    _row("ServerReady", "health", server_ready, Where.READY),
+    _row("ModelReady", "health", model_ready, Where.READY),
     _row("ServerMetadata", "metadata", server_metadata),
     _row("ModelMetadata", "metadata", model_metadata),
     _row("ModelConfig", "model-config", model_config),
@@ -156,7 +157,7 @@ METHODS: dict[str, Method] = dict((
     _memory("CudaSharedMemoryUnregister"),
     _row("TraceSetting", "trace", _off("trace")),
     _row("LogSettings", "logging", _off("dynamic logging")),
-    (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check)),
+    (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check, Where.READY)),
 ))  # fmt: skip
 
 

@@ -40,8 +40,9 @@ class InferApp(V2App):
         if not allowed:
             return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
         verb = Verb(method, path, query, values, body, params)
-        if route.where is not Where.LOOP:
-            return self.run_later(routes.run, route, self.plane, verb, where=route.where)
+        where = self.place(route.where)
+        if where is not Where.LOOP:
+            return self.run_later(routes.run, route, self.plane, verb, where=where)
         return routes.run(route, self.plane, verb)
 
     @staticmethod
