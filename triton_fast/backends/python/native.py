@@ -1,0 +1,102 @@
+"""What the backend uses of the native half, as protocols: tests put others in its place.
+
+Source: triton_fast/_native/pyworker/instance.pyi, which is imported when the first model needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from triton_fast.errors import Internal, Unsupported
+
+if TYPE_CHECKING:
+    from triton_fast._native.sched.instance import NativeInstance
+    from triton_fast._native.sched.model import NativeModel
+
+INSTANCE_MODULE = "triton_fast._native.pyworker.instance"
+CLIENT_MODULE = "triton_fast._native.pyworker.client"
+MIN_HEAP = 16 << 20
+Resolve = Callable[[str, int], "NativeModel"]
+# call id, key of the target model, whether the caller waits for it, "queued" or "running", key of who runs it or 0, age
+Call = tuple[int, int, int, str, int, int]
+
+
+class Channel(Protocol):
+    """One worker's region, rings and eventfds."""
+
+    def fds(self) -> tuple[int, int, int, int, int]: ...
+
+
+class Instance(Protocol):
+    """One instance as the engine knows it; its worker changes, it stays."""
+
+    name: str
+
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def executing(self) -> bool: ...
+    @property
+    def execution_started_ns(self) -> int: ...
+    @property
+    def key(self) -> int: ...
+    @property
+    def model_key(self) -> int: ...
+    def attach(self, channel: Channel) -> None: ...
+    def fail(self, reason: str, code: int = 1) -> None: ...
+    def give_up(self, reason: str) -> None: ...
+    def finalize(self) -> None: ...
+    def drain(self, timeout_s: float) -> bool: ...
+    def trim(self, keep: int) -> None: ...
+    def calls(self) -> list[Call]: ...
+    def fail_call(self, call_id: int, text: str) -> bool: ...
+
+
+class Engine(NamedTuple):
+    """Constructors of both; ``as_native`` is the instance as ``NativeModel.start_instance`` takes it."""
+
+    channel: Callable[[int, int], Channel]
+    instance: Callable[[str, NativeModel | None, Resolve], Instance]
+
+    @staticmethod
+    def as_native(instance: Instance) -> NativeInstance:
+        return instance  # type: ignore[return-value]
+
+
+def engine() -> Engine:
+    """Return the native half. Raises Unsupported where it was not built."""
+    try:
+        module = importlib.import_module(INSTANCE_MODULE)
+    except ImportError as error:
+        raise Unsupported(f"the Python backend's native part can not be used: {error}") from None
+    return Engine(module.Channel, module.PythonInstance)
+
+
+def client_path() -> str:
+    """Return the file of the compiled client for workers of this interpreter; empty when there is none."""
+    try:
+        found = importlib.util.find_spec(CLIENT_MODULE)
+    except ImportError:
+        return ""
+    return (found.origin or "") if found is not None else ""
+
+
+def open_channel(made: Engine, region_bytes: int) -> Channel:
+    """Return a channel of that size, or of the half, the quarter and so on where the system refuses.
+
+    Raises
+    ------
+    Internal
+        Not even a small region can be had.
+    """
+    half = region_bytes // 2
+    while True:
+        try:
+            return made.channel(half, half)
+        except (MemoryError, OSError) as error:
+            if half <= MIN_HEAP:
+                raise Internal(f"no memory for a worker's region: {error}") from None
+            half //= 2
