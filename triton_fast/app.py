@@ -24,6 +24,7 @@ from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import Epoch
 from triton_fast._version import TRITON_COMPAT
+from triton_fast.backends.host import Host
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.errors import ServerError
@@ -33,9 +34,10 @@ from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.metrics import handler
 from triton_fast.listeners import grpc_listener, http_listener, metrics_listener
 from triton_fast.observability import log, tables
+from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
-from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, Preparer
+from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
 from triton_fast.scheduling.runtime import ModelRuntime
 from triton_fast.scheduling.threads import usable_cores
 
@@ -46,6 +48,9 @@ SWITCH_INTERVAL_S = 0.0005
 TRIM_INTERVAL_S = 10.0
 # Load and unload requests that may wait at the same time; the loading itself has --model-load-thread-count threads.
 MAX_LOADS = 32
+MAX_CHECKS = 32
+# What the backend of a model that nobody uses keeps of its free memory, for each instance.
+KEEP_IDLE_BYTES = 1 << 20
 EXIT_FAILURE = 1
 
 
@@ -75,8 +80,21 @@ class Server:
         self.epoch = Epoch()
         self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
         self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")
+        # Waits for models' own checks, 5 s each at most; others share those that are under way.
+        self.checks = ThreadPoolExecutor(max_workers=MAX_CHECKS, thread_name_prefix="ready")
+        self.custom_metrics = CustomMetrics()
+        backend_directory = Path(options.backend_directory)
+        host = Host(
+            control=NestedControl(lambda: self.repository),
+            resolve=lambda name, version: self.plane.native_model(name, version),  # noqa: PLW0108 - made later
+            metrics=self.custom_metrics,
+            changed=lambda: self.plane.changed(),  # noqa: PLW0108 - made later
+            explicit_control=options.model_control_mode == ControlMode.EXPLICIT.value,
+            backend_directory=backend_directory,
+        )
         preparer = Preparer(
-            backends.get, settings=self._backend_settings, strict=options.strict_model_config,
+            lambda name: backends.find(name, backend_directory), host=host, settings=self._backend_settings,
+            strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ModelRuntime] = ModelRepositoryManager(
@@ -160,6 +178,7 @@ class Server:
                 self.snapshots, options.metrics_config,
                 HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
             )  # fmt: skip
+            metrics.registry.register(self.custom_metrics)
             self.metrics = metrics_listener(options, MetricsApp(handler(metrics.render), self.work), self.epoch)
             listeners.append(
                 await self._bind(
@@ -176,7 +195,7 @@ class Server:
         return [listener for listener in (self.grpc, self.http, self.metrics) if listener is not None]
 
     def _app(self, kind: type[A], restricted: Mapping[str, tuple[str, str]]) -> A:
-        return kind(self.plane, self.work, self.loads, restricted)
+        return kind(self.plane, self.work, self.loads, restricted, self.checks)
 
     @staticmethod
     async def _bind(listener: Listener[Any], address: str, port: int, reuse_port: bool) -> Listener[Any]:
@@ -204,7 +223,13 @@ class Server:
             served = sum(listener.native.requests for listener in (self.grpc, self.http) if listener)
             if served == self._trimmed_at:
                 memory.trim()
+                # A worker that does not listen may make its instance wait.
+                await asyncio.get_running_loop().run_in_executor(self.work, self._trim_models)
             self._trimmed_at = served
+
+    def _trim_models(self) -> None:
+        for runtime in self.repository.all_ready():
+            runtime.trim(KEEP_IDLE_BYTES)
 
     def _on_signal(self, number: int) -> None:
         if self.options.log_format == "json":
@@ -244,6 +269,7 @@ class Server:
             self.work.shutdown(wait=True)
             # A load that still waits for its turn is answered by the repository, which is closed.
             self.loads.shutdown(wait=True, cancel_futures=True)
+            self.checks.shutdown(wait=True, cancel_futures=True)
         log.close()
         return 0
 
