@@ -224,9 +224,13 @@ class Server:
             served = sum(listener.native.requests for listener in (self.grpc, self.http) if listener)
             if served == self._trimmed_at:
                 memory.trim()
-                for runtime in self.repository.all_ready():
-                    runtime.trim(KEEP_IDLE_BYTES)
+                # A worker that does not listen may make its instance wait.
+                await asyncio.get_running_loop().run_in_executor(self.work, self._trim_models)
             self._trimmed_at = served
+
+    def _trim_models(self) -> None:
+        for runtime in self.repository.all_ready():
+            runtime.trim(KEEP_IDLE_BYTES)
 
     def _on_signal(self, number: int) -> None:
         if self.options.log_format == "json":

@@ -125,10 +125,11 @@ class FakeChannel:
 class FakeInstance:
     """Records what it is told; ``events`` are (what, reason), ``saw`` waits for one."""
 
-    def __init__(self, name: str, model: object = None, resolve: Callable[..., object] | None = None) -> None:
+    def __init__(self, name: str, resolve: Callable[..., object] | None = None, epoch: object = None) -> None:
         self.name = name
         self.key = id(self)
-        self.model_key = id(model)
+        self.model_key = 0
+        self.broken = False
         self.events: deque[tuple[str, str]] = deque()
         self.channel: FakeChannel | None = None
         self.executing = False

@@ -55,10 +55,10 @@ def test_makers_share_families_and_series_until_the_last_lets_go():
 def test_families_of_another_kind_or_name_are_refused():
     scope = CustomMetrics().scope()
     scope.family("n", "d", "counter")
-    with pytest.raises(InvalidArg, match="^Family name already exists with different type$"):
+    with pytest.raises(InvalidArg, match=r"^Family name already exists with different type$"):
         scope.family("n", "d", "gauge")
     for name in ("", "a b", "1a", "a-b", "ä", "x" * 300):
-        with pytest.raises(InvalidArg, match="^Invalid metric name$"):
+        with pytest.raises(InvalidArg, match=r"^Invalid metric name$"):
             scope.family(name, "d", "gauge")
     with pytest.raises(InvalidArg, match="server's own"):
         scope.family("nv_inference_count", "d", "counter")
@@ -91,11 +91,11 @@ def test_labels_and_buckets_are_checked():
     scope = CustomMetrics().scope()
     counter, histogram = scope.family("c", "d", "counter"), scope.family("h", "d", "histogram")
     for label in ("a b", "", "1", "__x"):
-        with pytest.raises(InvalidArg, match="^Invalid label name$"):
+        with pytest.raises(InvalidArg, match=r"^Invalid label name$"):
             scope.metric(counter, {label: "x"})
-    with pytest.raises(InvalidArg, match="^Invalid label name$"):
+    with pytest.raises(InvalidArg, match=r"^Invalid label name$"):
         scope.metric(histogram, {"le": "1"}, [1.0])
-    with pytest.raises(InvalidArg, match="^Bucket Boundaries must be strictly sorted$"):
+    with pytest.raises(InvalidArg, match=r"^Bucket Boundaries must be strictly sorted$"):
         scope.metric(histogram, {}, [2.0, 1.0])
     with pytest.raises(InvalidArg, match="Missing required buckets"):
         scope.metric(histogram, {})
@@ -122,7 +122,7 @@ def test_the_number_of_series_is_bounded():
 
 def test_they_stand_behind_the_servers_own_families():
     custom = CustomMetrics()
-    metrics = Metrics(lambda: [])
+    metrics = Metrics(list)
     metrics.registry.register(custom)
     scope = custom.scope()
     scope.update(scope.metric(scope.family("mine", "d", "gauge"), {}), "set", 2.5)

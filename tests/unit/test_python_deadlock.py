@@ -117,8 +117,8 @@ def test_text_of_a_cycle():
     found = stuck(world)
     way = deadlock.chain(found, deadlock.victim(found), world)
     assert deadlock.text([" ab"[key] for key in way]) == (
-        "Deadlock: model 'a' waits for itself: a -> b -> a, and no instance of 'a' is free. Raise the instance count or "
-        "avoid the cycle."
+        "Deadlock: model 'a' waits for itself: a -> b -> a, and no instance of 'a' is free. Raise the instance count "
+        "or avoid the cycle."
     )
 
 

@@ -10,7 +10,7 @@ from triton_fast.backends.python import frames
 from triton_fast.backends.python.frames import HEADER, BadFrame, FrameReader
 from triton_fast.errors import Code, Internal, NotFound
 
-VALUES = st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), lambda inner: st.lists(inner))
+VALUES = st.recursive(st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(), st.lists)
 
 
 @given(st.lists(st.tuples(st.dictionaries(st.text(), VALUES), st.binary(max_size=50)), max_size=5), st.integers(1, 40))
@@ -69,9 +69,9 @@ def test_text_that_utf8_cannot_hold_is_made_printable():
 
 def test_outcome_of_answers():
     assert frames.outcome(frames.answer(1, {"a": 2})) == {"a": 2}
-    with pytest.raises(NotFound, match="^gone$"):
+    with pytest.raises(NotFound, match=r"^gone$"):
         frames.outcome(frames.failure(1, NotFound("gone")))
-    with pytest.raises(Internal, match="^internal error, see the server log$"):
+    with pytest.raises(Internal, match=r"^internal error, see the server log$"):
         frames.outcome(frames.failure(1, OSError("a path")))
     for error in ([], {"code": 8, "message": ""}, {"code": 1}, {"code": 1, "message": 5}):
         with pytest.raises(BadFrame):

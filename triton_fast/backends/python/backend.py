@@ -5,7 +5,6 @@ Knows workers through instance.py and environments through plan.py; nothing of r
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ from triton_fast.backends.python.supervisor import Supervisor, shared
 from triton_fast.backends.python.worker_process import WorkerProcess
 from triton_fast.observability import log
 
-# How long an instance looks for the end of an execution before it sleeps.
-SPIN_NS = 50_000
 RESTARTS = "triton_fast_worker_restarts_total"
 
 
@@ -120,8 +117,7 @@ class PythonModel(BackendModel):
             self._plan.launch(spec.name), self._plan.init(spec), self._plan.settings, context.host, self._engine,
             self._supervisor,
         )  # fmt: skip
-        host = context.host
-        made = self._engine.instance(spec.name, host.resolve, host.epoch, spin_ns=SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0)
+        made = self._engine.instance(spec.name, context.host.resolve, context.host.epoch)
         instance = WorkerInstance(plan, made, self)
         self._instances[spec.name] = instance
         deadlock.shared().add(made, context.name)

@@ -132,6 +132,7 @@ class Detector:
     def add(self, instance: Instance, model: str) -> None:
         with self._lock:
             self._instances[id(instance)] = instance, model
+            self._changed.clear()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="py-deadlocks", daemon=True)
                 self._thread.start()
@@ -174,18 +175,18 @@ class Detector:
         return any(one.calls for one in snapshots)
 
     def _run(self) -> None:
+        is_busy = False
         while True:
+            self._wait(self._changed, LOOK_S if is_busy else IDLE_S)
             with self._lock:
                 if not self._instances:
                     self._thread = None
                     self._changed.clear()
                     return
-            is_busy = False
             try:
                 is_busy = self.look()
             except Exception as error:
                 log.error(f"looking for deadlocks failed: {type(error).__name__}: {error}")
-            self._wait(self._changed, LOOK_S if is_busy else IDLE_S)
 
 
 _shared = Detector()

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from triton_fast.errors import Internal, Unsupported
 
 if TYPE_CHECKING:
     from triton_fast._native.sched.instance import NativeInstance
-    from triton_fast._native.sched.model import NativeModel
+    from triton_fast._native.sched.model import Epoch, NativeModel
 
 INSTANCE_MODULE = "triton_fast._native.pyworker.instance"
 CHANNEL_MODULE = "triton_fast._native.pyworker.channel"
 CLIENT_MODULE = "triton_fast._native.pyworker.client"
 MIN_HEAP = 16 << 20
+# How long an instance looks for the end of an execution before it sleeps.
+SPIN_NS = 50_000
 Resolve = Callable[[str, int], "NativeModel"]
 # call id, key of the target model, whether the caller waits for it, "queued" or "running", key of who runs it or 0, age
 Call = tuple[int, int, int, str, int, int]
@@ -62,7 +66,7 @@ class Engine(NamedTuple):
     """Constructors of both; ``as_native`` is the instance as ``NativeModel.start_instance`` takes it."""
 
     channel: Callable[[int, int], Channel]
-    instance: Callable[..., Instance]
+    instance: Callable[[str, Resolve, Epoch | None], Instance]
 
     @staticmethod
     def as_native(instance: Instance) -> NativeInstance:
@@ -76,7 +80,8 @@ def engine() -> Engine:
         channels = importlib.import_module(CHANNEL_MODULE)
     except ImportError as error:
         raise Unsupported(f"the Python backend's native part can not be used: {error}") from None
-    return Engine(channels.WorkerChannel, instances.PythonInstance)
+    spin_ns = SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
+    return Engine(channels.WorkerChannel, partial(instances.PythonInstance, spin_ns=spin_ns))
 
 
 def client_path() -> str:

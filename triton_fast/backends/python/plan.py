@@ -43,7 +43,7 @@ class ModelPlan:
     parameters: Parameters
     environment: Environment
     model_path: Path
-    script: Path = WORKER
+    script: Path
 
     def launch(self, instance: str) -> Launch:
         if not instance or _INVALID & set(instance):
@@ -109,10 +109,11 @@ def make_plan(
             raise InvalidArg(f"model '{context.name}' has no file '{context.version}/{name}'")
     else:
         model_path = directory / PLATFORM_FILE
+        context.config.runtime = context.config.runtime or PLATFORM_FILE
         if not path and (directory / ENVIRONMENT_FILE).is_file():
             path = str(directory / ENVIRONMENT_FILE)
     found = environment.prepare(path, context.model_dir, cache)
-    return ModelPlan(context, settings, given, found, model_path)
+    return ModelPlan(context, settings, given, found, model_path, WORKER)
 
 
 def merged(config: Any, answer: object) -> Any:

@@ -75,7 +75,7 @@ class Worker:
         # The text names the model as the stub of that request is called.
         return loader.auto_complete(model, text, self._runtime.name)
 
-    def _order_init(self, order: dict[str, Any]) -> None:
+    def _order_init(self, order: dict[str, Any]) -> Any:
         context = order["context"]
         model = self._load(context)
         self._client = transport.load(context["native"])
@@ -86,6 +86,7 @@ class Worker:
         self._model = loader.initialize(model, order["args"])
         self._runtime.executing = True
         self._execution = Execution(self._runtime, self._model, context["model_path"])
+        return {"is_ready": hasattr(self._model, "is_ready")}
 
     def _load(self, context: dict[str, Any]) -> Any:
         self._runtime = WorkerRuntime(self._control, context)
