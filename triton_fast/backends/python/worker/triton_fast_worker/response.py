@@ -1,0 +1,91 @@
+"""InferenceResponse and the parameters of requests and responses."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .errors import BINDING, TritonError, TritonModelException, incompatible
+from .tensor import Tensor
+
+_SIGNATURE = (
+    f"{BINDING}.InferenceResponse(output_tensors: List[{BINDING}.Tensor] = [], error: {BINDING}.TritonError = None, "
+    "parameters: object = None)"
+)
+
+
+def checked_parameters(parameters: Any) -> dict[str, Any] | None:
+    """A copy of the dictionary, None for none; only bool, int and str may be its values."""
+    if parameters is None:
+        return None
+    if not isinstance(parameters, dict):
+        # The binding names its own dictionary type as the compiler does.
+        raise TritonModelException(f"Expect N8pybind114dictE, got {type(parameters)}")
+    for key, value in parameters.items():
+        if not isinstance(key, str):
+            raise TritonModelException(f"Expect parameters keys to have type str, found type {type(key)}")
+        if not isinstance(value, (bool, int, str)):
+            raise TritonModelException(
+                f"Expect parameters values to have type bool/int/str, found type {type(value)}"
+            )
+    return dict(parameters)
+
+
+def parameters_text(parameters: Any) -> str:
+    """The JSON text that parameters() returns; what came from the server is text already."""
+    return parameters if isinstance(parameters, str) else json.dumps(parameters or {})
+
+
+def tensor_list(given: Any) -> list[Any] | None:
+    """The list of a sequence of tensors, None members included; None when it is not one."""
+    if isinstance(given, (str, bytes, dict, set)):
+        return None
+    try:
+        tensors = list(given)
+    except TypeError:
+        return None
+    return tensors if all(isinstance(one, Tensor) or one is None for one in tensors) else None
+
+
+class InferenceResponse:
+    """Outputs, or an error, and parameters."""
+
+    __module__ = BINDING
+    # _last: for responses of BLS requests, whether another one follows.
+    __slots__ = ("__weakref__", "_error", "_last", "_outputs", "_parameters")
+
+    def __init__(
+        self, output_tensors: Any = (), error: TritonError | None = None, parameters: Any = None
+    ) -> None:
+        outputs: list[Any] | None = tensor_list(output_tensors)
+        if outputs is None or not (error is None or isinstance(error, TritonError)):
+            given = {"error": error} if error is not None else {}
+            raise incompatible("__init__", _SIGNATURE, *([output_tensors] if output_tensors != () else []), **given)
+        self._parameters: Any = None if parameters is None else checked_parameters(parameters)
+        if None in outputs:
+            raise TritonModelException("Output tensor for inference response should not be empty.")
+        self._outputs: list[Tensor] = outputs
+        self._error = error
+        self._last = True
+
+    @staticmethod
+    def received(outputs: list[Tensor], error: TritonError | None, parameters: str, last: bool) -> InferenceResponse:
+        """A response of a BLS request."""
+        self = InferenceResponse.__new__(InferenceResponse)
+        self._outputs = outputs
+        self._error = error
+        self._parameters = parameters or None
+        self._last = last
+        return self
+
+    def output_tensors(self) -> list[Tensor]:
+        return self._outputs
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def error(self) -> TritonError | None:
+        return self._error
+
+    def parameters(self) -> str:
+        return parameters_text(self._parameters)

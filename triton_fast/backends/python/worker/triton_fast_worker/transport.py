@@ -1,0 +1,198 @@
+"""The pure-Python transport, and the seam at which the compiled client replaces it.
+
+``load(native)`` returns a namespace; a compiled client is a module that has the same names:
+
+- ``Transport(region_fd, work_fd, answers_fd, done_fd, events_fd)`` with the methods and attributes of the class below.
+  All methods are safe in any thread, except that one thread at a time waits for work and one for answers.
+- ``decode_batch(transport, off, len) -> list[InferenceRequest]``: an execution's requests. The allocation stays leased
+  while anything views it. ``encode_done(transport, requests, results) -> (off, len, held)``: ``results`` has for each
+  request an InferenceResponse or one of codec.BY_SENDER, codec.REQUEUED. ``encode_failure(transport, text)`` likewise.
+- ``encode_response(transport, ticket, response | None, wanted, flags) -> (off, len, held)``: of a sender.
+- ``encode_bls(transport, request, options, parent) -> (off, len)``;
+  ``decode_answer(transport, off) -> (kind, response)``.
+- ``decode_bytes(buffer, count) -> 1-D object array``, ``encode_bytes(array) -> bytes``.
+
+``held`` goes to publish_done or publish_event, which keep it until the server has taken the message. A ticket is
+``(slot, generation)``. What cannot be allocated raises TritonModelException.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+from . import byte_tensors, codec, tensor
+from .errors import TritonError, TritonModelException
+from .gate import Gate
+from .heap import Heap
+from .layout import (
+    ANSWER_RESPONSE,
+    CANCEL_OFF,
+    DONE_BATCH,
+    EVENT_RESPONSE,
+    HOLD_OFF,
+    RING_ANSWERS,
+    RING_DONE,
+    RING_EVENTS,
+    RING_WORK,
+    WORDS,
+)  # fmt: skip
+from .region import Region
+from .rings import Message, Ring
+from .runtime import Runtime
+
+_HELD_LOOK_S = 0.002
+
+
+class Transport:
+    """``runtime``, ``inputs`` and ``outputs`` are set before the first batch is decoded."""
+
+    __slots__ = (
+        "_answers", "_done", "_events", "_gate", "_held", "_work", "decode_bytes", "encode_bytes", "heap", "inputs",
+        "output_index", "outputs", "region", "runtime", "wanted",
+    )  # fmt: skip
+
+    def __init__(self, region_fd: int, work_fd: int, answers_fd: int, done_fd: int, events_fd: int) -> None:
+        self.region = Region(region_fd)
+        self.heap = Heap(self.region)
+        self._work = Ring(self.region, RING_WORK, work_fd)
+        self._answers = Ring(self.region, RING_ANSWERS, answers_fd)
+        self._done = Ring(self.region, RING_DONE, done_fd)
+        self._events = Ring(self.region, RING_EVENTS, events_fd)
+        self._work.listen()
+        self._answers.listen()
+        self._gate = Gate()
+        # Leases of outputs sent by reference, until the server has counted its own reference.
+        self._held: list[tuple[Ring, int, list[Any]]] = []
+        self.runtime: Runtime = Runtime()
+        self.inputs: list[str] = []
+        self.outputs: list[str] = []
+        self.output_index: dict[str, int] = {}
+        self.wanted: dict[bytes, frozenset[str]] = {}
+        self.encode_bytes = byte_tensors.encode_bytes
+
+    def names(self, inputs: list[str], outputs: list[str]) -> None:
+        """The tensors of the model, in the order of its configuration."""
+        self.inputs, self.outputs = inputs, outputs
+        self.output_index = {name: index for index, name in enumerate(outputs)}
+
+    def wait_work(self) -> Message:
+        """The next message of the server; releases the GIL while it waits."""
+        while self._held:
+            message = self._work.wait(_HELD_LOOK_S)
+            if message is not None:
+                return message
+            self.drop_taken()
+        message = self._work.wait()
+        assert message is not None
+        return message
+
+    def take_answer(self, timeout: float | None = None) -> Message | None:
+        """The next answer to a BLS request; None when none came within ``timeout`` seconds."""
+        return self._answers.wait(timeout)
+
+    def publish_done(self, number: int, off: int, length: int, held: list[Any]) -> None:
+        self._publish(self._done, DONE_BATCH, number, off, length, held)
+
+    def publish_event(self, kind: int, number: int, off: int, length: int, held: list[Any]) -> None:
+        self._publish(self._events, kind, number, off, length, held)
+
+    def allocate(self, nbytes: int) -> int:
+        """Outbound memory. Offset of the data."""
+        with self._gate:
+            return self.heap.allocate(nbytes)
+
+    def end_later(self, ticket: tuple[int, int], error: TritonError | None) -> None:
+        """For finalizers: the request's final event."""
+        self._gate.later(self._end, ticket, error)
+
+    def event_later(self, kind: int, number: int) -> None:
+        """For finalizers: an event without payload."""
+        self._gate.later(self._events.publish, kind, number, 0, 0)
+
+    def trim(self, keep: int) -> None:
+        with self._gate:
+            self.heap.trim(keep)
+
+    def cancelled(self, ticket: tuple[int, int]) -> bool:
+        slot, generation = ticket
+        return self.region.words[(CANCEL_OFF >> 2) + slot % WORDS] == generation
+
+    def held_back(self, ticket: tuple[int, int]) -> bool:
+        """Whether the server wants no further response of the request now."""
+        slot, generation = ticket
+        return self.region.words[(HOLD_OFF >> 2) + slot % WORDS] == generation
+
+    def drop_taken(self) -> bool:
+        """Let go of leases that the server no longer needs; whether any is left."""
+        with self._gate:
+            self._held = [one for one in self._held if one[1] >= one[0].taken()]
+        return bool(self._held)
+
+    def settle(self, timeout: float) -> None:
+        """Before the end: wait until the server has taken everything, as long as ``timeout`` seconds."""
+        until = time.monotonic() + timeout
+        while self.drop_taken() and time.monotonic() < until:
+            time.sleep(_HELD_LOOK_S)
+
+    @staticmethod
+    def parse_parameters(text: str) -> dict[str, Any]:
+        """Parameters of a received request, for another one: numbers that are not whole cannot be passed on."""
+        found: dict[str, Any] = json.loads(text) if text else {}
+        return {key: value for key, value in found.items() if isinstance(value, (bool, int, str))}
+
+    def _publish(self, ring: Ring, kind: int, number: int, off: int, length: int, held: list[Any]) -> None:
+        gone = None
+        with self._gate:
+            at = ring.publish(kind, number, off, length)
+            if self._held:
+                gone, self._held = self._held, [one for one in self._held if one[1] >= one[0].taken()]
+            if held:
+                self._held.append((ring, at, held))
+        del gone  # finalizers of leases run here, outside
+
+    def _end(self, ticket: tuple[int, int], error: TritonError | None) -> None:
+        try:
+            off, length = codec.encode_end(self, ticket, error)
+        except TritonModelException:
+            # No memory now: somebody frees some, and publishes, later.
+            again = threading.Timer(0.01, self.end_later, (ticket, error))
+            again.daemon = True
+            again.start()
+            return
+        self._events.publish(EVENT_RESPONSE, 0, off, length)
+
+
+PURE = SimpleNamespace(
+    Transport=Transport,
+    decode_batch=codec.decode_batch,
+    encode_done=codec.encode_done,
+    encode_failure=codec.encode_failure,
+    encode_response=codec.encode_response,
+    encode_bls=codec.encode_bls,
+    decode_answer=codec.decode_answer,
+    decode_bytes=byte_tensors.decode_bytes,
+    encode_bytes=byte_tensors.encode_bytes,
+)
+__all__ = ["ANSWER_RESPONSE", "PURE", "Transport", "load"]
+
+
+def load(native: str) -> Any:
+    """The compiled client at that path, or PURE when there is none that this interpreter can load."""
+    found: Any = PURE
+    if native:
+        try:
+            spec = importlib.util.spec_from_file_location("triton_fast_client", native)
+            if spec is not None and spec.loader is not None:
+                module = importlib.util.module_from_spec(spec)
+                spec.loader.exec_module(module)
+                found = module if all(hasattr(module, name) for name in vars(PURE)) else PURE
+        except Exception:
+            # Built for another interpreter or machine: slower, not broken.
+            found = PURE
+    tensor.use_decoder(found.decode_bytes)
+    return found
