@@ -130,7 +130,7 @@ class Peer:
     """A worker with the given model. Use as a context manager; ``close`` ends the process whatever it does."""
 
     def __init__(
-        self, root: Path, source: str, inputs: Any = ("IN",), outputs: Any = ("OUT",), decoupled: bool = False,
+        self, root: Path, source: str, inputs: Any = ("IN",), outputs: Any = ("OUT",), *, decoupled: bool = False,
         in_bytes: int = 8 << 20, out_bytes: int = 8 << 20, python: str = PYTHON, region: bool = True,
         env: dict[str, str] | None = None,
     ) -> None:  # fmt: skip
@@ -161,9 +161,8 @@ class Peer:
         self.socket = mine
         fds = [theirs.fileno(), *([self.fd, *self.eventfds] if region else [-1] * 5)]
         argv = [python, "-u", "-X", "faulthandler", str(START), *map(str, fds)]
-        self.process = subprocess.Popen(
-            argv, pass_fds=[fd for fd in fds if fd >= 0], env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
-        )
+        given = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+        self.process = subprocess.Popen(argv, pass_fds=[fd for fd in fds if fd >= 0], env=given)
         theirs.close()
         for ring in (WORK, ANSWERS):
             struct.pack_into("<Q", self.map, self._ring(ring), 0)
@@ -207,8 +206,9 @@ class Peer:
 
     @property
     def context(self) -> dict[str, Any]:
+        folder = self.version_dir
         return {
-            "model_path": str(self.path), "version_dir": str(self.version_dir), "model_dir": str(self.version_dir.parent),
+            "model_path": str(self.path), "version_dir": str(folder), "model_dir": str(folder.parent),
             "model_name": "m", "instance_name": "m_0", "explicit_control": True, "native": "", "keep_bytes": 0,
             "bls_threads": 8,
         }  # fmt: skip
@@ -253,7 +253,9 @@ class Peer:
                 if "call" in message:
                     reply = self.replies.get(message["type"])
                     value = reply(message) if callable(reply) else reply
-                    answer = {"error": {"code": 1, "message": str(value)}} if isinstance(value, Exception) else {"value": value}
+                    answer: dict[str, Any] = {"value": value}
+                    if isinstance(value, Exception):
+                        answer = {"error": {"code": 1, "message": str(value)}}
                     self.send({"type": "answer", "call": message["call"], **answer})
         file.close()
 
@@ -288,7 +290,7 @@ class Peer:
         self.allocations.append(off)
         return off
 
-    def publish(self, ring: int, kind: int, number: int, off: int, length: int, arg: int = 0) -> None:
+    def publish(self, ring: int, kind: int, number: int = 0, off: int = 0, length: int = 0, *, arg: int = 0) -> None:
         base = self._ring(ring)
         (head,) = struct.unpack_from("<Q", self.map, base)
         slot = base + 0x1000 + head % 4096 * 32
@@ -366,7 +368,7 @@ class Peer:
         return done.responses[0]
 
     def finalize(self) -> dict[str, Any]:
-        self.publish(WORK, 2, 0, 0, 0)
+        self.publish(WORK, 2)
         message = self.message("finalized")
         assert self.process.wait(WAIT_S) == 0
         return message
@@ -381,8 +383,9 @@ class Peer:
         return response
 
     def answer(
-        self, call: int, *outputs: Tensor, error: str = "", code: int = -1, kind: int = 0, final: bool = True, params: str = ""
-    ) -> None:
+        self, call: int, *outputs: Tensor, error: str = "", code: int = -1, kind: int = 0, final: bool = True,
+        params: str = "",
+    ) -> None:  # fmt: skip
         text, extra = error.encode(), params.encode()
 
         def records(tensor_record: Any) -> bytes:
@@ -427,7 +430,8 @@ class Peer:
         return found
 
     def _response(self, at: int) -> tuple[Response, int]:
-        size, kind, slot, generation, code, error, params, outputs, flags, _ = struct.unpack_from("<IIIIiIIIII", self.map, at)
+        head = struct.unpack_from("<IIIIiIIIII", self.map, at)
+        size, kind, slot, generation, code, error, params, outputs, flags, _ = head
         tensors, here = self._tensors(at + 40, outputs, self.outputs)
         text = self.map[here : here + error].decode()
         extra = self._params(here + len(pad(bytes(error))), params)
@@ -473,6 +477,6 @@ class Peer:
         extra = self._params(at, params)
         at += len(pad(bytes(params)))
         return Bls(
-            number, texts[0], options, flags, texts[2] if text else correlation, timeout, version, names, texts[1], extra,
+            number, texts[0], options, flags, texts[2] or correlation, timeout, version, names, texts[1], extra,
             self.map[at : at + trace].decode(), (slot, generation), tensors,
         )  # fmt: skip

@@ -67,7 +67,8 @@ def test_errors_are_responses(tmp_path):
     body = """
 def execute(self, requests):
     response = call().exec()
-    return out((response.has_error(), response.error().message(), int(response.error().code()), response.output_tensors()))
+    error = response.error()
+    return out((response.has_error(), error.message(), int(error.code()), response.output_tensors()))
 """
     with start(tmp_path, body) as peer:
         peer.execute([Request([IN])])
@@ -89,7 +90,7 @@ def {where}:
 """
     with start(tmp_path, body) as peer:
         if "finalize" in where:
-            peer.publish(0, 2, 0, 0, 0)
+            peer.publish(0, 2)
         assert peer.message("log")["message"] == "BLS is only supported during the 'execute' function."
 
 

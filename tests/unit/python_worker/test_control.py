@@ -1,4 +1,4 @@
-"""The control socket: loading and its texts, auto-complete, readiness, log, metrics, model control, the process's end."""
+"""The control socket: loading and its texts, auto-complete, readiness, log, metrics, model control; a worker's end."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_wrong_constructor(tmp_path):
 def test_missing_file(tmp_path):
     with Peer(tmp_path, "") as peer:
         peer.path.unlink()
-        with pytest.raises(WorkerError, match="^Python model file not found in '.*model.py'$"):
+        with pytest.raises(WorkerError, match=r"^Python model file not found in '.*model.py'$"):
             peer.init()
 
 
@@ -90,16 +90,19 @@ def test_args_path_and_siblings(tmp_path):
         peer.init(model_version="1")
         assert run(peer, "value = self.args['model_version'], self.args['model_name']") == "('1', 'm')"
         assert run(peer, "value = pb_utils.get_model_dir()") == str(peer.version_dir)
-        assert run(peer, "import sys; value = sys.path[-2:]") == str([str(peer.version_dir), str(peer.version_dir.parent)])
+        folders = [str(peer.version_dir), str(peer.version_dir.parent)]
+        assert run(peer, "import sys; value = sys.path[-2:]") == str(folders)
         assert run(peer, "import sys; value = sys.argv") == "['']"
 
 
-CONFIG = {"name": "m", "max_batch_size": 4, "input": [{"name": "A", "data_type": "TYPE_FP32", "dims": [2]}], "output": []}
+INPUT = {"name": "A", "data_type": "TYPE_FP32", "dims": [2]}
+CONFIG = {"name": "m", "max_batch_size": 4, "input": [INPUT], "output": []}
 WHERE = "in auto-complete-config function for model 'm'"
 
 
 def complete(tmp_path, statement, config=CONFIG):
-    source = f"class TritonPythonModel:\n    @staticmethod\n    def auto_complete_config(c):\n        {statement}\n        return c\n"
+    method = f"    @staticmethod\n    def auto_complete_config(c):\n        {statement}\n        return c\n"
+    source = f"class TritonPythonModel:\n{method}"
     with Peer(tmp_path, source, region=False) as peer:
         return peer.ask("auto_complete", config=config, context=peer.context)
 
@@ -129,8 +132,8 @@ def test_auto_complete_is_optional(tmp_path):
          "configuration specified max_batch_size 4, but in auto-complete-config function for model 'm' specified "
          "max_batch_size 2"),
         ("c.as_dict()['sequence_batching'] = {}; c.set_dynamic_batching()",
-         "Configuration specified scheduling_choice as 'sequence_batching', but auto-complete-config function for model "
-         "'m' tries to set scheduling_choice as 'dynamic_batching'"),
+         "Configuration specified scheduling_choice as 'sequence_batching', but auto-complete-config function for "
+         "model 'm' tries to set scheduling_choice as 'dynamic_batching'"),
         ("c.add_input({'name': 'A', 'x': 1})",
          f"input 'A' {WHERE} contains property other than 'name', 'data_type', 'dims' and 'optional'."),
         ("c.add_output({'name': 'A', 'optional': 1})",
@@ -207,7 +210,8 @@ def test_metrics(tmp_path):
         run(peer, code.replace("KIND", "COUNTER"))
         family = peer.message("metric_family")
         assert (family["name"], family["description"], family["kind"]) == ("n", "d", "counter")
-        assert run(peer, "self.m = self.f.Metric(labels={'a': 'b'}); self.m.increment(2); value = self.m.value()") == "2.5"
+        run(peer, "self.m = self.f.Metric(labels={'a': 'b'}); self.m.increment(2)")
+        assert run(peer, "value = self.m.value()") == "2.5"
         metric = peer.message("metric")
         assert (metric["family"], metric["labels"], metric["buckets"]) == (family["family"], {"a": "b"}, None)
         update = peer.message("metric_update")
@@ -215,8 +219,8 @@ def test_metrics(tmp_path):
         head = "TritonModelException: Failed to "
         wrapped = "Failed to process the request for model 'm_0', message: "
         assert run(peer, "self.m.increment(-1)") == (
-            f"{head}increment metric value: {wrapped}TRITONSERVER_METRIC_KIND_COUNTER can only be incremented monotonically "
-            "by non-negative values."
+            f"{head}increment metric value: {wrapped}TRITONSERVER_METRIC_KIND_COUNTER can only be incremented "
+            "monotonically by non-negative values."
         )
         assert run(peer, "self.m.set(1)") == (
             f"{head}set metric value: {wrapped}TRITONSERVER_METRIC_KIND_COUNTER does not support Set"
@@ -228,8 +232,8 @@ def test_metrics(tmp_path):
         assert peer.message("metric_drop")["metric"] == metric["metric"]
         assert peer.message("metric_family_drop")["family"] == family["family"]
         assert run(peer, "self.m.value()") == (
-            f"{head}get metric value: Invalid metric operation as the corresponding 'MetricFamily' has been deleted. The "
-            "'MetricFamily' object should be deleted AFTER its corresponding 'Metric' objects have been deleted."
+            f"{head}get metric value: Invalid metric operation as the corresponding 'MetricFamily' has been deleted. "
+            "The 'MetricFamily' object should be deleted AFTER its corresponding 'Metric' objects have been deleted."
         )
         run(peer, code.replace("KIND", "HISTOGRAM"))
         assert run(peer, "self.f.Metric()") == f"{head}create metric. Missing required buckets."
@@ -292,5 +296,5 @@ def test_pickled_exceptions_keep_their_class(tmp_path):
         peer.init()
         code = "import pickle; value = pickle.loads(pickle.dumps(pb_utils.TritonModelException('x')))"
         assert run(peer, code) == "x"
-        code = "import pickle; value = pickle.loads(pickle.dumps(pb_utils.TritonError.CANCELLED)) is pb_utils.TritonError.CANCELLED"
+        code = "import pickle; code = pb_utils.TritonError.CANCELLED; value = pickle.loads(pickle.dumps(code)) is code"
         assert run(peer, code) == "True"

@@ -1,4 +1,4 @@
-"""Response senders: decoupled models and others, coroutines, cancellation, holding, rescheduling, senders that are lost."""
+"""Response senders: decoupled models and others, coroutines, cancelling, holding, rescheduling, lost senders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_decoupled_responses_from_a_thread(tmp_path):
         assert (done.code, done.responses) == (-1, None)
         responses = [peer.response() for _ in range(4)]
         assert [r.outputs["OUT"].value.tolist() for r in responses[:3]] == [[0], [1], [2]]
-        assert [(r.slot, r.generation, r.final, r.kind) for r in responses] == [(4, 9, False, 0)] * 3 + [(4, 9, True, 3)]
+        assert [(r.final, r.kind) for r in responses] == [(False, 0)] * 3 + [(True, 3)]
+        assert {(r.slot, r.generation) for r in responses} == {(4, 9)}
         peer.finalize()
         assert peer.in_use() == []
         assert peer.outbound_in_use() == 0
@@ -238,6 +239,42 @@ def test_model_keeps_the_list_of_requests(tmp_path):
         peer.infer(count(5), count(6))
         peer.infer(count(7))
         assert [peer.response().outputs["OUT"].value.tolist() for _ in range(2)] == [[5], [6]]
+
+
+def test_only_the_final_response_is_sent_by_reference(tmp_path):
+    source = HEAD + (
+        "class TritonPythonModel:\n"
+        "    def execute(self, requests):\n"
+        "        values = requests[0].inputs()[0].as_numpy()\n"
+        "        for i in range(3):\n"
+        "            values[...] = i\n"
+        "            requests[0].get_response_sender().send(R([T('OUT', values)]), i == 2)\n"
+    )
+    with start(tmp_path, source) as peer:
+        peer.infer(count(9))
+        outputs = [peer.response().outputs["OUT"] for _ in range(3)]
+        assert [output.value.tolist() for output in outputs] == [[0], [1], [2]]
+        assert [output.off < peer.out_off for output in outputs] == [False, False, True]
+
+
+def test_what_cannot_be_sent_ends_the_request(tmp_path):
+    source = HEAD + (
+        "class TritonPythonModel:\n"
+        "    def execute(self, requests):\n"
+        "        sender = requests[0].get_response_sender()\n"
+        "        for size in (1 << 26, 1):\n"
+        "            try:\n                sender.send(R([T('OUT', np.zeros(size))]))\n"
+        "            except pb_utils.TritonModelException as error:\n"
+        "                pb_utils.Logger.log_error(str(error))\n"
+    )
+    with start(tmp_path, source) as peer:
+        peer.infer(count(1))
+        response = peer.response()
+        assert response.final
+        assert response.error == peer.message("log")["message"]
+        assert peer.message("log")["message"] == "Unable to send response. Response sender has been closed."
+        peer.finalize()
+        assert peer.events.empty()
 
 
 def test_many_senders_at_once(tmp_path):

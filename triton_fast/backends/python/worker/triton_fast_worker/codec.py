@@ -205,9 +205,11 @@ class _Writer:
         self.put(bytes(REPLY.size))
         size, outputs = REPLY.size + len(params), 0
         index = self._transport.output_index
+        # Before the last response the model may well go on writing where the output lies.
+        by_reference = bool(flags & FLAG_FINAL)
         for tensor in response._outputs:
             if tensor._name in wanted:
-                size += self.tensor(tensor, index[tensor._name], b"", True)
+                size += self.tensor(tensor, index[tensor._name], b"", by_reference)
                 outputs += 1
         self._pieces[at] = REPLY.pack(size, kind, slot, generation, -1, 0, len(params), outputs, flags, 0)
         self.put(params)

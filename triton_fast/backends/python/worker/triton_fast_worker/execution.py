@@ -41,7 +41,7 @@ class Execution:
                         requests, f"Python model {self._model_path} does not implement `execute` method."
                     )
             returned = self._execute(requests)
-            if asyncio.iscoroutine(returned):
+            if type(returned) is not list and asyncio.iscoroutine(returned):
                 returned = self._run_coroutine(returned, requests)
         except BaseException as error:
             return self._fail(requests, describe(error))
