@@ -9,10 +9,9 @@ import asyncio
 import threading
 from typing import Any
 
-from .codec import BY_SENDER, REQUEUED
 from .errors import TritonError, TritonModelException, describe
 from .request import RELEASE_RESCHEDULE, InferenceRequest
-from .response import InferenceResponse
+from .response import BY_SENDER, REQUEUED, InferenceResponse
 from .runtime import Runtime
 from .sender import FINAL
 
