@@ -44,6 +44,8 @@ NATIVE = {
 }
 # Same package, but apart.
 SEPARATE = (("frontends.http", "frontends.grpc"), ("_native.http", "_native.grpc"))
+# Runs in other interpreters too: may import nothing of the package but itself.
+ALONE = ("backends.python.worker",)
 
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -95,6 +97,9 @@ def violation(importer: str, imported: str) -> str | None:
     above, below = group(importer), group(imported)
     if above is None or below is None:
         return f"'{importer if above is None else imported}' stands in no layer: add it to LAYERS"
+    for alone in ALONE:
+        if within(importer, alone) and not within(imported, alone):
+            return f"{alone} stands alone and must not import {imported}"
     for pair in SEPARATE:
         for one, other in (pair, pair[::-1]):
             if within(importer, one) and within(imported, other):
@@ -174,6 +179,8 @@ def test_imports_only_go_down():
         ("backends.onnxruntime", "frontends.metrics", False),
         ("backends.onnxruntime", "_native.ort.session", True),
         ("config.parse", "observability.log", False),
+        ("backends.python.worker.triton_fast_worker.main", "errors", False),
+        ("backends.python.worker.triton_fast_worker.main", "backends.python.worker.triton_fast_worker.log", True),
         ("config", "config.parse", True),
         ("_native.wire.http1", "config", False),
         ("_native.wire.http1", "_native.core.memory", True),

@@ -92,7 +92,8 @@ def whole(message: Message, key: str, low: int = 0, high: int = 2**63 - 1) -> in
 
 def number(message: Message, key: str) -> float:
     value = message.get(key)
-    if type(value) not in (int, float):
+    # What JSON has no number for comes as text.
+    if type(value) not in (int, float) and value not in ("nan", "inf", "-inf"):
         raise BadFrame(f"'{_type(message)}' with a bad '{key}'")
     try:
         return float(value)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Protocol
 from triton_fast.backends.host import Caller, Host
 from triton_fast.backends.python import frames
 from triton_fast.backends.python.frames import BadFrame, Message
-from triton_fast.errors import InvalidArg, ServerError, make
+from triton_fast.errors import InvalidArg, ServerError
 from triton_fast.observability import log
 from triton_fast.observability.custom import CustomScope
 
@@ -112,20 +112,7 @@ class WorkerMessages:
         self._serve(process, message, lambda: self._host.control.is_model_ready(self._caller(), name, version))
 
     def _serve(self, process: Process, message: Message, function: Callable[[], object]) -> None:
-        call = frames.call_number(message)
-
-        def outcome() -> object:
-            try:
-                return function()
-            except ServerError as error:
-                raise self._told(error) from None
-
-        process.serve(call, outcome)
-
-    def _told(self, error: ServerError) -> ServerError:
-        """Return the error as Triton's backend passes it to a model."""
-        text = f"Failed to process the request for model '{self._instance}', message: {error}"
-        return make(error.code, text)
+        process.serve(frames.call_number(message), function)
 
     # ---- metrics: quick, so done here
 
@@ -134,7 +121,7 @@ class WorkerMessages:
         try:
             process.send(frames.answer(call, function()))
         except ServerError as error:
-            process.send(frames.failure(call, self._told(error)))
+            process.send(frames.failure(call, error))
 
     def _metric_family(self, process: Process, message: Message, blob: bytes) -> None:
         number = frames.whole(message, "family")

@@ -114,7 +114,7 @@ class Answers:
         _, number, off, _, _ = message
         call = self._calls.get(number)
         if call is None:
-            self.transport.region.release(off)
+            self.transport.release(off)
             return
         kind, response = self._client.decode_answer(self.transport, off)
         if response._last:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from itertools import chain
-from struct import Struct, iter_unpack
+from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import numpy as np
@@ -23,16 +24,7 @@ def decode_bytes(buffer: Any, count: int) -> Any:
         return np.empty(0, object)
     items = _equal_lengths(data, size, count)
     if items is None:
-        items = []
-        append, length_at, at = items.append, _LENGTH.unpack_from, 0
-        while at < size:
-            if size - at < 4:
-                raise TritonModelException("Invalid bytes tensor data: incomplete length field")
-            end = at + 4 + length_at(data, at)[0]
-            if end > size:
-                raise TritonModelException("Invalid bytes tensor data: string extends beyond buffer")
-            append(data[at + 4 : end])
-            at = end
+        items = _cut(data, size)
     result = np.empty(len(items), object)
     result[:] = items
     return result
@@ -47,15 +39,29 @@ def _equal_lengths(data: bytes, size: int, count: int) -> Any:
     return table["data"].tolist() if bool((table["length"] == length).all()) else None
 
 
+def _cut(data: bytes, size: int) -> list[bytes]:
+    items: list[bytes] = []
+    append, length_at, at = items.append, _LENGTH.unpack_from, 0
+    try:
+        while at < size:
+            (length,) = length_at(data, at)
+            at += 4
+            end = at + length
+            append(data[at:end])
+            at = end
+    except StructError:
+        raise TritonModelException("Invalid bytes tensor data: incomplete length field") from None
+    # A length that reaches too far can only be the last one: it ends the loop.
+    if at != size:
+        raise TritonModelException("Invalid bytes tensor data: string extends beyond buffer")
+    return items
+
+
 def encode_bytes(array: Any) -> bytes:
     """The serialized form of an object or bytes_ array, in C order; what is not bytes goes through str()."""
     items = array.ravel().tolist()
-    if array.dtype == np.object_:
-        for index, item in enumerate(items):
-            if type(item) is not bytes:
-                items[index] = str(item).encode()
-    if len(items) < 64:
-        pack = _LENGTH.pack
-        return b"".join([piece for item in items for piece in (pack(len(item)), item)])
-    lengths = np.fromiter(map(len, items), "<u4", len(items)).tobytes()
-    return b"".join(chain.from_iterable(zip(chain.from_iterable(iter_unpack("4s", lengths)), items)))
+    if array.dtype == np.object_ and set(map(type, items)) != {bytes}:
+        items = [item if type(item) is bytes else str(item).encode() for item in items]
+    lengths = list(map(len, items))
+    heads = {length: _LENGTH.pack(length) for length in set(lengths)}
+    return b"".join(chain.from_iterable(zip(map(heads.__getitem__, lengths), items)))

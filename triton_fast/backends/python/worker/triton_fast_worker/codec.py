@@ -33,7 +33,7 @@ from .layout import (
 )  # fmt: skip
 from .region import Region, leased
 from .request import InferenceRequest
-from .response import InferenceResponse
+from .response import REQUEUED, InferenceResponse, NoResponse
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -43,18 +43,6 @@ _DIMS = [Struct(f"<{ndim}q") for ndim in range(33)]
 # Above this a copy through bytes costs more than making a view of the target.
 _BY_BYTES = 32768
 _new_array = np.ndarray
-
-
-class Answered:
-    """What execution gives for a request instead of a response: its record says only why there is none."""
-
-    __slots__ = ("kind",)
-
-    def __init__(self, kind: int) -> None:
-        self.kind = kind
-
-
-BY_SENDER, REQUEUED = Answered(ANSWERED), Answered(RESCHEDULED)
 
 
 def _text(region: Region, at: int, length: int) -> str:
@@ -205,9 +193,11 @@ class _Writer:
         self.put(bytes(REPLY.size))
         size, outputs = REPLY.size + len(params), 0
         index = self._transport.output_index
+        # Before the last response the model may well go on writing where the output lies.
+        by_reference = bool(flags & FLAG_FINAL)
         for tensor in response._outputs:
             if tensor._name in wanted:
-                size += self.tensor(tensor, index[tensor._name], b"", True)
+                size += self.tensor(tensor, index[tensor._name], b"", by_reference)
                 outputs += 1
         self._pieces[at] = REPLY.pack(size, kind, slot, generation, -1, 0, len(params), outputs, flags, 0)
         self.put(params)
@@ -244,8 +234,9 @@ def encode_done(transport: Transport, requests: list[InferenceRequest], results:
     writer = _Writer(transport)
     writer.put(DONE.pack(len(requests), -1, 0, 0))
     for request, result in zip(requests, results):
-        if type(result) is Answered:
-            writer.response(request._ticket, None, frozenset(), result.kind, 0)
+        if type(result) is NoResponse:
+            kind = RESCHEDULED if result is REQUEUED else ANSWERED
+            writer.response(request._ticket, None, frozenset(), kind, 0)
         else:
             writer.response(request._ticket, result, request._wanted, RESPONSE, FLAG_FINAL)
     return (*writer.finish(), writer.held)

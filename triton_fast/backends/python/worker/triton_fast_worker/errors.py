@@ -9,8 +9,6 @@ from typing import Any
 
 BINDING = "c_python_backend_utils"
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-# Of this package nothing shows in a traceback: where a server is installed is not for its clients.
-_SHOWN: tuple[str, ...] = ()
 # What calls the model: below it nothing is the model's.
 _CALLERS = (HERE + "execution.py", HERE + "loader.py")
 
@@ -114,7 +112,8 @@ def describe(error: BaseException) -> str:
         code, file = frame.f_code, frame.f_code.co_filename
         if file in _CALLERS:
             break
-        if file in _SHOWN or not file.startswith(HERE):
+        # Triton shows its own Python code too; where a server is installed is not for its clients.
+        if not file.startswith(HERE):
             lines.append(f"  {file}({frame.f_lineno}): {code.co_name}\n")
         frame = frame.f_back
     return text + "\n\nAt:\n" + "".join(lines) if lines else text

@@ -9,10 +9,9 @@ import asyncio
 import threading
 from typing import Any
 
-from .codec import BY_SENDER, REQUEUED
 from .errors import TritonError, TritonModelException, describe
 from .request import RELEASE_RESCHEDULE, InferenceRequest
-from .response import InferenceResponse
+from .response import BY_SENDER, REQUEUED, InferenceResponse
 from .runtime import Runtime
 from .sender import FINAL
 
@@ -41,7 +40,7 @@ class Execution:
                         requests, f"Python model {self._model_path} does not implement `execute` method."
                     )
             returned = self._execute(requests)
-            if asyncio.iscoroutine(returned):
+            if type(returned) is not list and asyncio.iscoroutine(returned):
                 returned = self._run_coroutine(returned, requests)
         except BaseException as error:
             return self._fail(requests, describe(error))

@@ -89,3 +89,13 @@ class InferenceResponse:
 
     def parameters(self) -> str:
         return parameters_text(self._parameters)
+
+
+class NoResponse:
+    """What an execution has for a request instead of a response."""
+
+    __slots__ = ()
+
+
+# Its sender has answered it or will; it was released to come again.
+BY_SENDER, REQUEUED = NoResponse(), NoResponse()

@@ -49,8 +49,8 @@ class Runtime:
     def send(self, ticket: Ticket, response: InferenceResponse | None, wanted: frozenset[str], flags: int) -> None:
         """Send a response of a sender; ``response`` None sends the flags alone. The rules have been checked.
 
-        Outputs that are not in ``wanted`` are left out. Waits while the client reads too slowly. TritonModelException
-        when it cannot be sent.
+        Outputs that are not in ``wanted`` are left out. Waits while the client reads too slowly. What cannot be sent
+        ends the request with the reason as its error, which is raised too, as TritonModelException.
         """
         raise NotImplementedError
 

@@ -43,7 +43,12 @@ class InferenceResponseSender:
             )
         self.account(response, flags)
         if self._runtime is not None:
-            self._runtime.send(self._ticket, response, self._wanted, flags)
+            try:
+                self._runtime.send(self._ticket, response, self._wanted, flags)
+            except TritonModelException:
+                # The runtime has ended the request with the reason.
+                self._closed = True
+                raise
 
     def is_cancelled(self) -> bool:
         return self._runtime is not None and self._runtime.cancelled(self._ticket)

@@ -6,7 +6,8 @@
   All methods are safe in any thread, except that one thread at a time waits for work and one for answers.
 - ``decode_batch(transport, off, len) -> list[InferenceRequest]``: an execution's requests. The allocation stays leased
   while anything views it. ``encode_done(transport, requests, results) -> (off, len, held)``: ``results`` has for each
-  request an InferenceResponse or one of codec.BY_SENDER, codec.REQUEUED. ``encode_failure(transport, text)`` likewise.
+  request an InferenceResponse or one of response.BY_SENDER, response.REQUEUED. ``encode_failure(transport, text)``
+  likewise.
 - ``encode_response(transport, ticket, response | None, wanted, flags) -> (off, len, held)``: of a sender.
 - ``encode_bls(transport, request, options, parent) -> (off, len)``;
   ``decode_answer(transport, off) -> (kind, response)``.
@@ -100,6 +101,10 @@ class Transport:
 
     def publish_event(self, kind: int, number: int, off: int, length: int, held: list[Any]) -> None:
         self._publish(self._events, kind, number, off, length, held)
+
+    def release(self, off: int) -> None:
+        """Give back an answer that is not decoded."""
+        self.region.release(off)
 
     def allocate(self, nbytes: int) -> int:
         """Outbound memory. Offset of the data."""

@@ -50,7 +50,7 @@ class WorkerRuntime(Runtime):
         try:
             off, length, held = self._client.encode_response(transport, ticket, response, wanted, flags)
         except TritonModelException as error:
-            # The sender counts it as sent: the client gets the reason instead.
+            # The client gets the reason instead.
             transport.end_later(ticket, TritonError(str(error)))
             raise
         transport.publish_event(EVENT_RESPONSE, 0, off, length, held)
