@@ -1,1 +1,1 @@
-"""Requests that a worker's model makes of other models (BLS). Native interface only. Source: ext/triton_fast/_native/pyworker/calls.pyx."""
+"""Requests that a worker's model makes of other models (BLS). Native interface only. Source: pyworker/calls.pyx."""

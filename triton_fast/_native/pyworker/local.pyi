@@ -43,8 +43,8 @@ class LocalRequest:
     ) -> bool:
         """Send a response, or with neither outputs nor an error only the end.
 
-        Outputs not asked for are dropped. Of a model that is not decoupled every response is the last. Returns False when
-        nobody wants it any more. Blocks, without the GIL, while the client is slow.
+        Outputs not asked for are dropped. Of a model that is not decoupled every response is the last. Returns False
+        when nobody wants it any more. Blocks, without the GIL, while the client is slow.
 
         Raises
         ------
@@ -60,8 +60,8 @@ class LocalInstance(NativeInstance):
     name
         As of ``NativeInstance``.
     function
-        ``function(requests)``: answers each with ``send``, now or later. What leaves it as an exception fails those that
-        are not over. Called on the instance's own thread.
+        ``function(requests)``: answers each with ``send``, now or later. What leaves it as an exception fails those
+        that are not over. Called on the instance's own thread.
     """
 
     def __init__(self, name: str, function: Callable[[list[LocalRequest]], object]) -> None: ...
