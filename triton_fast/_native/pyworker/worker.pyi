@@ -1,1 +1,1 @@
-"""State of one Python model instance: slots of requests in flight. Native interface only. Source: pyworker/worker.pyx."""
+"""State of one Python model instance: slots of requests. Native interface only. Source: pyworker/worker.pyx."""

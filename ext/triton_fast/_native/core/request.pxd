@@ -128,7 +128,7 @@ cdef struct Request:
     void* bucket
     int32_t state           # REQ_*; atomic
     int32_t cancelled       # atomic; a running model may look at it
-    uint32_t* cancel_word   # where else to write cancel_value when r is cancelled (respond.request_cancel_word); or NULL
+    uint32_t* cancel_word   # where else to write cancel_value when r is cancelled (request_cancel_word); or NULL
     uint32_t cancel_value
     Model* model            # one ref
     Sink* sink

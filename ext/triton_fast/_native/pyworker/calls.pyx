@@ -2,7 +2,7 @@
 # service thread, so that the model called never waits for the caller. The GIL is taken to look a model's name up, once
 # for each change of what names mean.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 
@@ -25,7 +25,7 @@ from triton_fast._native.pyworker.region cimport Chunk, inbound_drop
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport (
-    Queue, SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake,
+    SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake,
 )
 
 cdef enum:
@@ -243,9 +243,9 @@ cdef int targets_drop(Worker* w) noexcept:
 cdef int check_call(Target* t, bint streams, tf_error* e) noexcept nogil:
     cdef Model* m = t.model
     if m.decoupled and not streams:
-        return tf_fail(e, TF_INTERNAL, b"Model %.*s is using the decoupled. The current BLS request call doesn't support "
-                       b"models using the decoupled transaction policy. Please use 'decoupled=True' argument to the "
-                       b"'exec' or 'async_exec' calls for decoupled models.'", <int>m.name_len, m.name)
+        return tf_fail(e, TF_INTERNAL, b"Model %.*s is using the decoupled. The current BLS request call doesn't "
+                       b"support models using the decoupled transaction policy. Please use 'decoupled=True' argument "
+                       b"to the 'exec' or 'async_exec' calls for decoupled models.'", <int>m.name_len, m.name)
     return 0
 
 
@@ -283,11 +283,11 @@ cdef int submit(Worker* w, Source* s, uint32_t id, tf_error* e) noexcept nogil:
     cdef Request* r
     cdef const char* name = NULL
     cdef bint wake = False
-    cdef int attempt, status = SUBMIT_STOPPED
+    cdef int _attempt, status = SUBMIT_STOPPED
     memcpy(&head, w.record.data, sizeof(BlsRecord))
     if bls_model(w.record.data, w.record.len, &name) != 0:
         return tf_fail(e, TF_INTERNAL, b"malformed request")
-    for attempt in range(2):
+    for _attempt in range(2):
         t = target_of(w, name, head.model_len, head.version, e)
         if t == NULL or check_call(t, head.options & BLS_STREAM != 0, e) != 0:
             return -1
@@ -317,7 +317,6 @@ cdef int submit(Worker* w, Source* s, uint32_t id, tf_error* e) noexcept nogil:
 cdef int call_start(Worker* w, Channel* c, Message* m) noexcept nogil:
     cdef Source s
     cdef tf_error e
-    cdef Request* r
     if copy_record(c.region, m.off, sizeof(BlsRecord), m.len, &w.record) != 0:
         return -1
     source_begin(&s, c.region, m.off)

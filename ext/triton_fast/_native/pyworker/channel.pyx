@@ -3,7 +3,7 @@
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport close, read, write
@@ -148,7 +148,8 @@ cdef class WorkerChannel:
     Parameters
     ----------
     in_bytes, out_bytes
-        Sizes of the heaps for what goes to the worker and for what comes from it. Sparse: memory is taken as it is used.
+        Sizes of the heaps for what goes to the worker and for what comes from it. Sparse: memory is taken as it is
+        used.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-# See region.pxd and docs/python_worker.md. The file is of full size from the start and sealed, so the worker can neither
+# See region.pxd and docs/python_worker.md. The file is of full size from the start and sealed: the worker can neither
 # truncate it under the server (SIGBUS) nor make it larger; memory is taken page by page when written.
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.unistd cimport close, ftruncate
@@ -274,8 +274,8 @@ cdef Block* inbound_block(Region* g, uint64_t off, size_t n) noexcept nogil:
     tf_lock(&g.lock)
     c = g.pages[(off - g.in_off) // PAGE]
     # The word is read under the lock that giving the chunk out again needs; from then on the count holds it.
-    if c != NULL and (tf_load32(<int32_t*>c.header) != 0 or tf_load32(&c.refs) != 0) and g.base + off >= c.header + HEADER \
-            and n <= <size_t>(c.header + HEADER + c.cap - (g.base + off)):
+    if c != NULL and (tf_load32(<int32_t*>c.header) != 0 or tf_load32(&c.refs) != 0) \
+            and g.base + off >= c.header + HEADER and n <= <size_t>(c.header + HEADER + c.cap - (g.base + off)):
         tf_add32(&c.refs, 1)
     else:
         c = NULL

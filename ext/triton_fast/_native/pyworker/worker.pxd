@@ -57,11 +57,11 @@ cdef struct Worker:
     pthread_mutex_t lock    # of what follows
     pthread_cond_t changed  # channel, executing, in_flight
     Channel* channel        # one reference; NULL: there is no worker now
-    char[1024] reason       # why there is none
+    char[1024] reason  # why there is none
     uint32_t reason_len
     int32_t code
     bint hopeless           # none will come soon: what is pulled fails at once, else it waits for the next
-    int64_t execution_began # 0: the instance thread executes nothing
+    int64_t execution_began     # 0: the instance thread executes nothing
     int32_t in_flight
     Slot* slots
     int32_t n_slots         # ever used

@@ -13,7 +13,8 @@ from triton_fast._native.core.pthread cimport (
     pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_INT, PARAM_STRING, Model, Param, Request, Response, Sink, Tensor, Wanted, request_alloc, request_free, request_new,
+    PARAM_BOOL, PARAM_INT, PARAM_STRING, Model, Param, Request, Response, Sink,
+    Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
