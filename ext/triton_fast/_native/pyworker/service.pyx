@@ -94,7 +94,7 @@ cdef int handle_response(Worker* w, Channel* c, Source* s, Message* m) noexcept 
             request_finish(r)
         return status
     pthread_mutex_unlock(&w.lock)
-    # The slot stays this thread's: an execution that fails waits for the events before it.
+    # The slot stays this thread's until its turn ends.
     if not is_final:
         return pass_on(w, c, s, k, head.bytes) if head.kind != RECORD_NONE else 0
     r = w.slots[k].request
@@ -120,7 +120,9 @@ cdef int handle(Worker* w, Channel* c, Message* m) noexcept nogil:
     if m.kind == EVENT_RESPONSE:
         s.off = 0
         s.block = NULL
+        pthread_mutex_lock(&w.turn)
         status = handle_response(w, c, &s, m)
+        pthread_mutex_unlock(&w.turn)
         source_end(&s)
         return status
     if m.kind == EVENT_BLS:
@@ -180,7 +182,9 @@ cdef void* run_service(void* arg) noexcept nogil:
             tf_add64(&w.events_done, 1)
             n += 1
         more = calls_answer(w, c)
+        pthread_mutex_lock(&w.turn)
         more = send_waiting(w, c) or more
+        pthread_mutex_unlock(&w.turn)
         if n < BURST:
             channel_wait(c, RING_EVENTS, 0, now_ns() + RETRY_NS if more else 0)
     channel_unref(c)
