@@ -166,7 +166,7 @@ cdef bint send_waiting(Worker* w, Channel* c) noexcept nogil:
 
 cdef void* run_service(void* arg) noexcept nogil:
     cdef Worker* w = <Worker*>arg
-    cdef Channel* c = w.channel
+    cdef Channel* c = w.served
     cdef Message m
     cdef sigset_t every
     cdef int32_t n
@@ -194,9 +194,15 @@ cdef void* run_service(void* arg) noexcept nogil:
 cdef int service_start(Worker* w, Channel* c) noexcept nogil:
     cdef int status
     pthread_mutex_lock(&w.lock)
+    while w.stopping:
+        pthread_cond_wait(&w.changed, &w.lock)
+    if w.channel != NULL:
+        pthread_mutex_unlock(&w.lock)
+        return 1
     channel_ref(c)      # w's
     channel_ref(c)      # the thread's
     w.channel = c
+    w.served = c
     w.events_done = 0
     w.serving = True
     w.hopeless = False
@@ -244,9 +250,12 @@ cdef void fail_kept(Worker* w) noexcept nogil:
 cdef void service_stop(Worker* w) noexcept nogil:
     cdef Channel* c
     pthread_mutex_lock(&w.lock)
+    while w.stopping:
+        pthread_cond_wait(&w.changed, &w.lock)
     c = w.channel
     w.channel = NULL
     w.serving = False
+    w.stopping = c != NULL
     pthread_cond_broadcast(&w.changed)
     pthread_mutex_unlock(&w.lock)
     if c == NULL:
@@ -261,6 +270,7 @@ cdef void service_stop(Worker* w) noexcept nogil:
     w.waiting_slot = -1
     fail_kept(w)
     pthread_mutex_lock(&w.lock)
+    w.stopping = False
     pthread_cond_broadcast(&w.changed)
     pthread_mutex_unlock(&w.lock)
     channel_unref(c)

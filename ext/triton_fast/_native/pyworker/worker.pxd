@@ -88,6 +88,7 @@ cdef struct Worker:
     tf_buf scratch
     # Service thread only.
     pthread_t service
+    Channel* served         # the thread's reference; `channel` may be another or none by the time it looks
     Encoder answers
     tf_buf record
     Response* unanswered    # of calls; there was no room, oldest first
