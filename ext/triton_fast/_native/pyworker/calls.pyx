@@ -21,7 +21,7 @@ from triton_fast._native.pyworker.encode cimport encoder_answer, encoder_place
 from triton_fast._native.pyworker.layout cimport (
     ANSWER_RESPONSE, BLS_STREAM, BLS_WAITS, BlsRecord, Message, RING_ANSWERS,
 )
-from triton_fast._native.pyworker.region cimport Chunk, inbound_drop
+from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_told
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport (
@@ -111,6 +111,7 @@ cdef int answer(Worker* w, Channel* c, uint32_t id, Response* p, int32_t code, c
     if channel_publish(c, RING_ANSWERS, &m) != 0:
         inbound_drop(chunk)
         return -1
+    inbound_told(chunk)
     return 0
 
 

@@ -28,6 +28,7 @@ from triton_fast._native.sched.instance cimport request_finish
 
 cdef enum:
     RETRY_NS = 1000000      # how soon to look again for room
+    MAX_WAITING = 16384     # responses of a request that wait for room: what can be under way when it is told to hold
     BURST = 256             # events before the calls' answers have their turn
 
 
@@ -54,6 +55,10 @@ cdef int pass_on(Worker* w, Channel* c, Source* s, int32_t k, uint32_t n) noexce
         return -1
     if slot.waiting == NULL and response_try_send(carrier) != 1:
         return 0
+    if slot.n_waiting >= MAX_WAITING:
+        request_free(carrier)
+        return -1           # it was told to hold
+    slot.n_waiting += 1
     carrier.q_next = NULL
     if slot.waiting != NULL:
         slot.waiting_last.q_next = carrier
@@ -149,6 +154,7 @@ cdef bint send_waiting(Worker* w, Channel* c) noexcept nogil:
             if response_try_send(carrier) == 1:
                 break
             slot.waiting = r
+            slot.n_waiting -= 1
         if slot.waiting != NULL:
             link = &slot.next
             continue

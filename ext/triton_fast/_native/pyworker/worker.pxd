@@ -22,6 +22,7 @@ cdef struct Slot:
     int32_t state
     Request* waiting        # carriers for which there is no place yet, oldest first, linked by q_next
     Request* waiting_last
+    int32_t n_waiting
     bint is_over            # the final response is filled; it goes after those that wait
     int32_t next            # free list, or list of slots with carriers that wait; -1 ends
 

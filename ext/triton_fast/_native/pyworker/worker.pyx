@@ -66,6 +66,7 @@ cdef int32_t slot_take(Worker* w, Request* r, int32_t state) noexcept nogil:
     s.state = state
     s.waiting = NULL
     s.waiting_last = NULL
+    s.n_waiting = 0
     s.is_over = False
     w.in_flight += 1
     request_cancel_word(r, <uint32_t*>(w.channel.region.base + CANCEL_AT) + k, s.generation)
