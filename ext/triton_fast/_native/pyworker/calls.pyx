@@ -21,7 +21,7 @@ from triton_fast._native.pyworker.encode cimport encoder_answer, encoder_place
 from triton_fast._native.pyworker.layout cimport (
     ANSWER_RESPONSE, BLS_STREAM, BLS_WAITS, BlsRecord, Message, RING_ANSWERS,
 )
-from triton_fast._native.pyworker.region cimport Chunk, inbound_drop
+from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_told
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport (
@@ -47,6 +47,8 @@ cdef void call_unlink(Worker* w, Call* call) noexcept nogil:
     if call.next != NULL:
         call.next.prev = call.prev
     call.target.refs -= 1
+    if call.target.owner == NULL and call.target.refs == 0:
+        free(call.target)       # the one of refuse_new
     free(call)
 
 
@@ -55,10 +57,11 @@ cdef void call_deliver(Sink* sink, Response* first, Response* last) noexcept nog
     cdef Worker* w = call.worker
     cdef Response* p = first
     cdef Response* after
-    cdef bint was_empty, over = last.is_final, unwanted
+    cdef bint was_empty, over = last.is_final, unwanted, gone
     last.next = NULL
     pthread_mutex_lock(&w.lock)
-    unwanted = call.closed or not w.serving
+    gone = not w.serving
+    unwanted = call.closed or gone
     if unwanted:
         if over:
             call.child = NULL
@@ -79,8 +82,9 @@ cdef void call_deliver(Sink* sink, Response* first, Response* last) noexcept nog
             free_response(first)
             first = after
         if over:
-            with gil:
-                targets_drop(w)     # its worker has gone: nobody else comes to do it
+            if gone:
+                with gil:
+                    targets_drop(w)     # its worker has gone: nobody else comes to do it
             worker_unref(w)
 
 
@@ -107,6 +111,7 @@ cdef int answer(Worker* w, Channel* c, uint32_t id, Response* p, int32_t code, c
     if channel_publish(c, RING_ANSWERS, &m) != 0:
         inbound_drop(chunk)
         return -1
+    inbound_told(chunk)
     return 0
 
 
@@ -168,16 +173,22 @@ cdef bint calls_answer(Worker* w, Channel* c) noexcept nogil:
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 
-# The model of this name. NULL with e filled.
+# The model of this name, with a reference: others drop what has none. NULL with e filled.
 cdef Target* target_of(Worker* w, const char* name, uint32_t n, int64_t version, tf_error* e) noexcept nogil:
-    cdef Target* t = w.targets
+    cdef Target* t
     cdef long long now = 0
     if w.epoch != NULL:
         now = w.epoch[0]
+        pthread_mutex_lock(&w.lock)
+        t = w.targets
         while t != NULL:
             if t.epoch == now and t.version == version and t.name_len == n and memcmp(t.name, name, n) == 0:
-                return t
+                t.refs += 1
+                break
             t = t.next
+        pthread_mutex_unlock(&w.lock)
+        if t != NULL:
+            return t
     with gil:
         return look_up(w, name, n, version, now, e)
 
@@ -189,6 +200,8 @@ cdef Target* look_up(Worker* w, const char* name, uint32_t n, int64_t version, l
         text = name[:n].decode()
         targets_drop(w)
         model = (<object><PyObject*>w.resolve)(text, version)
+        if model is None:
+            raise LookupError(text)
     except Exception:
         tf_fail(e, TF_INTERNAL, b"Failed for execute the inference request. Model '%.*s' is not ready.",
                 <int>(n if n < 4096 else 4096), name)
@@ -208,6 +221,7 @@ cdef Target* look_up(Worker* w, const char* name, uint32_t n, int64_t version, l
     t.owner = <void*>model
     t.model = model.ptr
     t.queue = model.queue
+    t.refs = 1
     pthread_mutex_lock(&w.lock)
     t.next = w.targets
     w.targets = t
@@ -275,42 +289,60 @@ cdef Call* call_new(Worker* w, Target* t, uint32_t id, uint32_t options, Request
     return call
 
 
+cdef void target_unref(Worker* w, Target* t) noexcept nogil:
+    pthread_mutex_lock(&w.lock)
+    t.refs -= 1
+    pthread_mutex_unlock(&w.lock)
+
+
+# Make a request of t's model of a copied record. SUBMIT_OK; SUBMIT_STOPPED: the name may mean another model by now;
+# -1 as that, e is filled.
+cdef int submit_to(Worker* w, Target* t, Source* s, uint32_t id, uint32_t options, tf_error* e) noexcept nogil:
+    cdef Call* call
+    cdef Request* r
+    cdef bint wake = False
+    cdef int status
+    if check_call(t, options & BLS_STREAM != 0, e) != 0:
+        return -1
+    r = decode_bls(s, w.record.data, w.record.len, t.model, e)
+    if r == NULL:
+        return -1
+    call = call_new(w, t, id, options, r)
+    if call == NULL:
+        request_free(r)
+        return tf_fail(e, TF_INTERNAL, b"out of memory")
+    status = queue_submit(t.queue, r, &wake, e)
+    if wake:
+        queue_wake(t.queue)
+    if status == SUBMIT_OK:
+        return status       # call and r may be gone
+    pthread_mutex_lock(&w.lock)
+    call_unlink(w, call)
+    if status == SUBMIT_STOPPED:
+        t.epoch = -1        # look again
+    pthread_mutex_unlock(&w.lock)
+    worker_unref(w)
+    request_free(r)
+    return SUBMIT_STOPPED if status == SUBMIT_STOPPED else -1
+
+
 # Make the request of a copied record. 0, or -1 with e filled.
 cdef int submit(Worker* w, Source* s, uint32_t id, tf_error* e) noexcept nogil:
     cdef BlsRecord head
     cdef Target* t
-    cdef Call* call
-    cdef Request* r
     cdef const char* name = NULL
-    cdef bint wake = False
-    cdef int _attempt, status = SUBMIT_STOPPED
+    cdef int _attempt, status
     memcpy(&head, w.record.data, sizeof(BlsRecord))
     if bls_model(w.record.data, w.record.len, &name) != 0:
         return tf_fail(e, TF_INTERNAL, b"malformed request")
     for _attempt in range(2):
         t = target_of(w, name, head.model_len, head.version, e)
-        if t == NULL or check_call(t, head.options & BLS_STREAM != 0, e) != 0:
+        if t == NULL:
             return -1
-        r = decode_bls(s, w.record.data, w.record.len, t.model, e)
-        if r == NULL:
-            return -1
-        call = call_new(w, t, id, head.options, r)
-        if call == NULL:
-            request_free(r)
-            return tf_fail(e, TF_INTERNAL, b"out of memory")
-        status = queue_submit(t.queue, r, &wake, e)
-        if wake:
-            queue_wake(t.queue)
-        if status == SUBMIT_OK:
-            return 0
-        pthread_mutex_lock(&w.lock)
-        call_unlink(w, call)
-        t.epoch = -1        # look again
-        pthread_mutex_unlock(&w.lock)
-        worker_unref(w)
-        request_free(r)
+        status = submit_to(w, t, s, id, head.options, e)
+        target_unref(w, t)
         if status != SUBMIT_STOPPED:
-            return -1
+            return 0 if status == SUBMIT_OK else -1
     return -1
 
 
@@ -328,7 +360,7 @@ cdef int call_start(Worker* w, Channel* c, Message* m) noexcept nogil:
     return 0
 
 
-# Answer a call that never became a request.
+# Answer a call that never became a request. It has a target of its own, without a model.
 cdef void refuse_new(Worker* w, uint32_t id, tf_error* e) noexcept nogil:
     cdef Request* r = request_new(NULL)
     cdef Target* t = <Target*>calloc(1, sizeof(Target))
@@ -344,12 +376,6 @@ cdef void refuse_new(Worker* w, uint32_t id, tf_error* e) noexcept nogil:
         request_free(r)
         return
     response_fail(&r.response, e.code, e.text, e.len)
-    # Its own target, so that it looks like any other; with the others it is let go.
-    t.epoch = -1
-    pthread_mutex_lock(&w.lock)
-    t.next = w.targets
-    w.targets = t
-    pthread_mutex_unlock(&w.lock)
     call_deliver(&call.sink, &r.response, &r.response)
 
 

@@ -12,7 +12,7 @@ from triton_fast._native.core.native cimport (
     now_ns, tf_add32, tf_fence, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
 from triton_fast._native.pyworker.layout cimport (
-    Message, RING_ASLEEP, RING_BYTES, RING_COUNT, RING_DONE, RING_EVENTS, RING_SLOTS, RING_SLOTS_AT, RING_TAIL,
+    Message, RING_ANSWERS, RING_ASLEEP, RING_BYTES, RING_COUNT, RING_DONE, RING_EVENTS, RING_SLOTS, RING_SLOTS_AT, RING_TAIL,
     RING_WORK, RINGS_AT,
 )
 from triton_fast._native.pyworker.region cimport region_new, region_unref
@@ -20,7 +20,7 @@ from triton_fast._native.pyworker.region cimport region_new, region_unref
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initval, int flags)
-    int EFD_CLOEXEC
+    int EFD_CLOEXEC, EFD_NONBLOCK
 
 cdef extern from "<poll.h>" nogil:
     cdef struct pollfd:
@@ -28,14 +28,46 @@ cdef extern from "<poll.h>" nogil:
         short events
         short revents
     int poll(pollfd* fds, unsigned long n, int timeout_ms)
-    short POLLIN
+    short POLLIN, POLLOUT
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
+cdef extern from *:
+    """
+    #include <sys/uio.h>
+    static int tf_read_now(int fd) {
+        unsigned long long count;
+        struct iovec v = {&count, sizeof(count)};
+    #ifdef RWF_NOWAIT
+        if (preadv2(fd, &v, 1, -1, RWF_NOWAIT) >= 0 || errno == EAGAIN)
+            return 0;
+    #endif
+        return -1;
+    }
+    """
+    int tf_read_now(int fd) nogil
+
 
 cdef inline uint8_t* ring_at(Channel* c, int ring) noexcept nogil:
     return c.region.base + RINGS_AT + <size_t>ring * RING_BYTES
+
+
+# The worker has the same eventfds: it can fill them, so that a write would block, and empty them under a read.
+cdef void wake(int fd) noexcept nogil:
+    cdef uint64_t one = 1
+    cdef pollfd p
+    p.fd = fd
+    p.events = POLLOUT
+    p.revents = 0
+    if poll(&p, 1, 0) == 1:
+        write(fd, &one, 8)
+
+
+cdef void empty(int fd) noexcept nogil:
+    cdef uint64_t count
+    if tf_read_now(fd) != 0:
+        read(fd, &count, 8)     # a system that knows nothing better
 
 
 cdef void channel_ref(Channel* c) noexcept nogil:
@@ -49,6 +81,9 @@ cdef void channel_unref(Channel* c) noexcept nogil:
     for i in range(RING_COUNT):
         if c.fds[i] >= 0:
             close(c.fds[i])
+    for i in range(2):
+        if c.kicks[i] >= 0:
+            close(c.kicks[i])
     region_unref(c.region)
     free(c)
 
@@ -56,18 +91,20 @@ cdef void channel_unref(Channel* c) noexcept nogil:
 cdef void channel_kill(Channel* c) noexcept nogil:
     cdef uint64_t one = 1
     tf_store32(&c.dead, 1)
-    write(c.fds[RING_DONE], &one, 8)
-    write(c.fds[RING_EVENTS], &one, 8)
+    write(c.kicks[RING_DONE - RING_DONE], &one, 8)
+    write(c.kicks[RING_EVENTS - RING_DONE], &one, 8)
+    # Whoever was caught in a write after all gets room.
+    tf_read_now(c.fds[RING_WORK])
+    tf_read_now(c.fds[RING_ANSWERS])
 
 
 cdef void channel_kick(Channel* c) noexcept nogil:
     cdef uint64_t one = 1
-    write(c.fds[RING_EVENTS], &one, 8)
+    write(c.kicks[RING_EVENTS - RING_DONE], &one, 8)
 
 
 cdef int channel_publish(Channel* c, int ring, Message* m) noexcept nogil:
     cdef uint8_t* r = ring_at(c, ring)
-    cdef uint64_t one = 1
     cdef int status = 0
     if ring == RING_WORK:
         tf_lock(&c.lock)
@@ -83,7 +120,7 @@ cdef int channel_publish(Channel* c, int ring, Message* m) noexcept nogil:
     if status == 0:
         tf_fence()
         if tf_load32(<int32_t*>(r + RING_ASLEEP)) != 0:
-            write(c.fds[ring], &one, 8)
+            wake(c.fds[ring])
     return status
 
 
@@ -116,8 +153,8 @@ cdef bint channel_wait(Channel* c, int ring, int64_t spin_ns, int64_t until) noe
     cdef uint8_t* r = ring_at(c, ring)
     cdef int64_t end
     cdef uint64_t count
-    cdef pollfd p
-    cdef int timeout_ms = -1
+    cdef pollfd[2] p
+    cdef int i, timeout_ms = -1
     if is_ready(c, ring):
         return True
     if spin_ns:
@@ -133,11 +170,16 @@ cdef bint channel_wait(Channel* c, int ring, int64_t spin_ns, int64_t until) noe
     tf_store32(<int32_t*>(r + RING_ASLEEP), 1)
     tf_fence()
     if not is_ready(c, ring) and not tf_load32(&c.dead):
-        p.fd = c.fds[ring]
-        p.events = POLLIN
-        p.revents = 0
-        if poll(&p, 1, timeout_ms) == 1:
-            read(c.fds[ring], &count, 8)
+        p[0].fd = c.fds[ring]
+        p[1].fd = c.kicks[ring - RING_DONE]
+        for i in range(2):
+            p[i].events = POLLIN
+            p[i].revents = 0
+        if poll(p, 2, timeout_ms) > 0:
+            if p[0].revents:
+                empty(p[0].fd)
+            if p[1].revents:
+                read(p[1].fd, &count, 8)
     tf_store32(<int32_t*>(r + RING_ASLEEP), 0)
     return is_ready(c, ring) or tf_load32(&c.dead) != 0
 
@@ -167,10 +209,15 @@ cdef class WorkerChannel:
         self.ptr.refs = 1
         for i in range(RING_COUNT):
             self.ptr.fds[i] = -1
+        self.ptr.kicks[0] = self.ptr.kicks[1] = -1
         self.ptr.region = region_new(in_bytes, out_bytes)
         for i in range(RING_COUNT):
             self.ptr.fds[i] = eventfd(0, EFD_CLOEXEC)
             if self.ptr.fds[i] < 0:
+                raise OSError(errno, f"can not make an eventfd: {os.strerror(errno)}")
+        for i in range(2):
+            self.ptr.kicks[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+            if self.ptr.kicks[i] < 0:
                 raise OSError(errno, f"can not make an eventfd: {os.strerror(errno)}")
 
     def __dealloc__(self):

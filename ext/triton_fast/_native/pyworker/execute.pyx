@@ -24,9 +24,9 @@ from triton_fast._native.pyworker.layout cimport (
     DONE_EXECUTED, DoneRecord, Message, RECORD_BY_SENDER, RECORD_RESPONSE, RECORD_RESCHEDULED, RING_DONE, RING_EVENTS,
     RING_WORK, ResponseRecord, WORK_EXECUTE,
 )
-from triton_fast._native.pyworker.region cimport Chunk, inbound_drop
+from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_told
 from triton_fast._native.pyworker.worker cimport (
-    SLOT_INSTANCE, SLOT_SERVICE, Worker, slot_drop, slot_find, slot_take,
+    SLOT_INSTANCE, SLOT_NEW, SLOT_SERVICE, Worker, slot_drop, slot_find, slot_take,
 )
 from triton_fast._native.sched.instance cimport Batch, request_finish
 from triton_fast._native.sched.queue cimport Queue
@@ -79,8 +79,9 @@ cdef void fail_rest(Worker* w, Batch* batch, int32_t code, const char* text, siz
             batch.requests[i] = NULL        # the service thread's, or answered
 
 
-# Lay the batch into the region and tell the worker. The lock is not held. 0, or -1 with e filled: nothing was told.
-cdef int dispatch(Worker* w, Channel* c, Batch* batch, tf_error* e) noexcept nogil:
+# Lay the batch into the region and tell the worker. The lock is not held. 0; -1 with e filled: nothing was told, the
+# slots are new; 1: the worker has gone, the slots are what they would be had it been told.
+cdef int dispatch(Worker* w, Channel* c, Batch* batch, int32_t state, tf_error* e) noexcept nogil:
     cdef Message m
     cdef Chunk* chunk
     cdef int32_t i
@@ -91,15 +92,22 @@ cdef int dispatch(Worker* w, Channel* c, Batch* batch, tf_error* e) noexcept nog
     if chunk == NULL:
         return tf_fail(e, TF_UNAVAILABLE, b"not enough memory shared with the model's worker for its inputs; raise "
                        b"--backend-config=python,shm-max-byte-size")
+    batch.t_input = now_ns()
     for i in range(batch.n):
-        batch.requests[i].stamps[T_INPUT] = now_ns()
+        batch.requests[i].stamps[T_INPUT] = batch.t_input
+    # Only now, for from here on the worker may answer, and whoever takes the answer may free the request.
+    pthread_mutex_lock(&w.lock)
+    for i in range(batch.n):
+        w.slots[w.batch_slots[2 * i]].state = state
+    pthread_mutex_unlock(&w.lock)
     m.kind = WORK_EXECUTE
     m.id = w.batch_no
     while channel_publish(c, RING_WORK, &m) != 0:
         if tf_load32(&c.dead):
             inbound_drop(chunk)
-            return tf_fail(e, TF_INTERNAL, b"the worker has gone")
+            return 1
         pause(RETRY_NS)
+    inbound_told(chunk)
     return 0
 
 
@@ -122,8 +130,10 @@ cdef int read_done(Worker* w, Channel* c, Message* m, Batch* batch, Source* s) n
         if head.error_len > left or copy_out(c.region, at, head.error_len, &w.scratch) != 0 or head.code > TF_CANCELLED:
             return -1
         after_events(w, c)
+        pthread_mutex_lock(&w.turn)
         for i in range(batch.n):
-            fail_one(w, batch, i, head.code, w.scratch.data, head.error_len)
+            fail_one(w, batch, i, head.code if head.code >= 0 else TF_INTERNAL, w.scratch.data, head.error_len)
+        pthread_mutex_unlock(&w.turn)
         return 0
     if head.n != <uint32_t>batch.n:
         return -1 if head.n or not batch_is_kept(batch) else 0
@@ -160,7 +170,7 @@ cdef int read_done(Worker* w, Channel* c, Message* m, Batch* batch, Source* s) n
     return 0
 
 
-# An execution has failed: so has request i, unless its final response is there.
+# It is the caller's turn. An execution has failed: so has request i, unless its final response is there.
 cdef void fail_one(Worker* w, Batch* batch, int32_t i, int32_t code, const char* text, size_t n) noexcept nogil:
     cdef Request* r = NULL
     cdef int32_t k, state = SLOT_INSTANCE
@@ -230,7 +240,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
     cdef Request* r
     cdef tf_error e
     cdef int32_t i, k = 0, state
-    cdef int status
+    cdef int status = 0
     cdef bint decoupled = batch.requests[0].model.decoupled
     state = SLOT_SERVICE if decoupled else SLOT_INSTANCE
     pthread_mutex_lock(&w.lock)
@@ -247,7 +257,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
     w.batch_no += 1
     for i in range(batch.n):
         r = batch.requests[i]
-        k = slot_take(w, r, state)
+        k = slot_take(w, r, SLOT_NEW)
         if k < 0:
             break
         w.batch_slots[2 * i] = <uint32_t>k
@@ -259,21 +269,23 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
             i -= 1
             slot_drop(w, <int32_t>w.batch_slots[2 * i])
     pthread_mutex_unlock(&w.lock)
-    if k >= 0 and dispatch(w, c, batch, &e) != 0:
-        k = -1
-        pthread_mutex_lock(&w.lock)
-        for i in range(batch.n):
-            slot_drop(w, <int32_t>w.batch_slots[2 * i])
-        pthread_mutex_unlock(&w.lock)
+    if k >= 0:
+        status = dispatch(w, c, batch, state, &e)
+        if status < 0:
+            k = -1
+            pthread_mutex_lock(&w.lock)
+            for i in range(batch.n):
+                slot_drop(w, <int32_t>w.batch_slots[2 * i])
+            pthread_mutex_unlock(&w.lock)
     if k < 0:
         for i in range(batch.n):
             response_fail_error(&batch.requests[i].response, &e)
     else:
-        batch.t_input = now_ns()
         if decoupled:
             for i in range(batch.n):
                 batch.requests[i] = NULL
-        status = collect(w, c, batch)
+        if status == 0:
+            status = collect(w, c, batch)
         if status != 0:
             batch.t_computed = now_ns()
             if not tf_load32(&c.dead):

@@ -78,21 +78,26 @@ cdef class PythonInstance(NativeInstance):
         self.execute = execute_batch
         self.before = before_pull
 
+    def __del__(self):
+        # Here and not in __dealloc__: the garbage collector calls it while `resolve` and `epoch`, which the service
+        # thread uses, are still there.
+        if self.worker == NULL:
+            return
+        with nogil:
+            service_stop(self.worker)
+        targets_drop(self.worker)
+
     def __dealloc__(self):
-        if self.worker != NULL:
-            with nogil:
-                service_stop(self.worker)
-            targets_drop(self.worker)
-            worker_unref(self.worker)
+        worker_unref(self.worker)
 
     def attach(self, WorkerChannel channel not None):
         """Hand requests to the worker at the other end of the channel from now on."""
         cdef int status
-        if self.worker.channel != NULL:
-            raise Internal(f"instance '{self.name}' has a worker already")
         with nogil:
             status = service_start(self.worker, channel.ptr)
-        if status != 0:
+        if status > 0:
+            raise Internal(f"instance '{self.name}' has a worker already")
+        if status < 0:
             raise Internal(f"can not start a thread for instance '{self.name}'")
 
     def fail(self, str reason, int32_t code=TF_INTERNAL):
@@ -138,8 +143,9 @@ cdef class PythonInstance(NativeInstance):
         m.off = 0
         m.len = 0
         m.arg = <uint64_t>arg
-        status = channel_publish(c, RING_WORK, &m)
-        channel_unref(c)
+        with nogil:
+            status = channel_publish(c, RING_WORK, &m)
+            channel_unref(c)
         return status == 0
 
     def finalize(self):

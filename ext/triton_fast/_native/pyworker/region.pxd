@@ -12,6 +12,7 @@ cdef struct Chunk:
     size_t cap              # bytes of data
     int32_t refs            # atomic; references of the server
     int32_t size_class
+    bint given              # out of the free lists; the word in the region proves nothing, the worker can write it
 
 cdef struct Region:
     int32_t refs            # atomic
@@ -34,8 +35,11 @@ cdef struct Region:
 cdef Region* region_new(size_t in_bytes, size_t out_bytes) except NULL
 cdef void region_ref(Region* g) noexcept nogil
 cdef void region_unref(Region* g) noexcept nogil
-# n bytes of inbound data, in use by the worker from now on; NULL when the heap is full.
+# n bytes of inbound data, in use by the worker from now on, with a reference for who fills them; NULL when the heap is
+# full.
 cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil
+# The worker has been told: its word alone keeps them now.
+cdef void inbound_told(Chunk* chunk) noexcept nogil
 # Give back what was never told to the worker.
 cdef void inbound_drop(Chunk* chunk) noexcept nogil
 # Give the memory of free inbound chunks back to the system, but for `keep` bytes.

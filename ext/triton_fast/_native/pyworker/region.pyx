@@ -150,6 +150,7 @@ cdef void sweep(Region* g) noexcept nogil:
         c = link[0]
         if tf_load32(<int32_t*>c.header) == 0 and tf_load32(&c.refs) == 0:
             link[0] = c.next
+            c.given = False
             c.next = g.free_list[c.size_class]
             g.free_list[c.size_class] = c
             g.n_used -= 1
@@ -180,7 +181,6 @@ cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil:
             c.header = g.base + g.in_off + g.bump
             c.cap = size - HEADER
             c.size_class = k
-            c.refs = 0
             for page in range(g.bump // PAGE, (g.bump + size) // PAGE):
                 g.pages[page] = c
             g.bump += size
@@ -188,14 +188,21 @@ cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil:
         c.next = g.used
         g.used = c
         g.n_used += 1
+        c.given = True
+        tf_store32(&c.refs, 1)
         (<uint64_t*>(c.header + 8))[0] = c.cap
         tf_store32(<int32_t*>c.header, 1)
     tf_unlock(&g.lock)
     return c
 
 
+cdef void inbound_told(Chunk* chunk) noexcept nogil:
+    tf_add32(&chunk.refs, -1)
+
+
 cdef void inbound_drop(Chunk* chunk) noexcept nogil:
     tf_store32(<int32_t*>chunk.header, 0)
+    tf_add32(&chunk.refs, -1)
 
 
 cdef void inbound_trim(Region* g, size_t keep) noexcept nogil:
@@ -274,7 +281,7 @@ cdef Block* inbound_block(Region* g, uint64_t off, size_t n) noexcept nogil:
     tf_lock(&g.lock)
     c = g.pages[(off - g.in_off) // PAGE]
     # The word is read under the lock that giving the chunk out again needs; from then on the count holds it.
-    if c != NULL and (tf_load32(<int32_t*>c.header) != 0 or tf_load32(&c.refs) != 0) \
+    if c != NULL and c.given and (tf_load32(<int32_t*>c.header) != 0 or tf_load32(&c.refs) != 0) \
             and g.base + off >= c.header + HEADER and n <= <size_t>(c.header + HEADER + c.cap - (g.base + off)):
         tf_add32(&c.refs, 1)
     else:

@@ -28,6 +28,7 @@ from triton_fast._native.sched.instance cimport request_finish
 
 cdef enum:
     RETRY_NS = 1000000      # how soon to look again for room
+    MAX_WAITING = 16384     # responses of a request that wait for room: what can be under way when it is told to hold
     BURST = 256             # events before the calls' answers have their turn
 
 
@@ -54,6 +55,10 @@ cdef int pass_on(Worker* w, Channel* c, Source* s, int32_t k, uint32_t n) noexce
         return -1
     if slot.waiting == NULL and response_try_send(carrier) != 1:
         return 0
+    if slot.n_waiting >= MAX_WAITING:
+        request_free(carrier)
+        return -1           # it was told to hold
+    slot.n_waiting += 1
     carrier.q_next = NULL
     if slot.waiting != NULL:
         slot.waiting_last.q_next = carrier
@@ -94,7 +99,7 @@ cdef int handle_response(Worker* w, Channel* c, Source* s, Message* m) noexcept 
             request_finish(r)
         return status
     pthread_mutex_unlock(&w.lock)
-    # The slot stays this thread's: an execution that fails waits for the events before it.
+    # The slot stays this thread's until its turn ends.
     if not is_final:
         return pass_on(w, c, s, k, head.bytes) if head.kind != RECORD_NONE else 0
     r = w.slots[k].request
@@ -120,7 +125,9 @@ cdef int handle(Worker* w, Channel* c, Message* m) noexcept nogil:
     if m.kind == EVENT_RESPONSE:
         s.off = 0
         s.block = NULL
+        pthread_mutex_lock(&w.turn)
         status = handle_response(w, c, &s, m)
+        pthread_mutex_unlock(&w.turn)
         source_end(&s)
         return status
     if m.kind == EVENT_BLS:
@@ -147,6 +154,7 @@ cdef bint send_waiting(Worker* w, Channel* c) noexcept nogil:
             if response_try_send(carrier) == 1:
                 break
             slot.waiting = r
+            slot.n_waiting -= 1
         if slot.waiting != NULL:
             link = &slot.next
             continue
@@ -164,7 +172,7 @@ cdef bint send_waiting(Worker* w, Channel* c) noexcept nogil:
 
 cdef void* run_service(void* arg) noexcept nogil:
     cdef Worker* w = <Worker*>arg
-    cdef Channel* c = w.channel
+    cdef Channel* c = w.served
     cdef Message m
     cdef sigset_t every
     cdef int32_t n
@@ -180,7 +188,9 @@ cdef void* run_service(void* arg) noexcept nogil:
             tf_add64(&w.events_done, 1)
             n += 1
         more = calls_answer(w, c)
+        pthread_mutex_lock(&w.turn)
         more = send_waiting(w, c) or more
+        pthread_mutex_unlock(&w.turn)
         if n < BURST:
             channel_wait(c, RING_EVENTS, 0, now_ns() + RETRY_NS if more else 0)
     channel_unref(c)
@@ -190,9 +200,15 @@ cdef void* run_service(void* arg) noexcept nogil:
 cdef int service_start(Worker* w, Channel* c) noexcept nogil:
     cdef int status
     pthread_mutex_lock(&w.lock)
+    while w.stopping:
+        pthread_cond_wait(&w.changed, &w.lock)
+    if w.channel != NULL:
+        pthread_mutex_unlock(&w.lock)
+        return 1
     channel_ref(c)      # w's
     channel_ref(c)      # the thread's
     w.channel = c
+    w.served = c
     w.events_done = 0
     w.serving = True
     w.hopeless = False
@@ -240,9 +256,12 @@ cdef void fail_kept(Worker* w) noexcept nogil:
 cdef void service_stop(Worker* w) noexcept nogil:
     cdef Channel* c
     pthread_mutex_lock(&w.lock)
+    while w.stopping:
+        pthread_cond_wait(&w.changed, &w.lock)
     c = w.channel
     w.channel = NULL
     w.serving = False
+    w.stopping = c != NULL
     pthread_cond_broadcast(&w.changed)
     pthread_mutex_unlock(&w.lock)
     if c == NULL:
@@ -257,6 +276,7 @@ cdef void service_stop(Worker* w) noexcept nogil:
     w.waiting_slot = -1
     fail_kept(w)
     pthread_mutex_lock(&w.lock)
+    w.stopping = False
     pthread_cond_broadcast(&w.changed)
     pthread_mutex_unlock(&w.lock)
     channel_unref(c)

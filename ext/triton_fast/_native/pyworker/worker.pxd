@@ -13,6 +13,7 @@ cdef enum:
     SLOT_FREE = 0
     SLOT_INSTANCE = 1       # its response comes with the end of the execution
     SLOT_SERVICE = 2        # its responses come as events
+    SLOT_NEW = 3            # the worker has not been told: nothing it says reaches it
 
 # A request that the worker has. The worker names it by slot and generation.
 cdef struct Slot:
@@ -21,6 +22,7 @@ cdef struct Slot:
     int32_t state
     Request* waiting        # carriers for which there is no place yet, oldest first, linked by q_next
     Request* waiting_last
+    int32_t n_waiting
     bint is_over            # the final response is filled; it goes after those that wait
     int32_t next            # free list, or list of slots with carriers that wait; -1 ends
 
@@ -71,11 +73,15 @@ cdef struct Worker:
     Response* arrived       # responses of calls, newest first
     int64_t events_done     # atomic; events of this worker process that were dealt with
     bint serving            # a service thread takes what arrives
+    bint stopping           # somebody waits for the end of what used the last channel
     Target* targets         # service thread; emptied with the lock when there is none
     Model* model            # that it serves, once it has executed
     void* resolve           # Python callable; its owner outlives the service thread
     long long* epoch        # NULL: look every name up again
     int64_t spin_ns
+    # Taken before `lock` by who answers requests that are the service thread's, while there is one: an event and the
+    # error of an execution may be about the same request. Sinks are called under it.
+    pthread_mutex_t turn
     # Instance thread only.
     uint32_t batch_no
     uint32_t* batch_slots   # slot and generation of each request of the batch
@@ -83,6 +89,7 @@ cdef struct Worker:
     tf_buf scratch
     # Service thread only.
     pthread_t service
+    Channel* served         # the thread's reference; `channel` may be another or none by the time it looks
     Encoder answers
     tf_buf record
     Response* unanswered    # of calls; there was no room, oldest first

@@ -28,6 +28,7 @@ cdef Worker* worker_new() noexcept nogil:
     w.free_slot = -1
     w.waiting_slot = -1
     pthread_mutex_init(&w.lock, NULL)
+    pthread_mutex_init(&w.turn, NULL)
     cond_init_monotonic(&w.changed)
     return w
 
@@ -43,6 +44,7 @@ cdef void worker_unref(Worker* w) noexcept nogil:
     free(w.batch_slots)
     pthread_cond_destroy(&w.changed)
     pthread_mutex_destroy(&w.lock)
+    pthread_mutex_destroy(&w.turn)
     free(w)
 
 
@@ -64,6 +66,7 @@ cdef int32_t slot_take(Worker* w, Request* r, int32_t state) noexcept nogil:
     s.state = state
     s.waiting = NULL
     s.waiting_last = NULL
+    s.n_waiting = 0
     s.is_over = False
     w.in_flight += 1
     request_cancel_word(r, <uint32_t*>(w.channel.region.base + CANCEL_AT) + k, s.generation)
@@ -83,6 +86,8 @@ cdef Request* slot_drop(Worker* w, int32_t slot) noexcept nogil:
 
 
 cdef int32_t slot_find(Worker* w, uint32_t slot, uint32_t generation) noexcept nogil:
-    if slot >= <uint32_t>w.n_slots or w.slots[slot].state == SLOT_FREE or w.slots[slot].generation != generation:
+    if slot >= <uint32_t>w.n_slots or w.slots[slot].generation != generation:
+        return -1
+    if w.slots[slot].state != SLOT_INSTANCE and w.slots[slot].state != SLOT_SERVICE:
         return -1
     return <int32_t>slot
