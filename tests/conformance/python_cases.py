@@ -171,7 +171,11 @@ def cleaned(text: str, root: Path) -> str:
     """A text without what differs from run to run."""
     text = text.replace(str(root), "<models>")
     text = re.sub(r"0x[0-9a-f]{6,}", "<address>", text)
-    return re.sub(r"object at <address>", "object", text)
+    text = re.sub(r"object at <address>", "object", text)
+    # Frames of the server's own files and of the import machinery, which differ with the version of Python.
+    text = re.sub(r"^  \S*(?:triton_python_backend_utils|triton_fast_worker/\w+)\.py\(\d+\): \S+\n", "", text, flags=re.M)
+    text = re.sub(r"^  <frozen importlib[.\w]*>\(\d+\): \S+\n", "", text, flags=re.M)
+    return re.sub(r"^  /\S*/(\w+\.py)\(\d+\): ", r"  <library>/\1: ", text, flags=re.M)
 
 
 def _clean(value: Any, root: Path) -> Any:

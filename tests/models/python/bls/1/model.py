@@ -18,8 +18,13 @@ def told(response):
     """An inference response as JSON."""
     if response.has_error():
         return {"error": response.error().message(), "code": int(response.error().code())}
-    return {one.name(): [value.decode() if isinstance(value, bytes) else value for value in one.as_numpy().tolist()]
-            for one in response.output_tensors()}
+    return {one.name(): plain(one.as_numpy().tolist()) for one in response.output_tensors()}
+
+
+def plain(value):
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 def failure(function, *arguments, **named):
     try:

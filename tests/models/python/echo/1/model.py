@@ -22,7 +22,7 @@ class TritonPythonModel:
             "wanted": sorted(request.requested_output_names()),
             "trace": repr(request.trace().get_context()),
             "cancelled": request.is_cancelled(),
-            "inputs": [[one.name(), one.shape(), one.triton_dtype(), one.is_cpu()] for one in request.inputs()],
+            "inputs": [[one.name(), list(one.shape()), one.is_cpu()] for one in request.inputs()],
             "type": type(request).__name__,
         }
         return pb_utils.InferenceResponse([

@@ -9,8 +9,8 @@ class TritonPythonModel:
 
     def answer(self, request):
         tensor = pb_utils.get_input_tensor_by_name(request, "INPUT0")
-        if pb_utils.triton_to_numpy_type(tensor.triton_dtype()) is None:
-            made = pb_utils.Tensor.from_dlpack("OUTPUT0", tensor.to_dlpack())
-        else:
+        try:
             made = pb_utils.Tensor("OUTPUT0", tensor.as_numpy())
+        except pb_utils.TritonModelException:
+            made = pb_utils.Tensor.from_dlpack("OUTPUT0", tensor.to_dlpack())
         return pb_utils.InferenceResponse([made])

@@ -43,7 +43,7 @@ class Case:
         pb_utils.Logger.log_info(f"case: {failure(sender.send, said('b'))}")
 
     def error(self, sender):
-        sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("sent", 2)), flags=FINAL)
+        sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("sent", pb_utils.TritonError.NOT_FOUND)), flags=FINAL)
 
     def nothing(self, sender):
         pass

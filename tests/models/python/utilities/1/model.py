@@ -49,8 +49,8 @@ class TritonPythonModel:
             np.array([b"a", b"", b"bcd"], dtype=object), np.array([["h\u00e9", 1]], dtype=object),
             np.array([b"a", b"bc"]), np.array([], dtype=object), np.arange(2),
         ]
-        return [repr(found if found is None or isinstance(found, tuple) else found.tobytes())
-                for found in map(pb_utils.serialize_byte_tensor, arrays)]
+        return [[repr(bytes(made)) if isinstance(made, bytes) else repr(made)]
+                for made in map(pb_utils.serialize_byte_tensor, arrays)]
 
     def deserialized(self, request):
         found = pb_utils.deserialize_bytes_tensor(b"\1\0\0\0a\0\0\0\0\2\0\0\0bc")
