@@ -18,7 +18,7 @@ def asked(model, tensors, outputs=("OUT",), **more):
 def told(response):
     """An inference response as JSON."""
     if response.has_error():
-        return {"error": response.error().message(), "code": int(response.error().code())}
+        return {"error": response.error().message()}
     return {one.name(): plain(one.as_numpy().tolist()) for one in response.output_tensors()}
 
 

@@ -9,6 +9,8 @@ import triton_python_backend_utils as pb_utils
 def failure(function, *arguments, **named):
     try:
         function(*arguments, **named)
+    except TypeError:
+        return "TypeError"  # the words are those of whatever checks the arguments
     except Exception as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return "nothing was raised"

@@ -13,6 +13,8 @@ def said(text):
 def failure(function, *arguments, **named):
     try:
         function(*arguments, **named)
+    except TypeError:
+        return "TypeError"  # the words are those of whatever checks the arguments
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "nothing was raised"
@@ -43,7 +45,8 @@ class Case:
         pb_utils.Logger.log_info(f"case: {failure(sender.send, said('b'))}")
 
     def error(self, sender):
-        sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("sent", pb_utils.TritonError.NOT_FOUND)), flags=FINAL)
+        error = pb_utils.TritonError("sent", pb_utils.TritonError.NOT_FOUND)
+        sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
 
     def nothing(self, sender):
         pass
