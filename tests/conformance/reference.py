@@ -84,20 +84,24 @@ def python_models(source: Path, target: Path, names: tuple[str, ...]) -> Path:
 
 
 class Reference:
-    """The reference server as a child process; ``http`` and ``grpc`` are its addresses."""
+    """The reference server as a child process; ``http``, ``grpc`` and ``metrics`` are its addresses.
 
-    def __init__(self, root: Path, log: Path) -> None:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            other.bind(("127.0.0.1", 0))
+    ``flags`` replace those that load every model.
+    """
+
+    def __init__(self, root: Path, log: Path, *flags: str) -> None:
+        with socket.socket() as one, socket.socket() as other, socket.socket() as third:
+            for each in (one, other, third):
+                each.bind(("127.0.0.1", 0))
             self.http: tuple[str, int] = one.getsockname()
             self.grpc: tuple[str, int] = other.getsockname()
+            self.metrics: tuple[str, int] = third.getsockname()
         self._log = log
         self._argv = [
             os.environ[VARIABLE], f"--model-repository={root}", "--http-address=127.0.0.1",
             f"--http-port={self.http[1]}", "--grpc-address=127.0.0.1", f"--grpc-port={self.grpc[1]}",
-            "--allow-metrics=false",
-            "--model-control-mode=explicit", "--load-model=*", "--http-thread-count=2",
+            "--metrics-address=127.0.0.1", f"--metrics-port={self.metrics[1]}", "--http-thread-count=2",
+            *(flags or ("--model-control-mode=explicit", "--load-model=*")),
         ]  # fmt: skip
 
     def __enter__(self) -> Reference:

@@ -1,0 +1,3 @@
+"""Beside the model."""
+
+VALUE = "from the sibling"
