@@ -12,8 +12,8 @@ from triton_fast._native.core.native cimport (
     now_ns, tf_add32, tf_fence, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
 from triton_fast._native.pyworker.layout cimport (
-    Message, RING_ANSWERS, RING_ASLEEP, RING_BYTES, RING_COUNT, RING_DONE, RING_EVENTS, RING_SLOTS, RING_SLOTS_AT, RING_TAIL,
-    RING_WORK, RINGS_AT,
+    Message, RING_ANSWERS, RING_ASLEEP, RING_BYTES, RING_COUNT, RING_DONE, RING_EVENTS, RING_SLOTS, RING_SLOTS_AT,
+    RING_TAIL, RING_WORK, RINGS_AT,
 )
 from triton_fast._native.pyworker.region cimport region_new, region_unref
 
