@@ -12,6 +12,7 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -71,7 +72,8 @@ class Asked:
         self._thread.start()
 
     def _run(self, served: Served, name: str) -> None:
-        self.answer = served.ask(name)
+        with suppress(raw.Closed):  # the server may be killed meanwhile
+            self.answer = served.ask(name)
 
     def result(self) -> raw.Answer:
         self._thread.join(raw.TIMEOUT_S)
@@ -108,7 +110,7 @@ def test_a_worker_that_dies_in_execute(served: Served, how: str, named_so: str) 
     assert served.notes("finalized") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT], ids=lambda one: one.name)
 def test_a_worker_that_is_killed_while_idle(served: Served, number: signal.Signals) -> None:
     first = served.worker()
     os.kill(first, number)

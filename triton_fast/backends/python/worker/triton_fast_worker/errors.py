@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import enum
 import os
+import sys
 from types import FrameType
 from typing import Any
 
 BINDING = "c_python_backend_utils"
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Directories whose place on the machine is nobody's business.
+_roots: list[str] = []
 # What calls the model: below it nothing is the model's.
 _CALLERS = (HERE + "execution.py", HERE + "loader.py")
 
@@ -93,6 +96,20 @@ class TritonError:
         return self._message
 
 
+def show_relative_to(directory: str) -> None:
+    """From now on files below it are shown without it; the more so the later it was said."""
+    if directory not in _roots:
+        _roots.insert(0, directory)
+
+
+def shown(file: str) -> str:
+    """Where a file is, as clients may see it: below the repository, or as an import would find it."""
+    for root in (*_roots, *sorted(filter(None, sys.path), key=len, reverse=True)):
+        if file.startswith(root.rstrip(os.sep) + os.sep):
+            return file[len(root.rstrip(os.sep)) + 1 :]
+    return os.path.basename(file) if os.path.isabs(file) else file
+
+
 def describe(error: BaseException) -> str:
     """``<Type>: <text>`` and the frames, innermost first, below it; an exception of our own speaks for itself."""
     try:
@@ -114,6 +131,6 @@ def describe(error: BaseException) -> str:
             break
         # Triton shows its own Python code too; where a server is installed is not for its clients.
         if not file.startswith(HERE):
-            lines.append(f"  {file}({frame.f_lineno}): {code.co_name}\n")
+            lines.append(f"  {shown(file)}({frame.f_lineno}): {code.co_name}\n")
         frame = frame.f_back
     return text + "\n\nAt:\n" + "".join(lines) if lines else text

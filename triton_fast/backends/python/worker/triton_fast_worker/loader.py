@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from .errors import TritonModelException
+from .errors import TritonModelException, show_relative_to
 from .model_config import ModelConfig
 
 
@@ -25,6 +25,7 @@ def import_model(context: dict[str, Any]) -> Any:
         parent, version = os.path.split(folder)
         folders.append(parent)
         name = f"{version}.{name}"
+    show_relative_to(os.path.dirname(folders[-1]))
     sys.path += [one for one in folders if one not in sys.path]
     module = __import__(name, fromlist=["TritonPythonModel"])
     return module.TritonPythonModel
