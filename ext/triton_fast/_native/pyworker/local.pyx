@@ -1,5 +1,6 @@
 # Python models in the server's own process: an instance that calls a Python function with the GIL. Inputs are views of
 # the request's own memory, which lives as long as any of them; outputs are copied once.
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
@@ -62,6 +63,7 @@ cdef BlockView view_of(Request* r, Tensor* t):
     return view
 
 
+@cython.no_gc_clear     # it may end the request when it goes, and needs its instance for that
 cdef class LocalRequest:
     """A request that a model in this process has; it is over with ``send(..., final=True)``.
 
@@ -166,6 +168,7 @@ cdef class LocalRequest:
         """
         cdef Request* carrier
         cdef int status
+        self.check()        # what is over is not looked at
         if final or not self.r.model.decoupled:
             if tf_add32(&self.taken, 1) != 1:
                 raise Internal("the request is over")
@@ -176,7 +179,6 @@ cdef class LocalRequest:
                 response_fail(&self.r.response, TF_INTERNAL, <const char*>text, len(text))
             self.finish()
             return True
-        self.check()
         carrier = request_fork(self.r)
         if carrier == NULL:
             raise MemoryError
