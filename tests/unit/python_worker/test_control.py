@@ -25,12 +25,15 @@ EXEC = HEAD + (
 def run(peer, code):
     return peer.one(tensor("IN", [code.encode()])).outputs["OUT"].value[0].decode()
 
+# A model's file as its tracebacks name it: from the repository on.
+SHOWN = "m/1/model.py"
+
 
 def fails(tmp_path, source):
     with Peer(tmp_path, source) as peer:
         with pytest.raises(WorkerError) as caught:
             peer.init()
-        return peer.path, str(caught.value)
+        return SHOWN, str(caught.value)
 
 
 def test_syntax_error(tmp_path):

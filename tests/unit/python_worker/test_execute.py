@@ -252,7 +252,7 @@ def test_exception_texts_are_the_bindings(tmp_path):
     )
     with Peer(tmp_path, source) as peer:
         peer.init()
-        file = peer.path
+        file = "m/1/model.py"
         for name, text in {
             b"own": f"Own: below\n\nAt:\n  {file}(7): deep\n  {file}(6): deep\n  {file}(12): execute\n",
             b"empty": f"ValueError: <EMPTY MESSAGE>\n\nAt:\n  {file}(14): execute\n",

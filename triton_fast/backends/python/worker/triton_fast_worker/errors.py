@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import sys
 from types import FrameType
 from typing import Any
 
 BINDING = "c_python_backend_utils"
+# Of objects: no client's business either.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Directories whose place on the machine is nobody's business.
 _roots: list[str] = []
@@ -58,7 +61,7 @@ def incompatible(name: str, signature: str, *args: object, **kwargs: object) -> 
         given += ("; " if args else "") + "kwargs: " + ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
     return TypeError(
         f"{name}(): incompatible {kind} arguments. The following argument types are supported:\n"
-        f"    1. {signature}\n\nInvoked with: {given}"
+        f"    1. {signature}\n\nInvoked with: {_ADDRESS.sub('', given)}"
     )
 
 
