@@ -5,6 +5,7 @@ Every wait has a generous limit and no test asserts a time; the times that were 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -71,7 +72,8 @@ class Asked:
         self._thread.start()
 
     def _run(self, served: Served, name: str) -> None:
-        self.answer = served.ask(name)
+        with contextlib.suppress(raw.Closed):  # the server was killed
+            self.answer = served.ask(name)
 
     def result(self) -> raw.Answer:
         self._thread.join(raw.TIMEOUT_S)
@@ -108,7 +110,7 @@ def test_a_worker_that_dies_in_execute(served: Served, how: str, named_so: str) 
     assert served.notes("finalized") == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM], ids=lambda one: one.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT], ids=lambda one: one.name)
 def test_a_worker_that_is_killed_while_idle(served: Served, number: signal.Signals) -> None:
     first = served.worker()
     os.kill(first, number)
