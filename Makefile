@@ -49,6 +49,7 @@ soak: models    ## 200 000 mixed requests (TF_SOAK_REQUESTS)
 bench: build    ## HTTP and gRPC load against nginx (and TRITON_REFERENCE=launcher); ARGS=--quick
 	@scripts/bench_tools.sh wrk h2load nginx
 	@$(py) -m bench.server $(ARGS)
+	@$(py) -m bench.server.python_models $(filter-out --server-args%,$(ARGS))
 
 bench-check: build ## instruction counts against bench/baselines; ARGS=--update rewrites them
 	@scripts/bench_tools.sh valgrind

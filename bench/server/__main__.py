@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -22,11 +21,10 @@ from bench.server.cases import CASES
 from bench.server.grpc_cases import GRPC_CASES
 from bench.server.h2load import H2load
 from bench.server.load import Wrk
+from bench.server.machine import OUT, machine
 from bench.server.nginx import Nginx
 from bench.server.peers import Triton, measure
 from scripts.server_process import ROOT, ServerProcess
-
-OUT = ROOT / "bench" / "out"
 
 
 def options() -> argparse.Namespace:
@@ -100,13 +98,6 @@ def main() -> int:
         print(f"error: {line}", file=sys.stderr)
     missed = given.strict and any(result.met() is False for result in results)
     return 1 if wrong or missed else 0
-
-
-def machine() -> dict[str, object]:
-    cpu = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-           if line.startswith("model name")]
-    return {"cpu": cpu[0] if cpu else platform.machine(), "cores": len(os.sched_getaffinity(0)),
-            "kernel": platform.release(), "python": platform.python_version()}
 
 
 if __name__ == "__main__":

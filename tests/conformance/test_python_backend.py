@@ -144,8 +144,10 @@ def test_sequence_arguments(served: Served) -> None:
     with grpc_client.InferenceServerClient(":".join(map(str, served.process.grpc))) as client:
         tensor = grpc_client.InferInput("IN", [1], "INT32")
         tensor.set_data_from_numpy(np.array([1], np.int32))
-        made = client.infer("echo", [tensor], request_id="r", sequence_id="text", sequence_start=True, timeout=7_000_000,
-                            priority=2, parameters={"mine": "x"})  # fmt: skip
+        made = client.infer(
+            "echo", [tensor], request_id="r", sequence_id="text", sequence_start=True, timeout=7_000_000, priority=2,
+            parameters={"mine": "x"},
+        )  # fmt: skip
         seen = json.loads(made.as_numpy("SEEN")[0])
         assert (seen["id"], seen["correlation"], seen["flags"]) == ("r", ["str", "text"], 1)
         assert seen["timeout"] == 7_000_000

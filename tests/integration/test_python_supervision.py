@@ -5,6 +5,7 @@ Every wait has a generous limit and no test asserts a time; the times that were 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,6 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -72,7 +72,7 @@ class Asked:
         self._thread.start()
 
     def _run(self, served: Served, name: str) -> None:
-        with suppress(raw.Closed):  # the server may be killed meanwhile
+        with contextlib.suppress(raw.Closed):  # the server was killed
             self.answer = served.ask(name)
 
     def result(self) -> raw.Answer:
