@@ -11,7 +11,7 @@ from typing import Any
 
 BINDING = "c_python_backend_utils"
 # Of objects: no client's business either.
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Directories whose place on the machine is nobody's business.
 _roots: list[str] = []
@@ -119,7 +119,7 @@ def describe(error: BaseException) -> str:
         message = str(error)
     except Exception:
         message = "<MESSAGE UNAVAILABLE DUE TO ANOTHER EXCEPTION>"
-    text = f"{type(error).__name__}: {message or '<EMPTY MESSAGE>'}"
+    text = f"{type(error).__name__}: {_ADDRESS.sub('', message) or '<EMPTY MESSAGE>'}"
     trace = error.__traceback__
     if trace is None:
         return text
