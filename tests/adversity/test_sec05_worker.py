@@ -280,7 +280,7 @@ def test_no_code_over_the_network(tmp_path: Path) -> None:
     }}  # fmt: skip
     with ServerProcess(root, *FLAGS) as process:
         answer = raw.ask(process.http, raw.post("/v2/repository/models/sent/load", json.dumps(body).encode()))
-        assert answer.status == 501
+        assert answer.status in (400, 403, 501)
         assert "allow-code-upload" in answer.error
 
 

@@ -39,6 +39,7 @@ BINDING = "the words of another binding"
 SHARED = "no copy is made"
 STRICT = "2.51 takes the bad input for something else"
 LATER = "not served yet"
+CAUSE = "the cause is added"
 KEPT = "the code is kept"
 
 
@@ -58,12 +59,15 @@ class Known(NamedTuple):
 
 
 FAILED = "Failed to process the request(s) for model"
-LIST = "500 " + FAILED + " 'errors_0_0', message: Expected a list in the execute return, found type '<class '{}'>'."
-ELEMENT = "500 " + FAILED + (
-    " 'errors_0_0', message: Expected an 'InferenceResponse' object in the execute function return list, found type "
-    "'<class '{}'>'."
+UNANSWERED = (
+    f"500 {FAILED} 'errors_0_0', message: The request was neither answered in the execute return nor by its response "
+    "sender."
 )
-UNEXPECTED = "unexpected inference output '{}' for model '{}'"
+NO_LOAD = (
+    "TritonModelException: Failed to load model: Failed to process the request for model 'control_0_0', message: "
+)
+UNLOADED = f'200 ["\\"{NO_LOAD}' + "failed to load '{}', failed to poll from model repository{}" + '\\""]'
+NOT_THERE = "model not found in any model repository"
 NO_PARAMETERS = "200 TypeError"
 MISSING = (
     "400 [request id: <id_unknown>] expected number of inputs between 1 and 3 but got 1 inputs for model 'optional'. "
@@ -72,18 +76,14 @@ MISSING = (
 
 KNOWN: dict[str, Known] = {
     "optional without the required": Known('200 ["B [1, 2]", "without [\'A\', \'C\']"]', MISSING, NEWER),
-    "decoupled wrong_name": Known("0", "0 " + UNEXPECTED.format("NOBODY", "decoupled"), NEWER),
-    "errors wrong_name": Known("200", "500 " + UNEXPECTED.format("NOBODY", "errors"), NEWER),
-    "errors extra_output": Known('200 ["x"]', "500 " + UNEXPECTED.format("EXTRA", "errors"), NEWER),
     "errors output_twice": Known('200 ["b"]', "", STRICT),
     "sender no_final": Known(NEVER, "", HANGS),
     "sender nothing": Known(NEVER, "", HANGS),
     "sender raises_after": Known(NEVER, '200 ["a"]', "2.51 waits for ever, at times"),
-    "errors returns_none": Known(NEVER, LIST.format("NoneType"), HANGS),
-    "errors none_element": Known(NEVER, ELEMENT.format("NoneType"), HANGS),
+    "errors returns_none": Known(NEVER, UNANSWERED, HANGS),
+    "errors none_element": Known(NEVER, UNANSWERED, HANGS),
     "errors reschedule": Known(NEVER, "", HANGS),
     "errors recursion": Known(NEVER, "", "2.51 sends more metadata than a gRPC client takes"),
-    "errors returns_generator": Known("500", LIST.format("generator"), BINDING),
     "errors error_is_text": Known("500", "", BINDING),
     "errors tensors_not_a_list": Known("500", "", BINDING),
     "bls decoupled_error": Known(NEVER, '200 ["[{\\"error\\": \\"one failed\\"}, {\\"OUT\\": [\\"b\\"]}]"]', HANGS),
@@ -92,6 +92,14 @@ KNOWN: dict[str, Known] = {
     "bls_async cancel_sync": Known(NEVER, '200 ["[{\\"OUT\\": [1]}, true]"]', NEWER),
     "control bad_version": Known(ENDS, "", CRASHES),
     "control files_without_config": Known(ENDS, "", CRASHES),
+    **{
+        f"control {name}": Known(UNLOADED.format(model, ""), UNLOADED.format(model, f": {NOT_THERE}"), CAUSE)
+        for name, model in (("unknown", "nobody"), ("broken", "broken_here"))
+    },
+    "control bad_config": Known(
+        UNLOADED.format("controlled", ""),
+        f'200 ["\\"{NO_LOAD}Invalid config override: unexpected end of data at line 1 column 2\\""]', NEWER,
+    ),
     "tensors type_number": Known("500", '200 ["11"]', "2.51 has no number for it"),
     "tensors dlpack_out": Known('200 ["[[1.0, 2.0, 3.5, -4.0], false, [1, 0]]"]',
                                 '200 ["[[1.0, 2.0, 3.5, -4.0], true, [1, 0]]"]', SHARED),

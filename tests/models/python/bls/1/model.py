@@ -179,6 +179,3 @@ class TritonPythonModel:
     def async_without_loop(self, request):
         call = asked("coroutine", [tensor("IN", [4])])
         return failure(lambda: type(call.async_exec()).__name__)
-
-    def wrong_arguments(self, request):
-        return failure(asked("coroutine", [tensor("IN", [4])]).exec, decoupled="x")

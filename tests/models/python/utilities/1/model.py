@@ -28,7 +28,7 @@ class TritonPythonModel:
         wanted = (
             "InferenceRequest", "InferenceResponse", "Logger", "MetricFamily", "ModelConfig", "PreferredMemory",
             "Tensor", "TritonError", "TritonModelException", "deserialize_bytes_tensor", "serialize_byte_tensor",
-            "load_model", "unload_model", "is_model_ready", "get_model_dir", "json", "np", "struct",
+            "load_model", "unload_model", "is_model_ready", "get_model_dir",
         )
         return [name for name in wanted if not hasattr(pb_utils, name)]
 
