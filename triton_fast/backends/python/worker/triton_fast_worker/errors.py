@@ -11,8 +11,16 @@ BINDING = "c_python_backend_utils"
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Of this package nothing shows in a traceback: where a server is installed is not for its clients.
 _SHOWN: tuple[str, ...] = ()
+# Where files lie that do not show.
+_hidden: tuple[str, ...] = (HERE,)
 # What calls the model: below it nothing is the model's.
 _CALLERS = (HERE + "execution.py", HERE + "loader.py")
+
+
+def hide(folder: str) -> None:
+    """Leave the files of a folder out of tracebacks, too."""
+    global _hidden  # noqa: PLW0603
+    _hidden = (*_hidden, folder)
 
 
 class TritonModelException(Exception):
@@ -114,7 +122,7 @@ def describe(error: BaseException) -> str:
         code, file = frame.f_code, frame.f_code.co_filename
         if file in _CALLERS:
             break
-        if file in _SHOWN or not file.startswith(HERE):
+        if file in _SHOWN or not file.startswith(_hidden):
             lines.append(f"  {file}({frame.f_lineno}): {code.co_name}\n")
         frame = frame.f_back
     return text + "\n\nAt:\n" + "".join(lines) if lines else text
