@@ -350,7 +350,7 @@ class TritonPythonModel(Base):
         return self.seen.value()
 
     def refused(self):
-        return failure(self.family.Metric, {"a": 1})
+        return [failure(self.family.Metric, {"a": 1}), failure(self.family.Metric, {1: "a"})]
 
     def gone(self):
         family = pb_utils.MetricFamily("in_process_gone", "gone", pb_utils.MetricFamily.GAUGE)
@@ -544,7 +544,9 @@ def test_deadlocks_with_workers(tmp_path: Path, bls: str, chain: str) -> None:
 def test_metrics_and_control(server: LocalServer) -> None:
     assert case(server, "metrics", "count") == 2
     assert 'in_process_seen{model="metrics"} 2' in metrics(server)
-    assert "non-string" in case(server, "metrics", "refused")
+    value, key = case(server, "metrics", "refused")
+    assert "non-string" in value
+    assert "Failed to process the request for model 'metrics_0', message: Invalid" in key
     assert "has been deleted" in case(server, "metrics", "gone")
     assert "in_process_gone" not in metrics(server)
     is_ready, text = case(server, "metrics", "control")

@@ -6,6 +6,7 @@ A ticket is the ``LocalRequest``. Control verbs go through messages.py as those 
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -108,8 +109,10 @@ class LocalRuntime(Runtime):
     def ask(self, verb: str, fields: dict[str, Any], blob: bytes = b"") -> Any:
         self._drop()
         exchange = _Exchange()
+        # As it would arrive from a worker: keys are strings then.
+        arrived = json.loads(json.dumps(fields))
         try:
-            self._messages.take(exchange, {"type": verb, **fields, "call": 0}, blob)
+            self._messages.take(exchange, {"type": verb, **arrived, "call": 0}, blob)
             return frames.outcome(exchange.told)
         except (ServerError, BadFrame) as error:
             raise TritonModelException(str(error)) from None
