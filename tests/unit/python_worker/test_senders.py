@@ -139,7 +139,7 @@ def test_async_execute_of_a_plain_model(tmp_path):
     )
     with start(tmp_path, source, decoupled=False) as peer:
         assert peer.infer(count(4)).responses[0].outputs["OUT"].value.tolist() == [8]
-        text = f"ValueError: negative\n\nAt:\n  m/1/model.py(14): double\n"
+        text = "ValueError: negative\n\nAt:\n  m/1/model.py(14): double\n"
         assert peer.infer(count(-1)).error.startswith(FAILED + text)
 
 

@@ -72,5 +72,9 @@ class LocalInstance(NativeInstance):
     @property
     def executing(self) -> bool: ...
     @property
+    def key(self) -> int:
+        """As of ``PythonInstance``."""
+
+    @property
     def model_key(self) -> int:
         """As of ``PythonInstance``."""

@@ -53,6 +53,22 @@ class InferCall:
         correlation: int | str = 0,
         params: Sequence[tuple[str, bool | int | str]] = (),
     ) -> None: ...
+    @property
+    def queued(self) -> bool:
+        """Whether no instance has it yet."""
+
+    @property
+    def model_key(self) -> int:
+        """A number that names the model, as Python instances have it."""
+
+    @property
+    def runner(self) -> int:
+        """Key of the Python instance that has it, 0 when that is not known."""
+
+    @property
+    def parameters(self) -> dict[str, bool | int | str] | None:
+        """Parameters of the response that was waited for last, but for numbers that are not whole."""
+
     def cancel(self) -> bool:
         """Take the request back if no instance has it yet; whoever waits gets ``Cancelled``.
 
@@ -107,6 +123,26 @@ class StreamCall:
         params: Sequence[tuple[str, bool | int | str]] = (),
         max_responses: int = 0,
     ) -> None: ...
+    @property
+    def queued(self) -> bool:
+        """Whether no instance has it yet."""
+
+    @property
+    def model_key(self) -> int:
+        """A number that names the model, as Python instances have it."""
+
+    @property
+    def runner(self) -> int:
+        """Key of the Python instance that has it, 0 when that is not known."""
+
+    @property
+    def parameters(self) -> dict[str, bool | int | str] | None:
+        """Parameters of the response that was taken last, but for numbers that are not whole."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the final response was taken, or nothing comes."""
+
     def __iter__(self) -> Iterator[tuple[dict[str, Output], bool]]: ...
     def __next__(self) -> tuple[dict[str, Output], bool]: ...
     def take(self, timeout_s: float | None = None) -> tuple[dict[str, Output], bool] | None:

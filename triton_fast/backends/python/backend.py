@@ -39,20 +39,21 @@ class PythonBackend(Backend):
         self._cache = EnvironmentCache()
 
     def complete_config(self, context: LoadContext) -> Any:
-        if settings.parameters(context.config).in_process:
-            return context.config
         plan = self._plan(context)
-        value = AutoComplete(plan, shared()).run()
+        value = in_process.auto_complete(plan) if plan.parameters.in_process else AutoComplete(plan, shared()).run()
         return merged(context.config, value)
 
     def load(self, context: LoadContext) -> BackendModel:
-        if settings.parameters(context.config).in_process:
-            return in_process.load(context)
-        return PythonModel(self._plan(context), native.engine(), shared())
+        plan = self._plan(context)
+        if plan.parameters.in_process:
+            return in_process.load(plan)
+        return PythonModel(plan, native.engine(), shared())
 
     def _plan(self, context: LoadContext) -> ModelPlan:
-        read = settings.read(context.settings)
-        return make_plan(context, read, settings.parameters(context.config), self._cache, self._directory)
+        read, given = settings.read(context.settings), settings.parameters(context.config)
+        if given.in_process:
+            in_process.check(context.name, given.env_path)
+        return make_plan(context, read, given, self._cache, self._directory)
 
 
 class AutoComplete:

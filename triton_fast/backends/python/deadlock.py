@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from triton_fast.backends.python.native import Instance
+from triton_fast.backends.python.native import Call
 from triton_fast.observability import log
 
 LOOK_S = 0.05
@@ -19,6 +19,19 @@ LOOK_S = 0.05
 IDLE_S = 0.5
 QUEUED, RUNNING = "queued", "running"
 MAX_SHOWN = 8
+
+
+class Instance(Protocol):
+    """What is asked of an instance here, with a worker or without."""
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def model_key(self) -> int: ...
+    @property
+    def executing(self) -> bool: ...
+    def calls(self) -> list[Call]: ...
+    def fail_call(self, call_id: int, text: str) -> bool: ...
 
 
 class BlsCall(NamedTuple):

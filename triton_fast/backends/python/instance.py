@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
 from triton_fast.backends.host import Host
-from triton_fast.backends.python import health
+from triton_fast.backends.python import health, readiness
 from triton_fast.backends.python.frames import Message
 from triton_fast.backends.python.messages import WorkerMessages
 from triton_fast.backends.python.native import Engine, Instance, open_channel
@@ -213,18 +213,7 @@ class WorkerInstance:
 
     def told_ready(self, call: Future[Any], timeout_s: float) -> bool:
         """Wait for what ``ask_ready`` returned."""
-        try:
-            value = call.result(timeout_s)
-            cause = "" if isinstance(value, bool) else "is_ready() must return a boolean value"
-        except TimeoutError:
-            value, cause = False, "Timed out waiting for user-defined is_ready() response"
-        except ServerError as error:
-            value, cause = False, f"user-defined is_ready() failed: {error}"
-        if cause:
-            log.error(cause, model=self.plan.launch.model, instance=self.name)
-        elif not value:
-            log.verbose(1, f"Model '{self.name}' is not ready (user-defined check failed).")
-        return value is True
+        return readiness.told_ready(call, timeout_s, model=self.plan.launch.model, instance=self.name)
 
     # ---- end
 

@@ -102,6 +102,11 @@ def make_plan(
         There is no model file, or its environment can not be had.
     """
     path = given.env_path
+    if given.in_process and directory is not None and (directory / ENVIRONMENT_FILE).is_file():
+        raise InvalidArg(
+            f"model '{context.name}': its backend has an environment of its own, which EXECUTION_MODE 'in_process' "
+            "can not use"
+        )
     if directory is None:
         name = context.config.default_model_filename or PLATFORM_FILE
         model_path = context.version_dir / name

@@ -1,5 +1,6 @@
 # Python models in the server's own process: an instance that calls a Python function with the GIL. Inputs are views of
-# the request's own memory, which lives as long as any of them; outputs are copied once.
+# the request's own memory, which lives as long as any of them; outputs are copied once, but for large ones that are an
+# input or a part of one.
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
@@ -14,12 +15,21 @@ from triton_fast._native.core.request cimport (
     request_free, request_wants, response_fail, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
+from triton_fast._native.pyworker.calls cimport call_runner
 from triton_fast._native.pyworker.decode cimport are_strings, count_of, find_output
+from triton_fast._native.pyworker.worker cimport Worker
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, request_finish
-from triton_fast._native.sched.inprocess cimport params_from
+from triton_fast._native.sched.inprocess cimport note_runner, params_from
 from triton_fast._native.wire.json_reply cimport json_put_params
 
 from triton_fast.errors import Internal, InvalidArg
+
+
+# Bytes above which an output that is an input, or a part of one, is not copied; and above which the GIL is let go for a
+# copy, for others wait for it.
+cdef enum:
+    LARGE = 32768
+    MAX_BASES = 4           # arrays that an array is a view of, one of another
 
 
 cdef class BlockView:
@@ -192,10 +202,29 @@ cdef class LocalRequest:
         return status == 0
 
 
+# The input's memory in which an output lies; None when it is its own.
+cdef BlockView owner_of(object data, Py_buffer* view):
+    cdef BlockView found
+    cdef object base = data
+    cdef uint8_t* start = <uint8_t*>view.buf
+    cdef int k
+    for k in range(MAX_BASES):
+        base = getattr(base, "base", None)
+        if base is None:
+            return None
+        if type(base) is BlockView:
+            found = base
+            if found.data <= start and view.len <= found.size and start - found.data <= found.size - view.len:
+                return found
+            return None
+    return None
+
+
 cdef int fill(Response* p, object outputs, object error, object params) except -1:
     cdef Tensor* t
     cdef Request* r = p.request
     cdef Py_buffer view
+    cdef BlockView owner
     cdef int32_t index, k
     cdef int64_t count
     if error is not None:
@@ -234,14 +263,24 @@ cdef int fill(Response* p, object outputs, object error, object params) except -
                                                      view.len % dtype_size(dtype))) or (
                     dtype == DT_STRING and not are_strings(<const uint8_t*>view.buf, view.len, count)):
                 raise InvalidArg(f"data size does not match the shape of output '{name}'")
-            t.block = block_new(view.len)
-            if t.block == NULL:
-                raise MemoryError
+            owner = owner_of(data, &view) if view.len > LARGE else None
+            if owner is not None:
+                t.block = owner.block
+                block_ref(t.block)
+            else:
+                t.block = block_new(view.len)
+                if t.block == NULL:
+                    raise MemoryError
             p.n_outputs += 1
-            t.ptr = t.block.data
+            t.ptr = t.block.data if owner is None else <uint8_t*>view.buf
             t.nbytes = view.len
             t.kind = MEM_CPU
-            if view.len:
+            if owner is not None:
+                pass
+            elif view.len > LARGE:
+                with nogil:
+                    memcpy(t.ptr, view.buf, view.len)
+            elif view.len:
                 memcpy(t.ptr, view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
@@ -281,6 +320,11 @@ cdef class LocalInstance(NativeInstance):
         return self.began != 0
 
     @property
+    def key(self):
+        """As of ``PythonInstance``."""
+        return <size_t><void*>self
+
+    @property
     def model_key(self):
         """As of ``PythonInstance``."""
         return <size_t>self.model
@@ -305,6 +349,9 @@ cdef int run(LocalInstance self, Batch* batch) noexcept:
             item.r = batch.requests[i]
             item.r.stamps[T_INPUT] = batch.t_input
             batch.requests[i] = NULL
+            # Only a key to them: who waits for whom.
+            call_runner(item.r, <Worker*><void*>self)
+            note_runner(item.r, <void*>self)
             tf_add32(&self.n_kept, 1)
         self.function(list(requests))
     except BaseException as trouble:

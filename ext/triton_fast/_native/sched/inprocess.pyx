@@ -6,15 +6,15 @@ from libc.string cimport memcpy, memset
 from posix.time cimport timespec
 
 from triton_fast._native.core.memory cimport block_new
-from triton_fast._native.core.native cimport TF_OK, now_ns, tf_add32, tf_error
+from triton_fast._native.core.native cimport TF_OK, now_ns, tf_add32, tf_error, tf_load32
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_t, pthread_cond_timedwait,
     pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
     pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_INT, PARAM_STRING, Model, Param, Request, Response, Sink,
-    Tensor, Wanted, request_alloc, request_free, request_new,
+    PARAM_BOOL, PARAM_INT, PARAM_STRING, REQ_QUEUED, Model, Param, Request, Response, Sink, Tensor, Wanted,
+    request_alloc, request_free, request_new,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
@@ -36,6 +36,7 @@ cdef struct Waiter:
     pthread_cond_t cond
     Response* first         # what has come and was not taken
     Response* last
+    void* runner            # key of the Python instance that executes it, NULL: not known
     bint cancelled          # nothing will come
     bint dropped            # nobody will take what comes
 
@@ -73,6 +74,11 @@ cdef void waiter_deliver(Sink* sink, Response* first, Response* last) noexcept n
     pthread_mutex_unlock(&w.lock)
     if is_final:
         waiter_unref(w)
+
+
+cdef void note_runner(Request* r, void* runner) noexcept nogil:
+    if r.sink != NULL and r.sink.deliver == waiter_deliver:
+        (<Waiter*>r.sink).runner = runner
 
 
 # Wait until there is a response: the first, which is taken off if `take`. NULL: cancelled, or not within timeout_s.
@@ -247,6 +253,22 @@ cdef dict result_of(Response* p):
     return result
 
 
+# The parameters of a response that a model may set.
+cdef dict params_of(Response* p):
+    cdef Param* q = p.params
+    found = {}
+    while q != NULL:
+        key = q.key[:q.key_len].decode("utf-8", "replace")
+        if q.kind == PARAM_STRING:
+            found[key] = q.text[:q.text_len].decode("utf-8", "replace") if q.text_len else ""
+        elif q.kind == PARAM_BOOL:
+            found[key] = bool(q.integer)
+        elif q.kind == PARAM_INT:
+            found[key] = q.integer
+        q = q.next
+    return found
+
+
 cdef void* copy_bytes(Request* r, bytes text) except NULL:
     cdef void* p = request_alloc(r, len(text) + 1)
     if p == NULL:
@@ -280,6 +302,7 @@ cdef class InferCall:
     cdef NativeModel model
     cdef Waiter* waiter
     cdef Request* request
+    cdef readonly dict parameters
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
                   int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=()):
@@ -294,6 +317,21 @@ cdef class InferCall:
     def __dealloc__(self):
         if self.waiter != NULL:
             waiter_unref(self.waiter)
+
+    @property
+    def queued(self):
+        """Whether no instance has it yet."""
+        return self.request != NULL and tf_load32(&self.request.state) == REQ_QUEUED
+
+    @property
+    def model_key(self):
+        """A number that names the model, as Python instances have it."""
+        return <size_t>self.model.ptr
+
+    @property
+    def runner(self):
+        """Key of the Python instance that has it, 0 when that is not known."""
+        return <size_t>self.waiter.runner
 
     def cancel(self):
         """Take the request back. Returns False when an instance already has it."""
@@ -322,6 +360,7 @@ cdef class InferCall:
             raise Cancelled("the request was cancelled")
         if p == NULL:
             raise TimeoutError(f"no response within {timeout_s} s")
+        self.parameters = params_of(p)
         return result_of(p)
 
 
@@ -340,6 +379,7 @@ cdef class StreamCall:
     cdef Waiter* waiter
     cdef Request* request       # NULL after its end
     cdef bint cancelled
+    cdef readonly dict parameters
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
                   int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), int32_t max_responses=0):
@@ -369,6 +409,26 @@ cdef class StreamCall:
     def __dealloc__(self):
         if self.waiter != NULL:
             waiter_unref(self.waiter)
+
+    @property
+    def queued(self):
+        """Whether no instance has it yet."""
+        return self.request != NULL and tf_load32(&self.request.state) == REQ_QUEUED
+
+    @property
+    def model_key(self):
+        """A number that names the model, as Python instances have it."""
+        return <size_t>self.model.ptr
+
+    @property
+    def runner(self):
+        """Key of the Python instance that has it, 0 when that is not known."""
+        return <size_t>self.waiter.runner
+
+    @property
+    def over(self):
+        """Whether the final response was taken, or nothing comes."""
+        return self.request == NULL
 
     def __iter__(self):
         return self
@@ -400,6 +460,7 @@ cdef class StreamCall:
         if is_final:
             self.request = NULL
         try:
+            self.parameters = params_of(p)
             return result_of(p), is_final
         finally:
             request_free(p.request)

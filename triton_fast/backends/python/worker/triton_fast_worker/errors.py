@@ -15,8 +15,17 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+(?=>)")
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Directories whose place on the machine is nobody's business.
 _roots: list[str] = []
+# Where files lie that do not show: Triton shows its own Python code too, but where a server is installed is not for
+# its clients.
+_hidden: tuple[str, ...] = (HERE,)
 # What calls the model: below it nothing is the model's.
 _CALLERS = (HERE + "execution.py", HERE + "loader.py")
+
+
+def hide(folder: str) -> None:
+    """Leave the files of a folder out of tracebacks, too."""
+    global _hidden  # noqa: PLW0603
+    _hidden = (*_hidden, folder)
 
 
 class TritonModelException(Exception):
@@ -132,8 +141,7 @@ def describe(error: BaseException) -> str:
         code, file = frame.f_code, frame.f_code.co_filename
         if file in _CALLERS:
             break
-        # Triton shows its own Python code too; where a server is installed is not for its clients.
-        if not file.startswith(HERE):
+        if not file.startswith(_hidden):
             lines.append(f"  {shown(file)}({frame.f_lineno}): {code.co_name}\n")
         frame = frame.f_back
     return text + "\n\nAt:\n" + "".join(lines) if lines else text

@@ -6,6 +6,7 @@ Knows only the runtime: a model in the server's own process is run by the same c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -25,6 +26,7 @@ class Execution:
         self._model_path = model_path
         self._execute = getattr(model, "execute", None)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
 
     def run(self, requests: list[InferenceRequest]) -> tuple[str | None, list[Any] | None]:
         """(error, None) when all fail; else (None, results): for each request a response, BY_SENDER or REQUEUED.
@@ -80,8 +82,10 @@ class Execution:
 
     def stop(self) -> None:
         """Before finalize: no coroutine goes on."""
+        self._stopped = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            with contextlib.suppress(RuntimeError):  # closed already
+                self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _fault(self, requests: list[InferenceRequest], returned: Any) -> str | None:
         """What is wrong with the value of execute, None for nothing; responses are counted as sent."""
@@ -139,8 +143,15 @@ class Execution:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
-            threading.Thread(target=self._loop.run_forever, name="triton_fast event loop", daemon=True).start()
+            threading.Thread(target=self._run_loop, args=(self._loop,), name="triton_fast loop", daemon=True).start()
         return self._loop
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopped:
+            # SystemExit and KeyboardInterrupt leave the loop, too, though a coroutine's belongs to its requests only.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                loop.run_forever()
+        loop.close()
 
     def _run_coroutine(self, coroutine: Any, requests: list[InferenceRequest]) -> Any:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())

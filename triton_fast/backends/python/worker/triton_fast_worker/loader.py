@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, Callable
 
 from .errors import TritonModelException, show_relative_to
 from .model_config import ModelConfig
 
 
-def import_model(context: dict[str, Any]) -> Any:
-    """The class TritonPythonModel. Whatever the import raises, as it is."""
+def locate(context: dict[str, Any]) -> tuple[str, list[str]]:
+    """Name of the model's module, and the folders in which it finds others."""
     path = context["model_path"]
     if not os.path.exists(path):
         raise ModelText(f"Python model file not found in '{path}'")
@@ -26,9 +26,20 @@ def import_model(context: dict[str, Any]) -> Any:
         folders.append(parent)
         name = f"{version}.{name}"
     show_relative_to(os.path.dirname(folders[-1]))
+    return name, folders
+
+
+def import_model(context: dict[str, Any]) -> Any:
+    """The class TritonPythonModel. Whatever the import raises, as it is."""
+    name, folders = locate(context)
     sys.path += [one for one in folders if one not in sys.path]
     module = __import__(name, fromlist=["TritonPythonModel"])
     return module.TritonPythonModel
+
+
+def model_of(load: Callable[[str], Any], path: str) -> Any:
+    """The same, by somebody else's ``load``, which returns the module of a file."""
+    return load(path).TritonPythonModel
 
 
 class ModelText(TritonModelException):

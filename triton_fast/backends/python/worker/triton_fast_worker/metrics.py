@@ -34,8 +34,9 @@ _SUPPORTED = {"increment": (0, 1), "set": (1,), "observe": (2,)}
 
 
 def failed(runtime: Runtime, text: str) -> str:
-    """An error of the server as the binding passes it on."""
-    return f"Failed to process the request for model '{runtime.name}', message: {text}"
+    """An error of the server as the binding passes it on; what came from the server is worded so already."""
+    worded = f"Failed to process the request for model '{runtime.name}', message: "
+    return text if text.startswith(worded) else worded + text
 
 
 class Metric:

@@ -89,11 +89,14 @@ class Runtime:
 
 _bound: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar("triton_fast_runtime", default=None)
 _default: Runtime | None = None
+_find: Callable[[], Runtime | None] | None = None
 
 
 def current() -> Runtime:
-    """The runtime of the calling context, else the process's."""
+    """The runtime of the calling context, else the process's, else what the finder finds."""
     runtime = _bound.get() or _default
+    if runtime is None and _find is not None:
+        runtime = _find()
     if runtime is None:
         raise RuntimeError("triton_python_backend_utils is used outside a model")
     return runtime
@@ -112,3 +115,9 @@ def set_default(runtime: Runtime | None) -> None:
     """Make it the one of all threads of this process that have none bound."""
     global _default  # noqa: PLW0603
     _default = runtime
+
+
+def set_finder(find: Callable[[], Runtime | None]) -> None:
+    """Have it asked for the runtime of a thread that has none, in a process with many models."""
+    global _find  # noqa: PLW0603
+    _find = find
