@@ -5,6 +5,7 @@ The test plays the worker, step by step and in one thread, so every order of eve
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import struct
 
@@ -240,7 +241,8 @@ def test_a_sender_of_a_model_that_answers_once_may_be_early_or_late():
         s.worker.done(g, s.worker.record(g.requests[0].name, [out(15)]))
         assert s.instance.drain(LONG_S)
         taken = s.model.snapshot()
-        assert (taken["success"], taken["failures"] if "failures" in taken else 0) == (3, taken.get("failures", 0))
+        assert taken["success"] == 3
+        assert not any(taken["failures"].values())
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
@@ -407,10 +409,8 @@ def test_attach_and_fail_from_several_threads():
 
         def work(k):
             for _ in range(50):
-                try:
+                with contextlib.suppress(Internal):     # another thread was first
                     s.instance.attach(WorkerChannel(1 << 16, 1 << 16))
-                except Internal:
-                    pass
                 s.instance.fail(f"{GONE} {k}")
 
         in_threads(3, work)
