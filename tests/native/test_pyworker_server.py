@@ -496,5 +496,6 @@ def test_a_full_eventfd_blocks_nobody():
         call = submit(s.model, 1)
         assert s.instance.finalize()
         s.instance.fail(GONE)
+        s.instance.give_up(GONE)        # if it was not pulled before
         with pytest.raises(Internal, match=GONE):
             call.wait(LONG_S)
