@@ -2,7 +2,7 @@
 # service thread, so that the model called never waits for the caller. The GIL is taken to look a model's name up, once
 # for each change of what names mean.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 
@@ -25,7 +25,7 @@ from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_to
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.queue cimport (
-    Queue, SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake,
+    SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake,
 )
 
 cdef enum:
@@ -257,9 +257,9 @@ cdef int targets_drop(Worker* w) noexcept:
 cdef int check_call(Target* t, bint streams, tf_error* e) noexcept nogil:
     cdef Model* m = t.model
     if m.decoupled and not streams:
-        return tf_fail(e, TF_INTERNAL, b"Model %.*s is using the decoupled. The current BLS request call doesn't support "
-                       b"models using the decoupled transaction policy. Please use 'decoupled=True' argument to the "
-                       b"'exec' or 'async_exec' calls for decoupled models.'", <int>m.name_len, m.name)
+        return tf_fail(e, TF_INTERNAL, b"Model %.*s is using the decoupled. The current BLS request call doesn't "
+                       b"support models using the decoupled transaction policy. Please use 'decoupled=True' argument "
+                       b"to the 'exec' or 'async_exec' calls for decoupled models.'", <int>m.name_len, m.name)
     return 0
 
 
@@ -331,11 +331,11 @@ cdef int submit(Worker* w, Source* s, uint32_t id, tf_error* e) noexcept nogil:
     cdef BlsRecord head
     cdef Target* t
     cdef const char* name = NULL
-    cdef int attempt, status
+    cdef int _attempt, status
     memcpy(&head, w.record.data, sizeof(BlsRecord))
     if bls_model(w.record.data, w.record.len, &name) != 0:
         return tf_fail(e, TF_INTERNAL, b"malformed request")
-    for attempt in range(2):
+    for _attempt in range(2):
         t = target_of(w, name, head.model_len, head.version, e)
         if t == NULL:
             return -1

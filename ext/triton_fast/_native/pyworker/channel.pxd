@@ -13,7 +13,7 @@ cdef struct Channel:
     int32_t lock            # of the work ring's producers
     int[4] fds
     int[2] kicks            # eventfds of the server alone, which end waits for done and events
-    uint64_t[4] at          # messages published (work, answers) or taken (done, events); the region's own copy is not read
+    uint64_t[4] at          # messages published (work, answers) or taken (done, events); the region's copy is not read
 
 
 cdef void channel_ref(Channel* c) noexcept nogil
@@ -22,8 +22,8 @@ cdef void channel_unref(Channel* c) noexcept nogil
 cdef void channel_kill(Channel* c) noexcept nogil
 # 0, or -1 when the ring is full. Work: any thread. Answers: the service thread.
 cdef int channel_publish(Channel* c, int ring, Message* m) noexcept nogil
-# Take the next message of a ring: whether there was one. channel_taken tells the worker, once what the message refers to
-# has been read or referenced: until then it keeps the inbound memory that its outputs lie in.
+# Take the next message of a ring: whether there was one. channel_taken tells the worker, once what the message refers
+# to has been read or referenced: until then it keeps the inbound memory that its outputs lie in.
 cdef bint channel_take(Channel* c, int ring, Message* m) noexcept nogil
 cdef void channel_taken(Channel* c, int ring) noexcept nogil
 # Until the ring has a message, the channel is dead, or `until` (now_ns() time, 0 = no limit) has passed. Looks for

@@ -3,7 +3,7 @@
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.unistd cimport close, read, write
@@ -12,8 +12,8 @@ from triton_fast._native.core.native cimport (
     now_ns, tf_add32, tf_fence, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
 from triton_fast._native.pyworker.layout cimport (
-    Message, RING_ANSWERS, RING_ASLEEP, RING_BYTES, RING_COUNT, RING_DONE, RING_EVENTS, RING_SLOTS, RING_SLOTS_AT, RING_TAIL,
-    RING_WORK, RINGS_AT,
+    Message, RING_ANSWERS, RING_ASLEEP, RING_BYTES, RING_COUNT, RING_DONE, RING_EVENTS, RING_SLOTS, RING_SLOTS_AT,
+    RING_TAIL, RING_WORK, RINGS_AT,
 )
 from triton_fast._native.pyworker.region cimport region_new, region_unref
 
@@ -190,7 +190,7 @@ cdef class WorkerChannel:
     Parameters
     ----------
     in_bytes, out_bytes
-        Sizes of the heaps for what goes to the worker and for what comes from it. Sparse: memory is taken as it is used.
+        Sizes of the heaps for what goes to the worker and for what comes from it. Sparse: memory is taken when used.
 
     Raises
     ------

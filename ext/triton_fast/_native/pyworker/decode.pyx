@@ -1,4 +1,4 @@
-# See decode.pxd. Every length is held against what is left of the record, every tensor against the region and its shape.
+# See decode.pxd. Every length is held against what is left of the record, every tensor against region and shape.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -8,7 +8,7 @@ from triton_fast._native.core.native cimport (
     tf_error, tf_fail,
 )
 from triton_fast._native.core.request cimport (
-    MAX_RANK, MAX_TENSORS, Model, PARAM_BOOL, PARAM_INT, PARAM_STRING, Param, Request, Response, Tensor, Wanted,
+    MAX_RANK, MAX_TENSORS, Model, PARAM_BOOL, PARAM_STRING, Param, Request, Response, Tensor, Wanted,
     request_alloc, request_free, request_new, request_wants, response_fail, response_outputs,
 )
 from triton_fast._native.core.validate cimport request_validate
@@ -124,7 +124,8 @@ cdef bint are_strings(const uint8_t* p, size_t left, int64_t count) noexcept nog
 
 
 # Dims, and data that lie at record.off, into t. 0; 1: size and shape disagree; -1: no worker writes that.
-cdef int fill_tensor(Source* s, TensorRecord* record, const char* dims, Request* r, Tensor* t, bint private) noexcept nogil:
+cdef int fill_tensor(Source* s, TensorRecord* record, const char* dims, Request* r, Tensor* t,
+                     bint private) noexcept nogil:
     cdef int64_t count, size = 0
     t.dtype = record.dtype
     t.ndim = record.ndim
@@ -260,7 +261,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
     cdef Model* m = r.model
     cdef Reader d
     cdef Tensor* t
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int32_t index, filled = 0, status
     cdef const char* dims = NULL
     cdef const char* text
@@ -274,7 +275,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
         return -1
     if head.code != TF_OK:
         # The tensors of an error are ignored, but must be skipped.
-        for i in range(head.n_outputs):
+        for _i in range(head.n_outputs):
             if take_record(&d, &record, &dims) != 0 or (record.name < 0 and take(&d, -1 - <size_t>record.name) == NULL):
                 return -1
         text = take(&d, head.error_len)
@@ -287,7 +288,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
     if t == NULL:
         return -1
     p.n_outputs = 0
-    for i in range(head.n_outputs):
+    for _i in range(head.n_outputs):
         if take_record(&d, &record, &dims) != 0:
             return -1
         if record.name >= 0:
@@ -325,7 +326,7 @@ cdef int bls_model(const char* data, size_t n, const char** name) noexcept nogil
     cdef TensorRecord record
     cdef const char* dims = NULL
     cdef const char* text
-    cdef uint32_t i, length = 0
+    cdef uint32_t _i, length = 0
     cdef Reader d
     d.p = data
     d.left = n
@@ -335,10 +336,10 @@ cdef int bls_model(const char* data, size_t n, const char** name) noexcept nogil
     memcpy(&head, text, sizeof(BlsRecord))
     if head.n_inputs > MAX_TENSORS or head.n_wanted > MAX_TENSORS:
         return -1
-    for i in range(head.n_inputs):
+    for _i in range(head.n_inputs):
         if take_record(&d, &record, &dims) != 0 or record.name >= 0 or take(&d, -1 - <size_t>record.name) == NULL:
             return -1
-    for i in range(head.n_wanted):
+    for _i in range(head.n_wanted):
         if d.left < 4:
             return -1
         memcpy(&length, d.p, 4)

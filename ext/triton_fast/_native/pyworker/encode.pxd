@@ -1,4 +1,4 @@
-# Requests and responses as records for a worker: written to private memory first, then laid into the region together with
+# Requests and responses as records for a worker: written to private memory first, then laid into the region with
 # their tensors, which are copied once.
 from libc.stdint cimport int32_t, uint32_t
 
@@ -20,6 +20,7 @@ cdef void encoder_free(Encoder* e) noexcept nogil
 cdef void encoder_execution(Encoder* e, uint32_t n) noexcept nogil
 cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation) noexcept nogil
 # A response of a call, alone in its message; with `text` in place of p an error.
-cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text, size_t n, bint is_final) noexcept nogil
+cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text, size_t n,
+                         bint is_final) noexcept nogil
 # Lay all of it into the region and describe it in m (off, len); NULL when the heap is full, or memory ran out.
 cdef Chunk* encoder_place(Encoder* e, Region* g, Message* m) noexcept nogil

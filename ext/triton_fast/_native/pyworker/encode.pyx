@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve
+from triton_fast._native.core.native cimport TF_OK, tf_buf_free, tf_buf_put
 from triton_fast._native.core.request cimport IoSpec, Request, Response, Tensor
 from triton_fast._native.pyworker.layout cimport (
     HEADER, Message, RECORD_FINAL, RECORD_NONE, RECORD_RESPONSE, RequestRecord, ResponseRecord, TensorRecord, padded,
@@ -103,7 +103,8 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
         (<RequestRecord*>(e.records.data + start)).bytes = <uint32_t>(e.records.len - start)
 
 
-cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text, size_t n, bint is_final) noexcept nogil:
+cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text, size_t n,
+                         bint is_final) noexcept nogil:
     cdef ResponseRecord record
     cdef IoSpec* spec
     cdef int32_t i

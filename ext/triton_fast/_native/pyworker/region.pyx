@@ -1,9 +1,9 @@
-# See region.pxd and docs/python_worker.md. The file is of full size from the start and sealed, so the worker can neither
-# truncate it under the server (SIGBUS) nor make it larger; memory is taken page by page when written.
+# See region.pxd and docs/python_worker.md. The file is of full size from the start and sealed, so the worker can not
+# truncate it under the server (SIGBUS) or make it larger; memory is taken page by page when written.
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 from posix.unistd cimport close, ftruncate

@@ -1,6 +1,6 @@
 # See service.pxd. Never takes the GIL but to look up the name of a model that is called, and waits only for events: a
 # response for which there is no place is kept here, and its worker told to hold.
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.string cimport memcpy, strlen
 
 from triton_fast._native.core.native cimport (

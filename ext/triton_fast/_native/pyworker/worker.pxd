@@ -63,7 +63,7 @@ cdef struct Worker:
     uint32_t reason_len
     int32_t code
     bint hopeless           # none will come soon: what is pulled fails at once, else it waits for the next
-    int64_t execution_began # 0: the instance thread executes nothing
+    int64_t execution_began     # 0: the instance thread executes nothing
     int32_t in_flight
     Slot* slots
     int32_t n_slots         # ever used
