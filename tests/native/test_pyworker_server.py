@@ -217,6 +217,17 @@ def test_inputs_larger_than_the_heap_fail_alone():
         assert value_of(call) == 1
 
 
+def test_a_heap_given_out_in_large_parts_takes_small_ones():
+    with python_model(inputs=ANY, outputs=ANY_OUT, in_bytes=1 << 16, dynamic=False) as s:
+        for size in (12000, 1, 1, 1):
+            call = submit(s.model, 1, 1, size)
+            e = s.worker.execution()
+            if size > 1:
+                s.worker.release(e.off)     # the small ones stay in use
+            s.worker.done(e, s.worker.record(e.requests[0].name, [out(1)]))
+            assert value_of(call) == 1
+
+
 # --- senders ----------------------------------------------------------------------------------------------------------
 
 

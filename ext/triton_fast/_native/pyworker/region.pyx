@@ -184,6 +184,12 @@ cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil:
             for page in range(g.bump // PAGE, (g.bump + size) // PAGE):
                 g.pages[page] = c
             g.bump += size
+    else:
+        while c == NULL and k < N_CLASSES - 1:      # a larger one is better than none
+            k += 1
+            c = g.free_list[k]
+        if c != NULL:
+            g.free_list[k] = c.next
     if c != NULL:
         c.next = g.used
         g.used = c
