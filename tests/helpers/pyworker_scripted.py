@@ -13,7 +13,18 @@ from typing import Any
 
 from tests.helpers.models import LONG_S, make_model
 from tests.helpers.pyworker_peer import (
-    ANSWERS, BLS, CANCEL_AT, DONE, EVENTS, HOLD_AT, REQUEST, RESPONSE, SLOTS, WORK, Peer, pad,
+    ANSWERS,
+    BLS,
+    CANCEL_AT,
+    DONE,
+    EVENTS,
+    HOLD_AT,
+    REQUEST,
+    RESPONSE,
+    SLOTS,
+    WORK,
+    Peer,
+    pad,
 )
 from triton_fast._native.pyworker.channel import WorkerChannel
 from triton_fast._native.pyworker.instance import PythonInstance
@@ -88,7 +99,13 @@ class ScriptedWorker(Peer):
                 return message
             if not select.select([self.fds[k]], [], [], timeout_s)[0]:
                 raise TimeoutError(f"nothing on ring {k}")
-            os.eventfd_read(self.fds[k])
+            self.empty(self.fds[k])
+
+    @staticmethod
+    def empty(fd: int) -> None:
+        """Read an eventfd that the server may empty in the same moment."""
+        with contextlib.suppress(BlockingIOError):
+            os.preadv(fd, [bytearray(8)], -1, os.RWF_NOWAIT)
 
     @staticmethod
     def fill(fd: int) -> None:

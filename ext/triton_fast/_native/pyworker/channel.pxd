@@ -13,7 +13,7 @@ cdef struct Channel:
     int32_t lock            # of the work ring's producers
     int[4] fds
     int[2] kicks            # eventfds of the server alone, which end waits for done and events
-    uint64_t[4] at          # messages published (work, answers) or taken (done, events); the region's own is not read
+    uint64_t[4] at          # messages published (work, answers) or taken (done, events); the region's copy is not read
 
 
 cdef void channel_ref(Channel* c) noexcept nogil

@@ -190,8 +190,7 @@ cdef class WorkerChannel:
     Parameters
     ----------
     in_bytes, out_bytes
-        Sizes of the heaps for what goes to the worker and for what comes from it. Sparse: memory is taken as it is
-        used.
+        Sizes of the heaps for what goes to the worker and for what comes from it. Sparse: memory is taken when used.
 
     Raises
     ------

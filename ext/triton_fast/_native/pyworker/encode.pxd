@@ -1,5 +1,5 @@
-# Requests and responses as records for a worker: written to private memory first, then laid into the region together
-# with their tensors, which are copied once.
+# Requests and responses as records for a worker: written to private memory first, then laid into the region with
+# their tensors, which are copied once.
 from libc.stdint cimport int32_t, uint32_t
 
 from triton_fast._native.core.native cimport tf_buf

@@ -207,8 +207,8 @@ cdef BlockView owner_of(object data, Py_buffer* view):
     cdef BlockView found
     cdef object base = data
     cdef uint8_t* start = <uint8_t*>view.buf
-    cdef int k
-    for k in range(MAX_BASES):
+    cdef int _k
+    for _k in range(MAX_BASES):
         base = getattr(base, "base", None)
         if base is None:
             return None

@@ -1,5 +1,5 @@
-# See region.pxd and docs/python_worker.md. The file is of full size from the start and sealed: the worker can neither
-# truncate it under the server (SIGBUS) nor make it larger; memory is taken page by page when written.
+# See region.pxd and docs/python_worker.md. The file is of full size from the start and sealed, so the worker can not
+# truncate it under the server (SIGBUS) or make it larger; memory is taken page by page when written.
 import os
 
 from libc.errno cimport errno
@@ -184,6 +184,12 @@ cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil:
             for page in range(g.bump // PAGE, (g.bump + size) // PAGE):
                 g.pages[page] = c
             g.bump += size
+    else:
+        while c == NULL and k < N_CLASSES - 1:      # a larger one is better than none
+            k += 1
+            c = g.free_list[k]
+        if c != NULL:
+            g.free_list[k] = c.next
     if c != NULL:
         c.next = g.used
         g.used = c
