@@ -27,6 +27,7 @@ from tests.helpers.models import (
 )
 from tests.helpers.pyworker_peer import EVENTS
 from tests.helpers.pyworker_scripted import BLS_CANCEL, BLS_CLOSED, GONE, NO_RESPONSE, python_model
+from tests.helpers.server import until
 from triton_fast._native.pyworker import region
 from triton_fast._native.sched.inprocess import StreamCall
 from triton_fast._native.sched.model import Epoch
@@ -191,7 +192,7 @@ def test_nobody_hears_of_a_closed_call():
         gate.step(2)
         call, response = s.worker.answered()
         assert (call, value(response)) == (2, 2)
-        assert s.instance.calls() == []
+        assert until(lambda: s.instance.calls() == [])
 
 
 def test_many_closed_calls_while_others_are_made():

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from triton_fast.backends.host import Caller
-from triton_fast.errors import InvalidArg, Unavailable
+from triton_fast.errors import InvalidArg, NotFound, Unavailable
 from triton_fast.repository.lifecycle import ModelRepositoryManager
 
 MAX_VERSION_DIGITS = 18
@@ -38,7 +38,10 @@ class NestedControl:
             self._repository().unload(name, unload_dependents=unload_dependents)
 
     def is_model_ready(self, caller: Caller, name: str, version: str) -> bool:
-        return self._repository().is_ready(name, _version(version))
+        try:
+            return self._repository().is_ready(name, _version(version))
+        except NotFound:
+            return False  # models ask so whether they have to load it
 
     @contextmanager
     def _waiting(self, caller: Caller, name: str) -> Iterator[None]:

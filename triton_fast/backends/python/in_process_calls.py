@@ -33,6 +33,8 @@ MAX_UNREAD = 1024
 # Calls with a callback that are waited for at once. A thread each, kept for the next.
 MAX_WAITERS = 1024
 # The quote at the end is Triton's.
+# A request that does not get as far as its model.
+_UNSENT = "Model {} - Error when running inference: {}"
 DECOUPLED = (
     "Model {} is using the decoupled. The current BLS request call doesn't support models using the decoupled "
     "transaction policy. Please use 'decoupled=True' argument to the 'exec' or 'async_exec' calls for decoupled "
@@ -75,7 +77,8 @@ class Calls:
             try:
                 model = self._host.resolve(name, request._version if request._version >= 0 else -1)
             except Exception:
-                return _failed(f"Failed for execute the inference request. Model '{name}' is not ready.")
+                text = f"Failed for execute the inference request. Model '{name}' is not ready."
+                return _failed(_UNSENT.format(name, text))
             try:
                 if streams:
                     return StreamCall(model, inputs, list(request._wanted), max_responses=MAX_UNREAD, **options)
@@ -85,10 +88,10 @@ class Calls:
             except Unavailable as error:
                 # Another version may have taken its place since it was looked up.
                 if before is model:
-                    return _failed(str(error), error)
+                    return _failed(_UNSENT.format(name, error), error)
                 before = model
             except ServerError as error:
-                return _failed(str(error), error)
+                return _failed(_UNSENT.format(name, error), error)
 
     def _waiters(self) -> ThreadPoolExecutor:
         with self._lock:

@@ -29,6 +29,7 @@ from triton_fast._native.sched.queue cimport (
 )
 
 cdef enum:
+    REFUSED_PLAINLY = -3    # beside queue_submit's: the error is said as it is
     MAX_UNREAD = 1024       # responses of one call that may wait for room
 
 
@@ -303,7 +304,7 @@ cdef int submit_to(Worker* w, Target* t, Source* s, uint32_t id, uint32_t option
     cdef bint wake = False
     cdef int status
     if check_call(t, options & BLS_STREAM != 0, e) != 0:
-        return -1
+        return REFUSED_PLAINLY
     r = decode_bls(s, w.record.data, w.record.len, t.model, e)
     if r == NULL:
         return -1
@@ -338,12 +339,22 @@ cdef int submit(Worker* w, Source* s, uint32_t id, tf_error* e) noexcept nogil:
     for _attempt in range(2):
         t = target_of(w, name, head.model_len, head.version, e)
         if t == NULL:
-            return -1
+            break
         status = submit_to(w, t, s, id, head.options, e)
         target_unref(w, t)
-        if status != SUBMIT_STOPPED:
+        if status == SUBMIT_OK or status == REFUSED_PLAINLY:
             return 0 if status == SUBMIT_OK else -1
-    return -1
+        if status != SUBMIT_STOPPED:
+            break
+    return name_model(name, head.model_len, e)
+
+
+# The error of a request that did not get as far as its model, as Triton words it.
+cdef int name_model(const char* name, size_t n, tf_error* e) noexcept nogil:
+    cdef tf_error cause
+    memcpy(&cause, e, sizeof(tf_error))
+    return tf_fail(e, cause.code, b"Model %.*s - Error when running inference: %.*s", <int>min(n, <size_t>1024), name,
+                   <int>cause.len, cause.text)
 
 
 cdef int call_start(Worker* w, Channel* c, Message* m) noexcept nogil:
