@@ -26,7 +26,7 @@ from tests.helpers.server import ServerProcess, until
 REQUESTS = int(os.environ.get("TF_SOAK_REQUESTS", "4000"))
 NESTED = 1000 if "TF_SOAK_REQUESTS" in os.environ else 100
 CLIENTS = 16
-BETWEEN_KILLS_S = (0.02, 0.4)
+BETWEEN_KILLS_S = (0.05, 0.6)
 FLAGS = ("--model-control-mode=explicit", "--load-model=*", "--allow-metrics=false")
 KILLED = ("identity", "forward", "square", "add_sub_int32", "bls", "coroutine")
 NEEDED = (*KILLED, "strings", "echo", "errors", "counter")
@@ -35,23 +35,23 @@ MARKER = "PYTHON_SOAK_TEST"
 NEST = ("nest_top", "nest_middle", "nest_bottom", "coroutine", "cycle_a", "cycle_b", "forward")
 
 
-def requests(rng: random.Random) -> Iterator[tuple[bytes, str]]:
-    """Valid requests without an end, and what tells the right answer: a text that its body holds."""
+def requests(rng: random.Random) -> Iterator[tuple[str, bytes, str]]:
+    """Valid requests without an end: model, request, and what tells the right answer: a text that its body holds."""
     while True:
         n = rng.randrange(1, 1_000_000)
         choice = rng.randrange(5)
         if choice == 0:
             size = rng.choice((1, 10, 5000))
-            yield Case("identity", [("INPUT0", "FP32", [1, size], [n] * size)]).http(), str(n)
+            yield "identity", Case("identity", [("INPUT0", "FP32", [1, size], [n] * size)]).http(), f"{n}"
         elif choice == 1:
-            yield named("forward", f"text {n}").http(), f"text {n}"
+            yield "forward", named("forward", f"text {n}").http(), f"text {n}"
         elif choice == 2:
             tensors = [("INPUT0", "INT32", [1, 1], [n]), ("INPUT1", "INT32", [1, 1], [7])]
-            yield Case("add_sub_int32", tensors).http(), str(n + 7)
+            yield "add_sub_int32", Case("add_sub_int32", tensors).http(), f"{n + 7}"
         elif choice == 3:
-            yield one("coroutine", n).http(), str(n + 1)
+            yield "coroutine", one("coroutine", n).http(), f"{n + 1}"
         else:
-            yield named("bls", "sync").http(), "13"
+            yield "bls", named("bls", "sync").http(), "13"
 
 
 def client(address: tuple[str, int], seed: int, share: int, tally: Tally) -> None:
@@ -59,16 +59,20 @@ def client(address: tuple[str, int], seed: int, share: int, tally: Tally) -> Non
     stream = requests(random.Random(seed))
     with raw.Client(address) as connection:
         for _ in range(share):
-            request, wanted = next(stream)
+            model, request, wanted = next(stream)
             tally.add("sent")
             answer = connection.ask(request)
-            text = answer.body.decode()
-            if answer.status == 200:
-                tally.add("right" if wanted in text else "wrong")
-            else:
-                assert answer.status in (400, 500, 503), text
-                tally.add("failed")
             tally.add("answered")
+            text = answer.body.decode()
+            # The model bls tells what its own call met with.
+            if answer.status == 200 and not (model == "bls" and "is not healthy" in text):
+                tally.add("right" if wanted in text else f"wrong: {model}: {text[:200]}")
+                continue
+            assert answer.status in (200, 400, 500, 503), text
+            tally.add("failed")
+            # An answer that fails is the fastest there is: all would be spent while the model is away.
+            path = raw.get(f"/v2/models/{model}/ready")
+            until(lambda path=path: connection.ask(path).status == 200, tries=200)
 
 
 def killer(server: int, stop: Event, tally: Tally) -> None:
@@ -109,8 +113,8 @@ def test_every_request_is_answered_though_workers_die(tmp_path: Path, end: str) 
         counts: Counter[str] = tally.counts
         print(f"{dict(counts)} in {time.monotonic() - began:.1f} s")
         assert counts["answered"] == counts["sent"] == share * CLIENTS
-        assert counts["wrong"] == 0
-        assert counts["right"] > 0
+        assert not [name for name in counts if name.startswith("wrong")]
+        assert counts["right"] > counts["failed"]
         assert counts["kills"] > 0
         # All come back, and no ended worker is left unwaited for.
         for name in NEEDED:
