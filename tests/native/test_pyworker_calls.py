@@ -108,7 +108,7 @@ def test_calls_that_can_not_be_made_are_answered_with_why():
             s.worker.call(k, "t", [("IN", INT32, (1, 1), bytes(8))])
             texts = [s.worker.answered()[1] for _ in range(3)]
             assert [t["flags"] for t in texts] == [1, 1, 1]
-            assert texts[0]["error"] == "Failed for execute the inference request. Model 'nothing' is not ready."
+            assert texts[0]["error"] == "Model nothing - Error when running inference: Failed for execute the inference request. Model 'nothing' is not ready."
             assert "WRONG" in texts[1]["error"]
             assert texts[2]["error"] == "data size does not match the shape of input 'IN'"
         s.models["t"] = None
