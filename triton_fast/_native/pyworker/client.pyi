@@ -22,7 +22,7 @@ class Region:
 
     def __init__(self, fd: int) -> None: ...
     def lease(self, off: int, n: int) -> Lease:
-        """Return a buffer of n inbound bytes at a region offset; ValueError if that is no allocation in use."""
+        """Return a buffer of the inbound allocation at a region offset; ValueError if it is not in use or has less than n."""
 
     def allocate(self, n: int) -> int:
         """Return the offset of n outbound bytes, in use until the server writes 0 into their word.
@@ -32,7 +32,7 @@ class Region:
         Raises
         ------
         MemoryError
-            They do not fit into the heap, or the server read nothing.
+            They do not fit into the heap, or the server read nothing. ``wanted``: bytes of heap with which they would.
         """
 
     def write(self, off: int, data: Any) -> None:
@@ -182,8 +182,11 @@ def encode_failure(transport: Transport, code: int, text: str) -> tuple[int, int
     """The same for an execution that failed as a whole."""
 
 def encode_response(transport: Transport, slot: int, generation: int, response: ResponseCore | None,
-                    wanted: Container[str] | None, flags: int) -> tuple[int, int]:
-    """The same for a sender's response; None carries only the flags. ``wanted``: the outputs that go, None for all."""
+                    wanted: Container[str] | None, flags: int, may_wait: bool = True) -> tuple[int, int]:
+    """The same for a sender's response; None carries only the flags. ``wanted``: the outputs that go, None for all.
+
+    ``may_wait``: for memory; False raises MemoryError at once.
+    """
 
 def encode_bls(transport: Transport, request: RequestCore, model: str, version: int, options: int,
                parent_slot: int = 0, parent_generation: int = 0) -> tuple[int, int]:

@@ -55,7 +55,7 @@ cdef class Encoder:
         n[0] = <uint32_t>size
         return p
 
-    cdef int put_tensor(self, Region region, TensorCore t, dict indices) except -1:
+    cdef int put_tensor(self, Region region, TensorCore t, dict indices, bint may_refer) except -1:
         cdef TensorRecord record
         cdef Piece piece
         cdef Strings strings
@@ -106,7 +106,7 @@ cdef class Encoder:
             piece.ptr = <const uint8_t*>t.view.buf
             if record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) < region.size:
                 lease = region.lease_at(piece.ptr, record.nbytes)
-        if lease is not None and record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) & 7 == 0:
+        if may_refer and lease is not None and record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) & 7 == 0:
             record.off = <uint64_t>(piece.ptr - region.base)
             if self.kept is None:
                 self.kept = []
@@ -154,6 +154,8 @@ cdef class Encoder:
                 record.value = value is True
             elif isinstance(value, int):
                 record.kind = 1
+                if not -(1 << 63) <= value < 1 << 63:
+                    raise OverflowError("Unsupported value type on parameters")
                 record.value = <uint64_t><int64_t>value
             else:
                 record.kind = 0
@@ -180,13 +182,15 @@ cdef class Encoder:
         record.flags = flags
         if p.failure is not None:
             record.code = p.failure.code()
-            message = str(p.failure.message())
+            # Errors may name files, whose names need not be text.
+            message = str(p.failure.message()).encode("utf-8", "replace").decode()
             text = self.text(message, &record.error_len)
         self.put(&record, sizeof(ResponseRecord))
         if p.failure is None:
             for item in p.tensors or ():
                 if is_wanted(r, wanted, <TensorCore>item, indices):
-                    self.put_tensor(region, <TensorCore>item, indices)
+                    # Before the last response the model may go on writing where an output lies.
+                    self.put_tensor(region, <TensorCore>item, indices, flags & RECORD_FINAL != 0)
                     record.n_outputs += 1
         else:
             self.put_text(text, record.error_len)
@@ -214,7 +218,7 @@ cdef class Encoder:
         self.put(&record, sizeof(ResponseRecord))
 
     # Everything into one outbound allocation; out: its message's offset and length.
-    cdef int place(self, Region region, Message* m) except -1:
+    cdef int place(self, Region region, Message* m, bint may_wait=True) except -1:
         cdef size_t first = (self.records.len + 63) & ~<size_t>63
         cdef Piece* piece = <Piece*>self.pieces.data
         cdef Strings* s = <Strings*>self.strings.data
@@ -224,7 +228,7 @@ cdef class Encoder:
         cdef uint8_t* data
         if self.records.failed or self.pieces.failed:
             raise MemoryError
-        chunk = region.take(first + self.data)
+        chunk = region.take(first + self.data, may_wait)
         data = chunk.header + HEADER
         m.off = <uint64_t>(data - region.base)
         m.len = first + self.data
@@ -261,18 +265,20 @@ cdef void copy_pieces(const Piece* piece, size_t n, uint8_t* to) noexcept nogil:
             memcpy(to + piece[i].place, piece[i].ptr, piece[i].nbytes)
 
 
-# Whether an output of the model was asked for; what is no output of it goes, so that the server can say so.
+# Whether an output of the model was asked for.
 cdef bint is_wanted(RequestCore r, object names, TensorCore t, dict indices) except -1:
     cdef const int32_t* wanted
     cdef PyObject* index
     cdef int32_t k
     cdef uint32_t i
     if names is not None:
-        return t.name() in names or t.name() not in indices
-    if r is None or r.record == NULL or r.record.n_wanted == <uint32_t>len(indices):
+        return t.name() in names
+    if r is None or r.record == NULL:
         return True
     index = PyDict_GetItem(indices, t.name())
     if index == NULL:
+        return False
+    if r.record.n_wanted == <uint32_t>len(indices):
         return True
     k = <int32_t>PyLong_AsLong(<object>index)
     wanted = <const int32_t*>r.after
@@ -359,6 +365,7 @@ def encode_failure(Transport transport not None, int code, str text not None):
         head.n = 0
         head.code = code
         head.spare = 0
+        text = text.encode("utf-8", "replace").decode()
         p = e.text(text, &head.error_len)
         e.put(&head, sizeof(DoneRecord))
         e.put_text(p, head.error_len)
@@ -369,10 +376,10 @@ def encode_failure(Transport transport not None, int code, str text not None):
 
 
 def encode_response(Transport transport not None, uint32_t slot, uint32_t generation, ResponseCore response, wanted,
-                    uint32_t flags):
+                    uint32_t flags, bint may_wait=True):
     """The same for one response of a sender, an event; None carries only the flags.
 
-    ``wanted``: names of the outputs that go, None for all. The request itself is not named, so that its memory can go
+    ``wanted``: names of the outputs that go, None for all. ``may_wait``: for memory. The request itself is not named, so that its memory can go
     back to the server while its sender lives.
     """
     cdef Message m
@@ -382,7 +389,7 @@ def encode_response(Transport transport not None, uint32_t slot, uint32_t genera
             e.put_mark(slot, generation, RECORD_NONE, flags)
         else:
             e.put_response(transport.region, response, slot, generation, flags, None, wanted, transport.indices)
-        e.place(transport.region, &m)
+        e.place(transport.region, &m, may_wait)
     finally:
         encoder_give(transport, e)
     return m.off, m.len
@@ -418,7 +425,7 @@ def encode_bls(Transport transport not None, RequestCore request not None, str m
     try:
         e.put(&h, sizeof(BlsRecord))
         for item in inputs:
-            e.put_tensor(transport.region, <TensorCore>item, None)
+            e.put_tensor(transport.region, <TensorCore>item, None, False)
         for name in wanted:
             p = e.text(name, &n)
             e.put(&n, 4)

@@ -120,8 +120,7 @@ cdef class TensorCore:
             return numpy_frombuffer(encode_bytes(self.array), dtypes_by_number[DT_UINT8])
         if self.array is not None:
             return self.array
-        data = numpy_frombuffer(self.view.obj, dtypes_by_number[self.dtype])
-        return data.reshape(tensor_shape(self))
+        return numpy_ndarray(tensor_shape(self), dtypes_by_number[self.dtype], <object>self.view.obj)
 
 
 # Take a view of C-contiguous data. Whether there is one.
@@ -184,7 +183,7 @@ cdef object record_array(TensorCore t):
         try:
             array = strings_array(lease.node.data + place_of(t), t.record.nbytes, count)
         except ValueError:
-            array = t._bad_strings(t._raw(), count)
+            return t._bad_strings(t._raw(), count).reshape(shape)
         return array if t.record.ndim == 1 else array.reshape(shape)
     return numpy_ndarray(shape, dtypes_by_number[t.dtype], lease, place_of(t))
 
