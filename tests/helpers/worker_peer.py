@@ -30,6 +30,8 @@ BYTES, BF16 = 13, 14
 WAIT_S = 30.0
 # Another interpreter for the workers, with numpy: the models' may be older or newer than the server's.
 PYTHON = os.environ.get("TF_WORKER_PYTHON", sys.executable)
+# Path of the compiled client that workers are told of, "" for none; tests set it.
+client = ""
 
 
 class WorkerError(Exception):
@@ -209,7 +211,7 @@ class Peer:
         folder = self.version_dir
         return {
             "model_path": str(self.path), "version_dir": str(folder), "model_dir": str(folder.parent),
-            "model_name": "m", "instance_name": "m_0", "explicit_control": True, "native": "", "keep_bytes": 0,
+            "model_name": "m", "instance_name": "m_0", "explicit_control": True, "native": client, "keep_bytes": 0,
             "bls_threads": 8,
         }  # fmt: skip
 

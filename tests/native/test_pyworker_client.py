@@ -32,7 +32,10 @@ class Unusual(Exception):
 class Tensor(client.TensorCore):
     __slots__ = ()
 
-    def _construct(self, name, array):
+    def _construct(self, *arguments):
+        if len(arguments) != 2:
+            raise Unusual(arguments)
+        name, array = arguments
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "SUfi":
             raise Unusual(name)
         if array.dtype.kind in "SU":
@@ -42,6 +45,9 @@ class Tensor(client.TensorCore):
 
     def _no_numpy(self):
         raise Unusual("BF16")
+
+    def _bad_strings(self, raw, count):
+        raise Unusual(raw.tobytes(), count)
 
 
 class Request(client.RequestCore):
@@ -188,6 +194,11 @@ def test_bf16_and_strings(peer, transport):
     assert number._raw().dtype == "uint16" and number._raw().tolist() == [0, 1, 2]
     assert text.as_numpy().tolist() == [[b"one", b""], [b"three", b"4"]]
     assert text._raw().tobytes() == raw
+    text.as_numpy()[0, 1] = "new"
+    raw = strings(b"one", b"new", b"three", b"4")
+    done, _ = client.encode_done(transport, [request], [Response([text])])
+    assert peer.done(done)[0]["outputs"][0][1:4] == (STRING, (2, 2), raw)
+    assert text._raw().tobytes() == raw
     own = Tensor.__new__(Tensor)
     own._set("SECOND", BF16, b"\1\2\3\4", (1, 2))
     assert own.shape() == [1, 2] and own._raw().tolist() == [[0x201, 0x403]]
@@ -208,10 +219,10 @@ def test_fields_of_a_request(peer, transport):
     for _ in range(2):
         assert (request.request_id(), request.correlation_id(), request.flags()) == ("näme", 1 << 63, 3)
         assert (request.timeout(), request.parameters(), request._trace_text()) == (12, '{"a": 1.5}', '{"t": 1}')
-        assert request.requested_output_names() == ["THIRD", "OUTPUT"]
+        assert request.requested_output_names() == {"THIRD", "OUTPUT"} and request._wanted == ("THIRD", "OUTPUT")
         assert (request._slot, request._generation, request.inputs()) == (7, 9, [])
     assert client.get_input_tensor_by_name(request, "INPUT") is None
-    request.set_flags(1)
+    request._flags = 1
     assert request.flags() == 1
     _, request = one_request(peer, transport, correlation="text")
     assert (request.correlation_id(), request.request_id(), request.parameters()) == ("text", "", "{}")
@@ -239,7 +250,7 @@ def test_tensors_that_models_make(transport):
     assert tensor.as_numpy() is array and (tensor.name(), tensor.shape()) == ("T", [2, 3])
     turned = Tensor("T", array.T)       # not contiguous: left to the class
     assert turned.as_numpy().flags.c_contiguous and (turned.as_numpy() == array.T).all()
-    for arguments in (("", None), ("T", [1]), (3, "x"), ("T", np.zeros(2, "complex64"))):
+    for arguments in ((), ("T",), ("", None), ("T", [1]), (3, "x"), ("T", np.zeros(2, "complex64"))):
         with pytest.raises(Unusual):
             Tensor(*arguments)
     with pytest.raises(ValueError, match="needs 8"):
@@ -444,10 +455,9 @@ def test_failures_leave_nothing_in_use(peer, transport):
 
 
 def test_events_of_senders(peer, transport):
-    _, request = one_request(peer, transport, slot=2, generation=8)
     response = Response([Tensor("OUTPUT", np.ones(1, "?"))])
-    transport.publish_event(1, 0, *client.encode_response(transport, request, response, 0))
-    transport.publish_event(1, 0, *client.encode_response(transport, request, None, 1))
+    transport.publish_event(1, 0, *client.encode_response(transport, 2, 8, response, None, 0))
+    transport.publish_event(1, 0, *client.encode_response(transport, 2, 8, None, None, 1))
     transport.publish_event(3, 44)
     (kind, _, off, size, _), last, cancel = (peer.take(EVENTS) for _ in range(3))
     found, end = peer.response(off)
@@ -456,6 +466,9 @@ def test_events_of_senders(peer, transport):
     found, _ = peer.response(last[2])
     assert (found["kind"], found["slot"], found["generation"], found["flags"]) == (3, 2, 8, 1)
     assert cancel == (3, 44, 0, 0, 0) and peer.take(EVENTS) is None
+    response = Response([Tensor(name, np.ones(1, "?")) for name in ("OUTPUT", "SECOND", "else")])
+    found, _ = peer.response(client.encode_response(transport, 2, 8, response, {"SECOND"}, 0)[0])
+    assert [t[0] for t in found["outputs"]] == [1]
 
 
 @pytest.mark.parametrize("correlation", [2**64 - 1, "seq"])

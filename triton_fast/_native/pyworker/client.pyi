@@ -6,7 +6,7 @@ a core holds data and gives access to it; checks, conversions and texts are the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 Message = tuple[int, int, int, int, int]
@@ -22,7 +22,7 @@ class Region:
 
     def __init__(self, fd: int) -> None: ...
     def lease(self, off: int, n: int) -> Lease:
-        """Return a buffer of n inbound bytes at a region offset; ValueError if that is no allocation in use."""
+        """Return a buffer of the inbound allocation at a region offset; ValueError if it is not in use or has less than n."""
 
     def allocate(self, n: int) -> int:
         """Return the offset of n outbound bytes, in use until the server writes 0 into their word.
@@ -32,7 +32,7 @@ class Region:
         Raises
         ------
         MemoryError
-            They do not fit into the heap, or the server read nothing.
+            They do not fit into the heap, or the server read nothing. ``wanted``: bytes of heap with which they would.
         """
 
     def write(self, off: int, data: Any) -> None:
@@ -53,11 +53,12 @@ class Lease:
 class TensorCore:
     """Name, datatype, shape and data of a tensor.
 
-    ``_construct(name, array)`` of the subclass is called unless the arguments are a str, not empty, and a C-contiguous
-    ndarray of a native datatype; it calls `_set` or raises. ``_no_numpy()`` of the subclass raises for BF16.
+    ``_construct(*arguments)`` of the subclass is called unless the arguments are a str, not empty, and a C-contiguous
+    ndarray of a native datatype; it calls `_set` or raises. ``_no_numpy()`` of the subclass raises for BF16, and
+    ``_bad_strings(raw, count)`` raises, or returns the array, for serialized strings that do not hold together.
     """
 
-    def __init__(self, name: Any, array: Any) -> None: ...
+    def __init__(self, *arguments: Any) -> None: ...
     def _set(self, name: str, dtype: int, data: Any, shape: Sequence[int] | None = None) -> None:
         """Take an ndarray, or with ``shape`` any C-contiguous buffer; STRING needs an array of objects.
 
@@ -80,8 +81,11 @@ class TensorCore:
 class RequestCore:
     """What a request says; of the server's, each part is made when it is first asked for."""
 
+    _flags: int
     _release: int
 
+    @property
+    def _wanted(self) -> tuple[str, ...]: ...
     @property
     def _slot(self) -> int: ...
     @property
@@ -98,10 +102,9 @@ class RequestCore:
     def request_id(self) -> str: ...
     def correlation_id(self) -> int | str: ...
     def flags(self) -> int: ...
-    def set_flags(self, flags: int) -> None: ...
     def timeout(self) -> int: ...
     def parameters(self) -> str: ...
-    def requested_output_names(self) -> list[str]: ...
+    def requested_output_names(self) -> set[str]: ...
     def is_cancelled(self) -> bool: ...
 
 class ResponseCore:
@@ -110,7 +113,7 @@ class ResponseCore:
     ``_construct(output_tensors, error, parameters)`` of the subclass is called unless there is only a list of tensors.
     """
 
-    def __init__(self, output_tensors: Any = None, error: Any = None, parameters: Any = None) -> None: ...
+    def __init__(self, output_tensors: Any = (), error: Any = None, parameters: Any = None) -> None: ...
     def _set(self, tensors: Iterable[TensorCore], error: Any, params: dict[str, str | int | bool] | None,
              params_json: str | None) -> None:
         """Take checked values; ``error`` is None or has ``code()`` and ``message()``."""
@@ -178,9 +181,12 @@ def encode_done(transport: Transport, requests: list[Any], responses: Any) -> tu
 def encode_failure(transport: Transport, code: int, text: str) -> tuple[int, int]:
     """The same for an execution that failed as a whole."""
 
-def encode_response(transport: Transport, request: RequestCore, response: ResponseCore | None,
-                    flags: int) -> tuple[int, int]:
-    """The same for a sender's response; None carries only the flags."""
+def encode_response(transport: Transport, slot: int, generation: int, response: ResponseCore | None,
+                    wanted: Container[str] | None, flags: int, may_wait: bool = True) -> tuple[int, int]:
+    """The same for a sender's response; None carries only the flags. ``wanted``: the outputs that go, None for all.
+
+    ``may_wait``: for memory; False raises MemoryError at once.
+    """
 
 def encode_bls(transport: Transport, request: RequestCore, model: str, version: int, options: int,
                parent_slot: int = 0, parent_generation: int = 0) -> tuple[int, int]:

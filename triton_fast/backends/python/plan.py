@@ -61,7 +61,7 @@ class ModelPlan:
             "model_name": context.name,
             "instance_name": instance,
             "explicit_control": context.host.explicit_control,
-            "native": client_path() if self.environment.own else "",
+            "native": client_path() if self.environment.own and self.settings.native_client else "",
             "keep_bytes": KEEP_BYTES,
             "bls_threads": self.settings.threads,
         }

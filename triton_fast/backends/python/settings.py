@@ -27,7 +27,8 @@ class Settings:
     effect: the region is sparse, has no name, and its rings have a fixed size.
 
     ``region_bytes``: both heaps of one worker together. ``stub_timeout_s``: how long a worker may take to end.
-    ``execution_timeout_s``: 0, or how long one execution may take.
+    ``execution_timeout_s``: 0, or how long one execution may take. ``native_client``: whether workers of the server's own
+    interpreter use the compiled client.
     """
 
     shm_default_bytes: int = MIB
@@ -38,6 +39,7 @@ class Settings:
     queue_size: int = 1000
     region_bytes: int = MIN_REGION
     execution_timeout_s: float = 0.0
+    native_client: bool = True
 
 
 def read(given: Mapping[str, str], *, usable: int | None = None) -> Settings:
@@ -68,7 +70,7 @@ def read(given: Mapping[str, str], *, usable: int | None = None) -> Settings:
         raise InvalidArg(f"shm-max-byte-size can't be smaller than {MIN_REGION}")
     return Settings(
         default_bytes, growth, min(timeout, LONGEST_S), prefix, min(threads, 4096),
-        count("shm_message_queue_size", 1000), region, _seconds(given),
+        count("shm_message_queue_size", 1000), region, _seconds(given), _choice(given, "native-client"),
     )  # fmt: skip
 
 
@@ -78,6 +80,13 @@ def _whole(text: str, key: str) -> int:
     if not digits.isascii() or not digits.isdigit() or len(digits) > 19 or int(digits) > _LIMIT:
         raise InvalidArg(f"{key} must be a whole number, got '{text}'")
     return int(stripped)
+
+
+def _choice(given: Mapping[str, str], key: str) -> bool:
+    text = given.get(key, "yes")
+    if text not in ("yes", "no"):
+        raise InvalidArg(f"{key} must be 'yes' or 'no', got '{text}'")
+    return text == "yes"
 
 
 def _seconds(given: Mapping[str, str]) -> float:

@@ -77,10 +77,7 @@ cdef inline void strings_close(Strings* s):
 cdef bytes bytes_of(PyObject* o):
     if o == NULL:
         return b"None"
-    element = <object>o
-    if isinstance(element, bytes):
-        return bytes(element)
-    return str(element).encode("utf-8")
+    return str(<object>o).encode("utf-8")
 
 
 # Take the array's buffer and find its serialized size.

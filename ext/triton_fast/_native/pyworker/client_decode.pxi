@@ -96,7 +96,7 @@ cdef RequestCore request_new(Transport transport, Lease lease, const RequestReco
     r.transport = transport
     r.lease = lease
     r.record = h
-    r.flag_bits = h.flags
+    r._flags = h.flags
     r.timeout_us = h.timeout_us
     r._slot = h.slot
     r._generation = h.generation

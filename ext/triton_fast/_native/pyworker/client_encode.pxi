@@ -55,10 +55,12 @@ cdef class Encoder:
         n[0] = <uint32_t>size
         return p
 
-    cdef int put_tensor(self, Region region, TensorCore t, dict indices) except -1:
+    cdef int put_tensor(self, Region region, TensorCore t, dict indices, bint may_refer) except -1:
         cdef TensorRecord record
         cdef Piece piece
         cdef Strings strings
+        # Of strings the model may have changed the array that it got.
+        cdef bint is_as_sent = t.record != NULL and (t.dtype != DT_STRING or t.array is None)
         cdef Lease lease
         cdef const char* name = NULL
         cdef uint32_t name_len = 0
@@ -79,13 +81,12 @@ cdef class Encoder:
         piece.place = self.data
         piece.strings = -1
         lease = None
-        if t.record != NULL:
+        if is_as_sent:
             record.nbytes = t.record.nbytes
-            record.ndim = t.record.ndim
             piece.ptr = t.lease.region.base + t.record.off if record.nbytes else t.lease.node.data
             if t.lease.region is region:
                 lease = t.lease
-        elif not t.has_view:
+        elif t.record == NULL and not t.has_view:
             raise ValueError(f"tensor '{key}' has no data")
         elif t.dtype == DT_STRING:
             others = []
@@ -105,12 +106,13 @@ cdef class Encoder:
             piece.ptr = <const uint8_t*>t.view.buf
             if record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) < region.size:
                 lease = region.lease_at(piece.ptr, record.nbytes)
-        if lease is not None and record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) & 7 == 0:
+        if may_refer and lease is not None and record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) & 7 == 0:
             record.off = <uint64_t>(piece.ptr - region.base)
             if self.kept is None:
                 self.kept = []
             self.kept.append(lease)
         if t.record != NULL:
+            record.ndim = t.record.ndim
             self.put(&record, sizeof(TensorRecord))
             self.put(t.record + 1, <size_t>record.ndim * 8)
         elif t.dims is None:
@@ -152,6 +154,8 @@ cdef class Encoder:
                 record.value = value is True
             elif isinstance(value, int):
                 record.kind = 1
+                if not -(1 << 63) <= value < 1 << 63:
+                    raise OverflowError("Unsupported value type on parameters")
                 record.value = <uint64_t><int64_t>value
             else:
                 record.kind = 0
@@ -163,27 +167,30 @@ cdef class Encoder:
                 self.put_text(text, record.value)
         return 0
 
-    # `wanted`: of the request, or None: all outputs go.
-    cdef int put_response(self, Region region, ResponseCore p, RequestCore r, uint32_t flags, dict indices) except -1:
+    # `wanted`: names of outputs; None: those of the request r, which may be None for all.
+    cdef int put_response(self, Region region, ResponseCore p, uint32_t slot, uint32_t generation, uint32_t flags,
+                          RequestCore r, object wanted, dict indices) except -1:
         cdef ResponseRecord record
         cdef ResponseRecord* written
         cdef size_t start = self.records.len, end
         cdef const char* text = NULL
         memset(&record, 0, sizeof(ResponseRecord))
         record.kind = RECORD_RESPONSE
-        record.slot = r._slot
-        record.generation = r._generation
+        record.slot = slot
+        record.generation = generation
         record.code = TF_OK
         record.flags = flags
         if p.failure is not None:
             record.code = p.failure.code()
-            message = str(p.failure.message())
+            # Errors may name files, whose names need not be text.
+            message = str(p.failure.message()).encode("utf-8", "replace").decode()
             text = self.text(message, &record.error_len)
         self.put(&record, sizeof(ResponseRecord))
         if p.failure is None:
             for item in p.tensors or ():
-                if is_wanted(r, <TensorCore>item, indices):
-                    self.put_tensor(region, <TensorCore>item, indices)
+                if is_wanted(r, wanted, <TensorCore>item, indices):
+                    # Before the last response the model may go on writing where an output lies.
+                    self.put_tensor(region, <TensorCore>item, indices, flags & RECORD_FINAL != 0)
                     record.n_outputs += 1
         else:
             self.put_text(text, record.error_len)
@@ -199,19 +206,19 @@ cdef class Encoder:
         return 0
 
     # Only a record's head.
-    cdef void put_mark(self, RequestCore r, uint32_t kind, uint32_t flags):
+    cdef void put_mark(self, uint32_t slot, uint32_t generation, uint32_t kind, uint32_t flags) noexcept:
         cdef ResponseRecord record
         memset(&record, 0, sizeof(ResponseRecord))
         record.bytes = sizeof(ResponseRecord)
         record.kind = kind
-        record.slot = r._slot
-        record.generation = r._generation
+        record.slot = slot
+        record.generation = generation
         record.code = TF_OK
         record.flags = flags
         self.put(&record, sizeof(ResponseRecord))
 
     # Everything into one outbound allocation; out: its message's offset and length.
-    cdef int place(self, Region region, Message* m) except -1:
+    cdef int place(self, Region region, Message* m, bint may_wait=True) except -1:
         cdef size_t first = (self.records.len + 63) & ~<size_t>63
         cdef Piece* piece = <Piece*>self.pieces.data
         cdef Strings* s = <Strings*>self.strings.data
@@ -221,7 +228,7 @@ cdef class Encoder:
         cdef uint8_t* data
         if self.records.failed or self.pieces.failed:
             raise MemoryError
-        chunk = region.take(first + self.data)
+        chunk = region.take(first + self.data, may_wait)
         data = chunk.header + HEADER
         m.off = <uint64_t>(data - region.base)
         m.len = first + self.data
@@ -258,16 +265,20 @@ cdef void copy_pieces(const Piece* piece, size_t n, uint8_t* to) noexcept nogil:
             memcpy(to + piece[i].place, piece[i].ptr, piece[i].nbytes)
 
 
-# Whether an output of the model was asked for; what is no output of it goes, so that the server can say so.
-cdef bint is_wanted(RequestCore r, TensorCore t, dict indices) except -1:
+# Whether an output of the model was asked for.
+cdef bint is_wanted(RequestCore r, object names, TensorCore t, dict indices) except -1:
     cdef const int32_t* wanted
     cdef PyObject* index
     cdef int32_t k
     cdef uint32_t i
-    if r.record == NULL or r.record.n_wanted == <uint32_t>len(indices):
+    if names is not None:
+        return t.name() in names
+    if r is None or r.record == NULL:
         return True
     index = PyDict_GetItem(indices, t.name())
     if index == NULL:
+        return False
+    if r.record.n_wanted == <uint32_t>len(indices):
         return True
     k = <int32_t>PyLong_AsLong(<object>index)
     wanted = <const int32_t*>r.after
@@ -317,9 +328,10 @@ cdef int done_into(Transport transport, list requests, responses, Message* m) ex
                 raise TypeError("responses changed while they were read")
             response = (<list>responses)[i]
             if isinstance(response, ResponseCore):
-                e.put_response(transport.region, <ResponseCore>response, r, RECORD_FINAL, transport.indices)
+                e.put_response(transport.region, <ResponseCore>response, r._slot, r._generation, RECORD_FINAL, r, None,
+                               transport.indices)
             elif response is None:
-                e.put_mark(r, RECORD_RESCHEDULED if r._release == 2 else RECORD_BY_SENDER, 0)
+                e.put_mark(r._slot, r._generation, RECORD_RESCHEDULED if r._release == 2 else RECORD_BY_SENDER, 0)
             else:
                 raise TypeError(f"a response must be an InferenceResponse or None, not {type(response)}")
         e.place(transport.region, m)
@@ -353,6 +365,7 @@ def encode_failure(Transport transport not None, int code, str text not None):
         head.n = 0
         head.code = code
         head.spare = 0
+        text = text.encode("utf-8", "replace").decode()
         p = e.text(text, &head.error_len)
         e.put(&head, sizeof(DoneRecord))
         e.put_text(p, head.error_len)
@@ -362,16 +375,21 @@ def encode_failure(Transport transport not None, int code, str text not None):
     return m.off, m.len
 
 
-def encode_response(Transport transport not None, RequestCore request not None, ResponseCore response, uint32_t flags):
-    """The same for one response of a sender, an event; None carries only the flags."""
+def encode_response(Transport transport not None, uint32_t slot, uint32_t generation, ResponseCore response, wanted,
+                    uint32_t flags, bint may_wait=True):
+    """The same for one response of a sender, an event; None carries only the flags.
+
+    ``wanted``: names of the outputs that go, None for all. ``may_wait``: for memory. The request itself is not named, so that its memory can go
+    back to the server while its sender lives.
+    """
     cdef Message m
     cdef Encoder e = encoder_take(transport)
     try:
         if response is None:
-            e.put_mark(request, RECORD_NONE, flags)
+            e.put_mark(slot, generation, RECORD_NONE, flags)
         else:
-            e.put_response(transport.region, response, request, flags, transport.indices)
-        e.place(transport.region, &m)
+            e.put_response(transport.region, response, slot, generation, flags, None, wanted, transport.indices)
+        e.place(transport.region, &m, may_wait)
     finally:
         encoder_give(transport, e)
     return m.off, m.len
@@ -388,13 +406,13 @@ def encode_bls(Transport transport not None, RequestCore request not None, str m
     cdef Encoder e
     memset(&h, 0, sizeof(BlsRecord))
     h.options = options
-    h.flags = request.flag_bits
+    h.flags = request._flags
     h.timeout_us = request.timeout_us
     h.version = version
     h.parent_slot = parent_slot
     h.parent_generation = parent_generation
     inputs = request_tensors(request)
-    wanted = request.requested_output_names()
+    wanted = request._wanted
     h.n_inputs = <uint32_t>len(inputs)
     h.n_wanted = <uint32_t>len(wanted)
     correlation = request.correlation_id()
@@ -407,7 +425,7 @@ def encode_bls(Transport transport not None, RequestCore request not None, str m
     try:
         e.put(&h, sizeof(BlsRecord))
         for item in inputs:
-            e.put_tensor(transport.region, <TensorCore>item, None)
+            e.put_tensor(transport.region, <TensorCore>item, None, False)
         for name in wanted:
             p = e.text(name, &n)
             e.put(&n, 4)

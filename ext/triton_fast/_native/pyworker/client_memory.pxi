@@ -238,8 +238,8 @@ cdef class Region:
         if self.base != NULL:
             munmap(self.base, self.size)
 
-    # n bytes of outbound data, in use from now on. Waits without the GIL for the server to read what it has.
-    cdef Chunk* take(self, size_t n) except NULL:
+    # n bytes of outbound data, in use from now on. Waits without the GIL for the server to read what it has, if it may.
+    cdef Chunk* take(self, size_t n, bint may_wait=True) except NULL:
         cdef Drops drops
         cdef Chunk* c
         cdef int64_t end = 0, pause_ns = 20000
@@ -251,16 +251,22 @@ cdef class Region:
             if c != NULL:
                 return c
             if n > self.heap.size or self.heap.used == NULL:
-                raise MemoryError(f"{n} bytes for the server do not fit into the {self.heap.size} bytes of its memory")
-            if end == 0:
+                self.no_memory(n, f"{n} bytes for the server do not fit into the {self.heap.size} bytes of its memory")
+            if end == 0 and may_wait:
                 end = now_ns() + FULL_NS
             elif now_ns() > end:
-                raise MemoryError(f"no place for {n} bytes: the server does not read what it has")
+                self.no_memory(n, f"no place for {n} bytes: the server does not read what it has")
             with nogil:
                 pause(pause_ns)
             if pause_ns < 1000000:
                 pause_ns *= 2
             PyErr_CheckSignals()
+
+    # The error's `wanted`: bytes of outbound memory with which there would be place.
+    cdef int no_memory(self, size_t n, str text) except -1:
+        error = MemoryError(text)
+        error.wanted = self.heap.size + n + HEADER
+        raise error
 
     # Let go of what was kept for messages that the server has read.
     cdef int settle(self) except -1:
@@ -283,7 +289,7 @@ cdef class Region:
         return None
 
     def lease(self, uint64_t off, uint64_t n):
-        """Return the `Lease` of n bytes at a region offset, which a message named."""
+        """Return the `Lease` of the allocation at a region offset, of n bytes or more, which a message named."""
         return lease_new(self, off, n)
 
     def allocate(self, size_t n):
@@ -380,13 +386,14 @@ cdef Lease lease_new(Region g, uint64_t off, uint64_t n):
         raise ValueError(f"{n} bytes at {off} are not in the inbound heap")
     header = g.base + off - HEADER
     memcpy(&size, header + 8, 8)
-    if tf_load32(<int32_t*>header) != 1 or size < n:
+    if tf_load32(<int32_t*>header) != 1 or size < n or size > g.in_bytes - (off - g.in_off):
         raise ValueError(f"{n} bytes at {off} are no allocation in use: its word is {tf_load32(<int32_t*>header)}, its "
                          f"size {size}")
     lease = Lease.__new__(Lease)
     lease.region = g
     lease.node.owner = <void*>lease
-    lease.node.size = n
+    # All of the allocation: of a message n counts its records only, and tensors lie behind them.
+    lease.node.size = size
     lease.node.after = g.newest
     if g.newest != NULL:
         g.newest.before = &lease.node

@@ -14,8 +14,9 @@ cdef inline int datatype_of(PyObject* dtype) noexcept:
 cdef class TensorCore:
     """Name, datatype, shape and data of a tensor, from the region or from an array.
 
-    A subclass has ``_construct(name, array)``, called for arguments that are not a name and a C-contiguous ndarray of a
-    datatype numpy has natively; it calls `_set` or raises. And ``_no_numpy()``, which raises for BF16.
+    A subclass has ``_construct(*arguments)``, called for arguments that are not a name and a C-contiguous ndarray of a
+    datatype numpy has natively; it calls `_set` or raises. ``_no_numpy()`` raises for BF16, and
+    ``_bad_strings(raw, count)`` decides about serialized strings that do not hold together.
     """
     cdef object tensor_name         # None: names[index] of the transport
     cdef object array               # ndarray, or None: not made yet, or there is none
@@ -26,8 +27,13 @@ cdef class TensorCore:
     cdef const TensorRecord* record
     cdef int dtype
 
-    def __init__(self, name, array):
+    def __init__(self, *arguments):
         cdef int dtype = 0
+        if len(arguments) != 2:
+            self._construct(*arguments)
+            return
+        name = arguments[0]
+        array = arguments[1]
         if type(name) is str and name and type(array) is numpy_ndarray:
             kind = array.dtype
             dtype = datatype_of(<PyObject*>kind)
@@ -106,7 +112,7 @@ cdef class TensorCore:
 
     def _raw(self):
         """Return the data as an ndarray, BF16 as uint16 and BYTES serialized as uint8; a view except for those."""
-        if self.record != NULL:
+        if self.record != NULL and (self.dtype != DT_STRING or self.array is None):
             if self.dtype == DT_STRING:
                 return numpy_ndarray((self.record.nbytes,), dtypes_by_number[DT_UINT8], self.lease, place_of(self))
             return record_array(self)
@@ -114,8 +120,7 @@ cdef class TensorCore:
             return numpy_frombuffer(encode_bytes(self.array), dtypes_by_number[DT_UINT8])
         if self.array is not None:
             return self.array
-        data = numpy_frombuffer(self.view.obj, dtypes_by_number[self.dtype])
-        return data.reshape(tensor_shape(self))
+        return numpy_ndarray(tensor_shape(self), dtypes_by_number[self.dtype], <object>self.view.obj)
 
 
 # Take a view of C-contiguous data. Whether there is one.
@@ -174,8 +179,11 @@ cdef object record_array(TensorCore t):
     shape = tensor_shape(t)
     if t.dtype == DT_STRING:
         # Checked against the shape when the record came: the product does not overflow.
-        array = strings_array(lease.region.base + t.record.off if t.record.nbytes else lease.node.data, t.record.nbytes,
-                              count_of(t.record))
+        count = count_of(t.record)
+        try:
+            array = strings_array(lease.node.data + place_of(t), t.record.nbytes, count)
+        except ValueError:
+            return t._bad_strings(t._raw(), count).reshape(shape)
         return array if t.record.ndim == 1 else array.reshape(shape)
     return numpy_ndarray(shape, dtypes_by_number[t.dtype], lease, place_of(t))
 
@@ -187,8 +195,12 @@ cdef class RequestCore:
     ----------
     _slot, _generation
         The server's numbers of it; (0, 0) in a request that a model made.
+    _flags
+        The sequence flags.
     _release
         The release flags the model set; `encode_done` reads them.
+    _wanted
+        The names of the outputs that are wanted, in the client's order, as a tuple.
     """
     cdef Transport transport        # None: made by a model
     cdef Lease lease
@@ -197,15 +209,15 @@ cdef class RequestCore:
     cdef object request_name        # each of these None until asked for
     cdef object correlation
     cdef list tensors
-    cdef object wanted
+    cdef tuple wanted
     cdef object params_json
     cdef object params              # dict, of requests that a model made
     cdef object trace_text
-    cdef uint32_t flag_bits
     cdef uint64_t timeout_us
     cdef readonly uint32_t _slot
     cdef readonly uint32_t _generation
-    cdef public int _release
+    cdef public uint32_t _flags
+    cdef public uint32_t _release
 
     def _set(self, request_id, correlation_id, inputs, wanted, uint32_t flags, uint64_t timeout, params, params_json,
              trace=""):
@@ -215,8 +227,8 @@ cdef class RequestCore:
         self.request_name = request_id
         self.correlation = correlation_id
         self.tensors = list(inputs)
-        self.wanted = list(wanted)
-        self.flag_bits = flags
+        self.wanted = tuple(wanted)
+        self._flags = flags
         self.timeout_us = timeout
         self.params = params
         self.params_json = params_json
@@ -243,11 +255,7 @@ cdef class RequestCore:
 
     def flags(self):
         """Return the sequence flags."""
-        return self.flag_bits
-
-    def set_flags(self, uint32_t flags):
-        """Replace the sequence flags."""
-        self.flag_bits = flags
+        return self._flags
 
     def timeout(self):
         """Return the timeout in microseconds, 0 for none."""
@@ -266,7 +274,11 @@ cdef class RequestCore:
         return self.trace_text
 
     def requested_output_names(self):
-        """Return a list of the outputs that are wanted."""
+        """Return the set of the outputs that are wanted."""
+        return set(self._wanted)
+
+    @property
+    def _wanted(self):
         cdef const int32_t* index
         cdef uint32_t i
         if self.wanted is None:
@@ -275,8 +287,8 @@ cdef class RequestCore:
                 index = <const int32_t*>self.after
                 for i in range(self.record.n_wanted):
                     names.append(self.transport.outputs[index[i]])
-            self.wanted = names
-        return list(self.wanted)
+            self.wanted = tuple(names)
+        return self.wanted
 
     def is_cancelled(self):
         """Return whether the client has cancelled it."""
@@ -358,7 +370,7 @@ cdef class ResponseCore:
     cdef object params              # dict or None
     cdef object params_json
 
-    def __init__(self, output_tensors=None, error=None, parameters=None):
+    def __init__(self, output_tensors=(), error=None, parameters=None):
         if error is None and parameters is None and type(output_tensors) is list:
             for item in <list>output_tensors:
                 if not isinstance(item, TensorCore):

@@ -37,7 +37,7 @@ class WorkerCall(Call):
         return self.answers.wait(self)
 
     def cancel(self) -> None:
-        self.answers.transport.publish_event(EVENT_BLS_CANCEL, self.number, 0, 0, [])
+        self.answers.transport.publish_event(EVENT_BLS_CANCEL, self.number)
 
     def close(self) -> None:
         self.answers.forget(self)
@@ -68,13 +68,13 @@ class Answers:
 
     def submit(self, request: Any, options: int, parent: tuple[int, int], callback: Callback | None) -> WorkerCall:
         number = next(self._numbers) & 0xFFFFFFFF
-        off, length = self._client.encode_bls(self.transport, request, options, parent)
+        encoded = self._client.encode_bls(self.transport, request, options, parent)
         call = WorkerCall(self, number, bool(options & BLS_STREAM), callback)
         self._calls[number] = call
         if callback is not None:
             self._open[number] = call
             self._want_thread()
-        self.transport.publish_event(EVENT_BLS, number, off, length, [])
+        self.transport.publish_event(EVENT_BLS, number, *encoded)
         return call
 
     def wait(self, call: WorkerCall) -> InferenceResponse:
@@ -111,16 +111,16 @@ class Answers:
         message = self.transport.take_answer(None)
         if message is None:
             return
-        _, number, off, _, _ = message
+        _, number, off, length, _ = message
         call = self._calls.get(number)
         if call is None:
-            self.transport.release(off)
+            self.transport.release(off, length)
             return
-        kind, response = self._client.decode_answer(self.transport, off)
+        kind, response = self._client.decode_answer(self.transport, off, length)
         if response._last:
             self._calls.pop(number, None)
         if kind == FLAGS_ONLY and not call.stream and not response.has_error():
-            response = InferenceResponse.received([], TritonError("Unexpected empty response."), "", True)
+            response = InferenceResponse([], TritonError("Unexpected empty response."))
         callback = call.callback
         if callback is not None:
             # Let go first: a callback that holds its call would be a cycle.

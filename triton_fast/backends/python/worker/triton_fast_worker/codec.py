@@ -97,7 +97,7 @@ def decode_batch(transport: Transport, off: int, length: int) -> list[InferenceR
     return requests
 
 
-def decode_answer(transport: Transport, off: int) -> tuple[int, InferenceResponse]:
+def decode_answer(transport: Transport, off: int, length: int) -> tuple[int, InferenceResponse]:
     """Kind of the record and the response of a BLS request."""
     region = transport.region
     _, kind, _, _, code, error_bytes, params_bytes, outputs, flags, _ = REPLY.unpack_from(region.map, off)
@@ -287,13 +287,13 @@ def encode_bls(
     if isinstance(params, str):
         params = transport.parse_parameters(params)
     texts = [
-        request._model.encode(), request._id.encode(), correlation, encode_parameters(params),
-        request._trace._context.encode(),
+        getattr(request, "_model", "").encode(), request._id.encode(), correlation, encode_parameters(params),
+        request._trace_text().encode(),
     ]  # fmt: skip
     for text in texts:
         writer.put(_pad(text))
     writer._pieces[0] = BLS.pack(
-        writer._bytes, options, request._flags, len(request._inputs), number, request._timeout, request._version,
+        writer._bytes, options, request._flags, len(request._inputs), number, request._timeout, getattr(request, "_version", -1),
         len(request._wanted), *map(len, texts), *parent,
     )  # fmt: skip
     return writer.finish()

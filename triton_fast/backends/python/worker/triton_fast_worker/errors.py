@@ -132,7 +132,7 @@ def describe(error: BaseException) -> str:
     trace = error.__traceback__
     if trace is None:
         return text
-    while trace.tb_next is not None:
+    while trace.tb_next is not None and not trace.tb_next.tb_frame.f_code.co_filename.endswith((".pyx", ".pxi")):
         trace = trace.tb_next
     lines = []
     # The callers of the frame that raised, as far as they are the model's: ours stand for Triton's native code.

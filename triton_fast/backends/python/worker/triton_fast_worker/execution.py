@@ -116,9 +116,10 @@ class Execution:
                     "Expected an 'InferenceResponse' object in the execute function return list, found type "
                     f"'{type(response)}'."
                 )
-            if request._sender is not None:
+            sender = getattr(request, "_sender", None)
+            if sender is not None:
                 try:
-                    request._sender.account(response, FINAL)
+                    sender.account(response, FINAL)
                 except TritonModelException as error:
                     return str(error)
         return None
@@ -136,8 +137,9 @@ class Execution:
     @staticmethod
     def _close(request: InferenceRequest) -> None:
         request._answered = True
-        if request._sender is not None:
-            request._sender.close()
+        sender = getattr(request, "_sender", None)
+        if sender is not None:
+            sender.close()
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

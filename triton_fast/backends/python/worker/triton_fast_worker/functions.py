@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import cores
 from .byte_tensors import encode_bytes
 from .dtypes import NUMPY, number_of
 from .errors import TritonModelException, incompatible
@@ -39,7 +40,7 @@ def serialize_byte_tensor(input_tensor: Any) -> Any:
     if input_tensor.size == 0:
         return ()
     if input_tensor.dtype == np.object_ or input_tensor.dtype.type == np.bytes_:
-        return encode_bytes(input_tensor)
+        return cores.client.encode_bytes(input_tensor) if cores.client else encode_bytes(input_tensor)
     return None
 
 
@@ -47,6 +48,11 @@ def deserialize_bytes_tensor(encoded_tensor: Any) -> Any:
     """A 1-D object array of bytes."""
     import struct
 
+    if cores.client:
+        try:
+            return cores.client.decode_bytes(encoded_tensor)
+        except (ValueError, BufferError, TypeError):
+            pass  # what is wrong with it is said below
     view = memoryview(encoded_tensor).cast("B")
     items, offset = [], 0
     while offset < len(view):

@@ -25,6 +25,14 @@ def size_class(nbytes: int) -> int:
     return (wanted + step - 1) & -step
 
 
+def no_space(total: int) -> TritonModelException:
+    """Why there is no memory for a message; ``total``: bytes with which there would be."""
+    return TritonModelException(
+        f"Failed to increase the shared memory pool size to {total} bytes. If you are running Triton inside "
+        "docker, use '--shm-size' flag to control the shared memory region size. Error: No space left on device"
+    )
+
+
 class Heap:
     __slots__ = ("_bump", "_end", "_free", "_high", "_region", "_start", "_used")
 
@@ -102,11 +110,7 @@ class Heap:
         for its in sorted(self._free):
             if its >= size and self._free[its]:
                 return self._free[its].pop(), its
-        total = self._end - self._start + size
-        raise TritonModelException(
-            f"Failed to increase the shared memory pool size to {total} bytes. If you are running Triton inside "
-            "docker, use '--shm-size' flag to control the shared memory region size. Error: No space left on device"
-        )
+        raise no_space(self._end - self._start + size)
 
     def _punch(self, start: int, end: int) -> None:
         start = (start + _PAGE - 1) & -_PAGE

@@ -13,12 +13,10 @@ import traceback
 from types import FrameType
 from typing import Any
 
-from . import loader, runtime, transport
+from . import cores, loader, runtime
 from .control import Control
 from .errors import TritonModelException, describe
-from .execution import Execution
 from .layout import WORK_EXECUTE, WORK_FINALIZE, WORK_TRIM
-from .worker_runtime import WorkerRuntime, parent
 
 _SETTLE_S = 5.0
 _RETRY_S = 0.001
@@ -30,7 +28,8 @@ class Worker:
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._control = Control(control_fd, self._on_message)
         self._runtime: Any = None
-        self._execution: Execution | None = None
+        self._execution: Any = None
+        self._set_parent: Any = None
         self._model: Any = None
         self._client: Any = None
         self._transport: Any = None
@@ -78,7 +77,10 @@ class Worker:
     def _order_init(self, order: dict[str, Any]) -> Any:
         context = order["context"]
         model = self._load(context)
-        self._client = transport.load(context["native"])
+        from . import transport
+        from .execution import Execution
+
+        self._client = transport.load()
         self._transport = self._client.Transport(*self._fds)
         self._transport.runtime = self._runtime
         self._transport.names(order["inputs"], order["outputs"])
@@ -89,6 +91,11 @@ class Worker:
         return {"is_ready": hasattr(self._model, "is_ready")}
 
     def _load(self, context: dict[str, Any]) -> Any:
+        # What the classes derive from is decided here: until now none has been imported.
+        cores.use(context["native"])
+        from .worker_runtime import WorkerRuntime, parent
+
+        self._set_parent = parent.set
         self._runtime = WorkerRuntime(self._control, context)
         runtime.set_default(self._runtime)
         return loader.import_model(context)
@@ -104,7 +111,7 @@ class Worker:
         except BaseException as error:
             self._control.answer(call, error=describe(error))
 
-    def _serve(self, execution: Execution) -> None:
+    def _serve(self, execution: Any) -> None:
         pipe = self._transport
         while True:
             kind, number, off, length, arg = pipe.wait_work()
@@ -115,14 +122,14 @@ class Worker:
             elif kind == WORK_FINALIZE:
                 return
 
-    def _execute(self, execution: Execution, number: int, off: int, length: int) -> None:
+    def _execute(self, execution: Any, number: int, off: int, length: int) -> None:
         client, pipe = self._client, self._transport
         requests = client.decode_batch(pipe, off, length)
         if requests:
-            parent.set(requests[0]._ticket)
+            self._set_parent(requests[0]._ticket)
         error, results = execution.run(requests)
         if error is None and results is None:
-            pipe.publish_done(number, 0, 0, [])
+            pipe.publish_done(number)
             return
         if error is None:
             try:
@@ -144,7 +151,7 @@ class Worker:
                 # Outbound memory is full of responses that clients still read.
                 time.sleep(_RETRY_S)
 
-    def _finalize(self, execution: Execution) -> None:
+    def _finalize(self, execution: Any) -> None:
         self._runtime.executing = False
         execution.stop()
         text = None

@@ -6,11 +6,12 @@ import enum
 from typing import Any
 
 from . import bls
+from .cores import RequestCore
 from .errors import BINDING, TritonModelException, incompatible
-from .response import checked_parameters, parameters_text, tensor_list
-from .runtime import Runtime, Ticket, current
+from .pure_cores import parameters_text
+from .response import checked_parameters, tensor_list
+from .runtime import current
 from .sender import InferenceResponseSender
-from .tensor import Tensor
 
 RELEASE_ALL, RELEASE_RESCHEDULE = 1, 2
 
@@ -66,14 +67,11 @@ _SIGNATURE = (
 )
 
 
-class InferenceRequest:
-    """``_ticket`` is None for a request that the model made; what is internal begins with an underscore."""
+class InferenceRequest(RequestCore):  # type: ignore[misc]
+    """What is internal begins with an underscore. Of a received request no slot is set before it is needed."""
 
     __module__ = BINDING
-    __slots__ = (
-        "__weakref__", "_answered", "_correlation", "_flags", "_id", "_inputs", "_model", "_parameters", "_preferred",
-        "_release", "_runtime", "_sender", "_ticket", "_timeout", "_trace", "_version", "_wanted",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_answered", "_model", "_preferred", "_sender", "_version")
 
     def __init__(
         self,
@@ -107,7 +105,7 @@ class InferenceRequest:
             raise incompatible(
                 "__init__", _SIGNATURE, **{key: value for key, value in given.items() if value is not _REQUIRED}
             )
-        self._parameters: Any = checked_parameters(parameters)
+        params = checked_parameters(parameters)
         if isinstance(correlation_id, int):
             if not 0 <= correlation_id < 1 << 64:
                 raise RuntimeError(
@@ -121,92 +119,31 @@ class InferenceRequest:
             raise TritonModelException(f"Input tensor {where}")
         if "" in names:
             raise TritonModelException(f"Requested output name {where}")
-        self._id = request_id
-        self._correlation = correlation_id
-        self._inputs: list[Tensor] = tensors
-        self._wanted = frozenset(names)
+        self._set(
+            request_id, correlation_id, tensors, frozenset(names), flags, timeout, params, parameters_text(params),
+            trace._context,
+        )  # fmt: skip
         self._model = model_name
         self._version = model_version
-        self._flags = flags
-        self._timeout = timeout
         self._preferred = preferred_memory
-        self._trace = trace
-        self._ticket: Ticket = None
-        self._runtime: Runtime | None = None
-        self._sender: InferenceResponseSender | None = None
         self._release = RELEASE_ALL
-        self._answered = False
-
-    @staticmethod
-    def received(
-        runtime: Runtime,
-        ticket: Ticket,
-        inputs: list[Tensor],
-        wanted: frozenset[str],
-        request_id: str,
-        correlation: Any,
-        flags: int,
-        timeout: int,
-        parameters: str,
-        trace: str,
-    ) -> InferenceRequest:
-        """A request for execute; ``parameters`` is JSON text, "" for none."""
-        self = InferenceRequest.__new__(InferenceRequest)
-        self._runtime = runtime
-        self._ticket = ticket
-        self._inputs = inputs
-        self._wanted = wanted
-        self._id = request_id
-        self._correlation = correlation
-        self._flags = flags
-        self._timeout = timeout
-        self._parameters = parameters
-        self._trace = InferenceTrace(trace) if trace else _NO_TRACE
-        self._model = ""
-        self._version = -1
-        self._preferred = None
-        self._sender = None
-        self._release = RELEASE_ALL
-        self._answered = False
-        return self
-
-    def inputs(self) -> list[Tensor]:
-        return self._inputs
-
-    def request_id(self) -> str:
-        return self._id
-
-    def correlation_id(self) -> Any:
-        return self._correlation
-
-    def flags(self) -> int:
-        return self._flags
 
     def set_flags(self, flags: int) -> None:
         if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
             raise incompatible("set_flags", f"(self: {BINDING}.InferenceRequest, arg0: int) -> None", self, flags)
         self._flags = flags
 
-    def timeout(self) -> int:
-        return self._timeout
-
-    def parameters(self) -> str:
-        return parameters_text(self._parameters or None)
-
     def trace(self) -> InferenceTrace:
-        return self._trace
-
-    def requested_output_names(self) -> set[str]:
-        return set(self._wanted)
+        text = self._trace_text()
+        return InferenceTrace(text) if text else _NO_TRACE
 
     def get_response_sender(self) -> InferenceResponseSender:
-        sender = self._sender
+        sender: InferenceResponseSender | None = getattr(self, "_sender", None)
         if sender is None:
-            sender = self._sender = InferenceResponseSender(self._runtime, self._ticket, self._wanted, self._answered)
+            answered = getattr(self, "_answered", False)
+            sender = InferenceResponseSender(self._runtime, self._ticket, frozenset(self._wanted), answered)
+            self._sender = sender
         return sender
-
-    def is_cancelled(self) -> bool:
-        return self._runtime is not None and self._runtime.cancelled(self._ticket)
 
     def set_release_flags(self, flags: int) -> None:
         if not isinstance(flags, int) or not 0 <= flags < 1 << 32:

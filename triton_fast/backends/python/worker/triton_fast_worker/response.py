@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from .cores import ResponseCore
 from .errors import BINDING, TritonError, TritonModelException, incompatible
+from .pure_cores import parameters_text
 from .tensor import Tensor
 
 _SIGNATURE = (
@@ -31,11 +32,6 @@ def checked_parameters(parameters: Any) -> dict[str, Any] | None:
     return dict(parameters)
 
 
-def parameters_text(parameters: Any) -> str:
-    """The JSON text that parameters() returns; what came from the server is text already."""
-    return parameters if isinstance(parameters, str) else json.dumps(parameters or {})
-
-
 def tensor_list(given: Any) -> list[Any] | None:
     """The list of a sequence of tensors, None members included; None when it is not one."""
     if isinstance(given, (str, bytes, dict, set)):
@@ -47,48 +43,31 @@ def tensor_list(given: Any) -> list[Any] | None:
     return tensors if all(isinstance(one, Tensor) or one is None for one in tensors) else None
 
 
-class InferenceResponse:
+class InferenceResponse(ResponseCore):  # type: ignore[misc]
     """Outputs, or an error, and parameters."""
 
     __module__ = BINDING
     # _last: for responses of BLS requests, whether another one follows.
-    __slots__ = ("__weakref__", "_error", "_last", "_outputs", "_parameters")
+    __slots__ = ("__weakref__", "_last")
 
-    def __init__(
-        self, output_tensors: Any = (), error: TritonError | None = None, parameters: Any = None
-    ) -> None:
+    def _construct(self, output_tensors: Any, error: Any, parameters: Any) -> None:
         outputs: list[Any] | None = tensor_list(output_tensors)
         if outputs is None or not (error is None or isinstance(error, TritonError)):
             given = {"error": error} if error is not None else {}
             raise incompatible("__init__", _SIGNATURE, *([output_tensors] if output_tensors != () else []), **given)
-        self._parameters: Any = None if parameters is None else checked_parameters(parameters)
+        params = None if parameters is None else checked_parameters(parameters)
         if None in outputs:
             raise TritonModelException("Output tensor for inference response should not be empty.")
-        self._outputs: list[Tensor] = outputs
-        self._error = error
+        self._set(outputs, error, params, parameters_text(params))
         self._last = True
 
     @staticmethod
     def received(outputs: list[Tensor], error: TritonError | None, parameters: str, last: bool) -> InferenceResponse:
-        """A response of a BLS request."""
+        """A response of a BLS request, for transports in Python; ``parameters`` is JSON text, "" for none."""
         self = InferenceResponse.__new__(InferenceResponse)
-        self._outputs = outputs
-        self._error = error
-        self._parameters = parameters or None
+        self._set(outputs, error, parameters or None, parameters)
         self._last = last
         return self
-
-    def output_tensors(self) -> list[Tensor]:
-        return self._outputs
-
-    def has_error(self) -> bool:
-        return self._error is not None
-
-    def error(self) -> TritonError | None:
-        return self._error
-
-    def parameters(self) -> str:
-        return parameters_text(self._parameters)
 
 
 class NoResponse:

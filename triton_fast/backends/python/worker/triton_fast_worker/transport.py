@@ -1,32 +1,30 @@
 """The pure-Python transport, and the seam at which the compiled client replaces it.
 
-``load(native)`` returns a namespace; a compiled client is a module that has the same names:
+``load()`` returns a namespace; native_transport.py is a module that has the same names:
 
-- ``Transport(region_fd, work_fd, answers_fd, done_fd, events_fd)`` with the methods and attributes of the class below.
-  All methods are safe in any thread, except that one thread at a time waits for work and one for answers.
+- ``Transport(region_fd, work_fd, answers_fd, done_fd, events_fd)`` with the public methods of the class below. All are
+  safe in any thread, except that one thread at a time waits for work and one for answers.
 - ``decode_batch(transport, off, len) -> list[InferenceRequest]``: an execution's requests. The allocation stays leased
-  while anything views it. ``encode_done(transport, requests, results) -> (off, len, held)``: ``results`` has for each
-  request an InferenceResponse or one of response.BY_SENDER, response.REQUEUED. ``encode_failure(transport, text)``
-  likewise.
-- ``encode_response(transport, ticket, response | None, wanted, flags) -> (off, len, held)``: of a sender.
-- ``encode_bls(transport, request, options, parent) -> (off, len)``;
-  ``decode_answer(transport, off) -> (kind, response)``.
-- ``decode_bytes(buffer, count) -> 1-D object array``, ``encode_bytes(array) -> bytes``.
+  while anything views it. ``encode_done(transport, requests, results) -> encoded``: ``results`` has for each request an
+  InferenceResponse or one of response.BY_SENDER, response.REQUEUED. ``encode_failure(transport, text)`` likewise.
+- ``encode_response(transport, ticket, response | None, wanted, flags) -> encoded``: of a sender.
+- ``encode_bls(transport, request, options, parent) -> encoded``;
+  ``decode_answer(transport, off, len) -> (kind, response)``.
 
-``held`` goes to publish_done or publish_event, which keep it until the server has taken the message. A ticket is
-``(slot, generation)``. What cannot be allocated raises TritonModelException.
+``*encoded`` goes to publish_done or publish_event after the message's number; besides offset and length it may have what
+must be kept until the server has taken the message. A ticket is ``(slot, generation)``. What cannot be allocated raises
+TritonModelException.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
 import time
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Sequence
 
-from . import byte_tensors, codec, tensor
+from . import byte_tensors, codec, cores
 from .errors import TritonError, TritonModelException
 from .gate import Gate
 from .heap import Heap
@@ -68,7 +66,7 @@ class Transport:
         self._answers.listen()
         self._gate = Gate()
         # Leases of outputs sent by reference, until the server has counted its own reference.
-        self._held: list[tuple[Ring, int, list[Any]]] = []
+        self._held: list[tuple[Ring, int, Sequence[Any]]] = []
         self.runtime: Runtime = Runtime()
         self.inputs: list[str] = []
         self.outputs: list[str] = []
@@ -96,13 +94,15 @@ class Transport:
         """The next answer to a BLS request; None when none came within ``timeout`` seconds."""
         return self._answers.wait(timeout)
 
-    def publish_done(self, number: int, off: int, length: int, held: list[Any]) -> None:
+    def publish_done(self, number: int, off: int = 0, length: int = 0, held: Sequence[Any] = ()) -> None:
         self._publish(self._done, DONE_BATCH, number, off, length, held)
 
-    def publish_event(self, kind: int, number: int, off: int, length: int, held: list[Any]) -> None:
+    def publish_event(
+        self, kind: int, number: int, off: int = 0, length: int = 0, held: Sequence[Any] = ()
+    ) -> None:
         self._publish(self._events, kind, number, off, length, held)
 
-    def release(self, off: int) -> None:
+    def release(self, off: int, length: int) -> None:
         """Give back an answer that is not decoded."""
         self.region.release(off)
 
@@ -150,8 +150,8 @@ class Transport:
         found: dict[str, Any] = json.loads(text) if text else {}
         return {key: value for key, value in found.items() if isinstance(value, (bool, int, str))}
 
-    def _publish(self, ring: Ring, kind: int, number: int, off: int, length: int, held: list[Any]) -> None:
-        gone = None
+    def _publish(self, ring: Ring, kind: int, number: int, off: int, length: int, held: Sequence[Any]) -> None:
+        gone: Any = None
         with self._gate:
             at = ring.publish(kind, number, off, length)
             if self._held:
@@ -180,24 +180,14 @@ PURE = SimpleNamespace(
     encode_response=codec.encode_response,
     encode_bls=codec.encode_bls,
     decode_answer=codec.decode_answer,
-    decode_bytes=byte_tensors.decode_bytes,
-    encode_bytes=byte_tensors.encode_bytes,
 )
 __all__ = ["ANSWER_RESPONSE", "PURE", "Transport", "load"]
 
 
-def load(native: str) -> Any:
-    """The compiled client at that path, or PURE when there is none that this interpreter can load."""
-    found: Any = PURE
-    if native:
-        try:
-            spec = importlib.util.spec_from_file_location("triton_fast_client", native)
-            if spec is not None and spec.loader is not None:
-                module = importlib.util.module_from_spec(spec)
-                spec.loader.exec_module(module)
-                found = module if all(hasattr(module, name) for name in vars(PURE)) else PURE
-        except Exception:
-            # Built for another interpreter or machine: slower, not broken.
-            found = PURE
-    tensor.use_decoder(found.decode_bytes)
-    return found
+def load() -> Any:
+    """What the process's cores need: they and the transport are compiled both or neither."""
+    if cores.client is None:
+        return PURE
+    from . import native_transport
+
+    return native_transport

@@ -48,12 +48,12 @@ class WorkerRuntime(Runtime):
             time.sleep(pause)
             pause = min(pause * 2, _HOLD_LOOK_MOST_S)
         try:
-            off, length, held = self._client.encode_response(transport, ticket, response, wanted, flags)
+            encoded = self._client.encode_response(transport, ticket, response, wanted, flags)
         except TritonModelException as error:
             # The client gets the reason instead.
             transport.end_later(ticket, TritonError(str(error)))
             raise
-        transport.publish_event(EVENT_RESPONSE, 0, off, length, held)
+        transport.publish_event(EVENT_RESPONSE, 0, *encoded)
 
     def abandoned(self, ticket: Any, sent: bool) -> None:
         error = None
