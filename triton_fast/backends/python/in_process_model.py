@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from triton_fast_worker import errors, execution, loader, runtime, tensor
+from triton_fast_worker import errors, execution, loader, pure_cores, runtime, tensor
 from triton_fast_worker.request import InferenceRequest
 from triton_fast_worker.response import BY_SENDER, REQUEUED
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 _LOOK_S = 0.005
 _RESCHEDULED = "the request was rescheduled, which only iterative sequences allow"
 
-tensor.use_decoder(decode_bytes)
+pure_cores.use_decoder(decode_bytes)
 errors.hide(str(Path(__file__).parent) + "/")
 
 
@@ -264,9 +264,10 @@ def _received(seat: LocalRuntime, item: LocalRequest) -> InferenceRequest:
     request_id, number, text, flags, timeout, _, params = item.facts()
     over = tensor.Tensor.over
     inputs = [over(name, dtype, shape, view, 0, len(view)) for name, dtype, shape, view in item.inputs()]
-    return InferenceRequest.received(
+    made: InferenceRequest = InferenceRequest.received(
         seat, item, inputs, frozenset(item.wanted()), request_id, text or number, flags, timeout, params, ""
     )
+    return made
 
 
 def _fail(items: list[LocalRequest], text: str) -> None:

@@ -105,7 +105,7 @@ def borrow(source: Any) -> tuple[int, list[int], Any]:
     managed = _managed(capsule)
     tensor = managed.tensor
     shape = [int(tensor.shape[i]) for i in range(tensor.ndim)]
-    if tensor.strides:
+    if tensor.strides and 0 not in shape:
         expected = 1
         # As in Triton the outermost stride is not looked at: it does not matter to a dense tensor.
         for i in range(tensor.ndim - 1, 0, -1):

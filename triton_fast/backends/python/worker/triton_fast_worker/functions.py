@@ -63,6 +63,7 @@ def deserialize_bytes_tensor(encoded_tensor: Any) -> Any:
 
 
 def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> Tensor | None:
+    tensor: Tensor
     for tensor in inference_request.inputs():
         if tensor.name() == name:
             return tensor
@@ -70,6 +71,7 @@ def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> 
 
 
 def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
+    tensor: Tensor
     for tensor in inference_response.output_tensors():
         if tensor.name() == name:
             return tensor

@@ -14,6 +14,13 @@ from .byte_tensors import decode_bytes
 from .dtypes import BF16, BYTES, STORAGE
 
 _new_array = np.ndarray
+# (buffer, count) -> 1-D object array; a process that has a faster one says so.
+_decode: Any = decode_bytes
+
+
+def use_decoder(decoder: Any) -> None:
+    global _decode  # noqa: PLW0603
+    _decode = decoder
 
 
 class TensorCore:
@@ -83,7 +90,7 @@ class TensorCore:
                 count = 1
                 for extent in self._dims:
                     count *= extent
-                array = decode_bytes(self._bytes(), count).reshape(self._dims)
+                array = _decode(self._bytes(), count).reshape(self._dims)
             elif dtype == BF16:
                 return self._no_numpy()
             else:

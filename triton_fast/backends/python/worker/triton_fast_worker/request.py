@@ -126,12 +126,12 @@ class InferenceRequest(RequestCore):  # type: ignore[misc]
         self._model = model_name
         self._version = model_version
         self._preferred = preferred_memory
-        self._release = RELEASE_ALL
+        self._release = RELEASE_ALL  # type: ignore[misc]
 
     def set_flags(self, flags: int) -> None:
         if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
             raise incompatible("set_flags", f"(self: {BINDING}.InferenceRequest, arg0: int) -> None", self, flags)
-        self._flags = flags
+        self._flags = flags  # type: ignore[misc]
 
     def trace(self) -> InferenceTrace:
         text = self._trace_text()
@@ -149,7 +149,7 @@ class InferenceRequest(RequestCore):  # type: ignore[misc]
         if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
             signature = f"(self: {BINDING}.InferenceRequest, arg0: int) -> None"
             raise incompatible("set_release_flags", signature, self, flags)
-        self._release = flags
+        self._release = flags  # type: ignore[misc]
 
     def exec(self, decoupled: bool = False) -> Any:
         """The response, or a ResponseIterator of several."""
