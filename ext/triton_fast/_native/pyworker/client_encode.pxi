@@ -106,7 +106,8 @@ cdef class Encoder:
             piece.ptr = <const uint8_t*>t.view.buf
             if record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) < region.size:
                 lease = region.lease_at(piece.ptr, record.nbytes)
-        if may_refer and lease is not None and record.nbytes >= REFER_MIN and <size_t>(piece.ptr - region.base) & 7 == 0:
+        if may_refer and lease is not None and record.nbytes >= REFER_MIN \
+                and <size_t>(piece.ptr - region.base) & 7 == 0:
             record.off = <uint64_t>(piece.ptr - region.base)
             if self.kept is None:
                 self.kept = []
@@ -379,7 +380,9 @@ def encode_response(Transport transport not None, uint32_t slot, uint32_t genera
                     uint32_t flags, bint may_wait=True):
     """The same for one response of a sender, an event; None carries only the flags.
 
-    ``wanted``: names of the outputs that go, None for all. ``may_wait``: for memory. The request itself is not named, so that its memory can go
+    ``wanted``: names of the outputs that go, None for all. ``may_wait``: for memory.
+
+    The request itself is not named, so that its memory can go
     back to the server while its sender lives.
     """
     cdef Message m

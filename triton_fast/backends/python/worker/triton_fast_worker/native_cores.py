@@ -9,7 +9,7 @@ from . import cores, runtime
 _Core: Any = cores.client.RequestCore
 
 
-class RequestCore(_Core):
+class RequestCore(_Core):  # type: ignore[misc]
     __slots__ = ()
 
     @property
