@@ -209,7 +209,7 @@ def test_bf16_and_strings(peer):
     assert [t[:4] for t in peer.done(done)[0]["outputs"]] == [(0, STRING, (2, 2), raw)]
     _, request = one_request(peer, transport, wanted=(0, 1, 2))
     done, _ = client.encode_done(transport, [request], [response])
-    assert [t[:4] for t in peer.done(done)[0]["outputs"]][1] == (1, BF16, (1, 2), b"\1\2\3\4")
+    assert [t[:4] for t in peer.done(done)[0]["outputs"]][1] == (2, BF16, (1, 2), b"\1\2\3\4")
 
 
 def test_fields_of_a_request(peer, transport):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.helpers import worker_peer
 from tests.helpers.worker_peer import BF16, KINDS, Peer, Request, Tensor, serialize, tensor
 
 HEAD = """
@@ -341,3 +342,18 @@ def test_trim_gives_memory_back(prober):
     prober.publish(0, 3, arg=0)
     prober.one(tensor("CODE", [b"1"]))
     assert not any(prober.map[prober.out_off + (1 << 20) : prober.out_off + (1 << 21)])
+
+
+def test_the_client_is_what_was_asked_for(prober, transport):
+    code = "type(r).__mro__[-2].__module__"
+    assert ("client" in probe(prober, code)) == (transport == "compiled")
+
+
+def test_a_client_that_does_not_load_is_done_without(tmp_path, monkeypatch):
+    broken = tmp_path / "client.so"
+    broken.write_bytes(b"\x7fELF of another machine")
+    for path in (broken, tmp_path / "none.so"):
+        monkeypatch.setattr(worker_peer, "client", str(path))
+        with Peer(tmp_path, IDENTITY) as peer:
+            peer.init()
+            assert peer.one(tensor("IN", np.arange(3))).outputs["OUT"].value.tolist() == [0, 1, 2]
