@@ -48,14 +48,14 @@ def probe(peer: Peer, code: str, *inputs: Tensor, **fields: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def prober(tmp_path_factory):
+def prober(tmp_path_factory, transport):
     with Peer(tmp_path_factory.mktemp("probe"), PROBE, ("CODE", "IN"), ("OUT", "OTHER")) as peer:
         peer.init()
         yield peer
 
 
 @pytest.fixture(scope="module")
-def identity(tmp_path_factory):
+def identity(tmp_path_factory, transport):
     with Peer(tmp_path_factory.mktemp("identity"), IDENTITY) as peer:
         peer.init()
         yield peer
