@@ -519,7 +519,10 @@ def test_bls(server: LocalServer) -> None:
     assert case(server, "bls", "parameters") == {"k": 5, "b": True}
     assert case(server, "bls_async", "") == [list(range(1, 21)), [[[0]], [[1]], [[4]], []]]
     told = case(server, "bls", "unknown")
-    assert told["error"] == "Model nobody - Error when running inference: Failed for execute the inference request. Model 'nobody' is not ready."
+    assert told["error"] == (
+        "Model nobody - Error when running inference: Failed for execute the inference request. Model 'nobody' is not "
+        "ready."
+    )
     assert "unexpected inference input 'X'" in case(server, "bls", "wrong")["error"]
     assert "Please use 'decoupled=True' argument" in case(server, "bls", "not_decoupled")["error"]
 

@@ -187,6 +187,8 @@ def test_a_cache_that_others_may_write_to_is_refused(tmp_path):
 def test_defaults():
     found = settings.read({}, usable=8 << 30)
     assert found == settings.Settings(region_bytes=8 << 30)
+    assert found.native_client is True
+    assert settings.read({"native-client": "no"}, usable=0).native_client is False
     assert settings.read({}, usable=0).region_bytes == 64 << 20
     assert settings.read({}, usable=1 << 50).region_bytes == 64 << 30
 
@@ -204,6 +206,7 @@ def test_defaults():
         ("shm-max-byte-size", "1000", "shm-max-byte-size can't be smaller than 67108864"),
         ("shm_message_queue_size", "9" * 30, f"shm_message_queue_size must be a whole number, got '{'9' * 30}'"),
         ("execution-timeout-seconds", "nan", "execution-timeout-seconds must be 0 or a number of seconds, got 'nan'"),
+        ("native-client", "maybe", "native-client must be 'yes' or 'no', got 'maybe'"),
         ("execution-timeout-seconds", "-1", "execution-timeout-seconds must be 0 or a number of seconds, got '-1'"),
     ],
 )

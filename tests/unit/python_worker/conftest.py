@@ -1,4 +1,7 @@
-"""Every test of the worker runs with its transport in pure Python and with the compiled client."""
+"""Every test of the worker runs with its transport in pure Python and with the compiled client.
+
+Fixtures that keep a worker for a module ask for ``transport``: else the worker would outlive it.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.helpers import worker_peer
 from tests.helpers.worker_peer import BF16, KINDS, Peer, Request, Tensor, serialize, tensor
 
 HEAD = """
@@ -47,14 +48,14 @@ def probe(peer: Peer, code: str, *inputs: Tensor, **fields: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def prober(tmp_path_factory):
+def prober(tmp_path_factory, transport):
     with Peer(tmp_path_factory.mktemp("probe"), PROBE, ("CODE", "IN"), ("OUT", "OTHER")) as peer:
         peer.init()
         yield peer
 
 
 @pytest.fixture(scope="module")
-def identity(tmp_path_factory):
+def identity(tmp_path_factory, transport):
     with Peer(tmp_path_factory.mktemp("identity"), IDENTITY) as peer:
         peer.init()
         yield peer
@@ -62,9 +63,10 @@ def identity(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS[1:13]])
 def test_numeric_tensors_come_back_unchanged_and_uncopied(identity, kind):
-    values = (np.arange(24) % 7).astype(kind).reshape(2, 3, 4)
+    # So many that the compiled client refers to them, too: it copies what is small.
+    values = (np.arange(24 << 10) % 7).astype(kind).reshape(2, 3, 4096)
     output = identity.one(tensor("IN", values)).outputs["OUT"]
-    assert output.dims == (2, 3, 4)
+    assert output.dims == (2, 3, 4096)
     assert output.value.dtype == values.dtype
     assert np.array_equal(output.value, values)
     # Sent by reference: it lies where the input lay.
@@ -284,11 +286,12 @@ def test_errors_and_parameters_of_responses(prober):
 
 
 def test_copies_are_made_of_what_is_not_an_input(prober):
-    code = b"return [R([T('OUT', given(r).as_numpy() * 2), T('OTHER', given(r).as_numpy()[1:3])])]"
-    outputs = prober.one(tensor("CODE", [code]), tensor("IN", np.arange(4, dtype="f8"))).outputs
-    assert outputs["OUT"].value.tolist() == [0, 2, 4, 6]
+    code = b"return [R([T('OUT', given(r).as_numpy() * 2), T('OTHER', given(r).as_numpy()[1:3001])])]"
+    values = np.arange(4000, dtype="f8")
+    outputs = prober.one(tensor("CODE", [code]), tensor("IN", values)).outputs
+    assert np.array_equal(outputs["OUT"].value, values * 2)
     assert outputs["OUT"].off >= prober.out_off
-    assert outputs["OTHER"].value.tolist() == [1, 2]
+    assert np.array_equal(outputs["OTHER"].value, values[1:3001])
     assert outputs["OTHER"].off < prober.out_off
 
 
@@ -339,3 +342,18 @@ def test_trim_gives_memory_back(prober):
     prober.publish(0, 3, arg=0)
     prober.one(tensor("CODE", [b"1"]))
     assert not any(prober.map[prober.out_off + (1 << 20) : prober.out_off + (1 << 21)])
+
+
+def test_the_client_is_what_was_asked_for(prober, transport):
+    code = "type(r).__mro__[-2].__module__"
+    assert ("client" in probe(prober, code)) == (transport == "compiled")
+
+
+def test_a_client_that_does_not_load_is_done_without(tmp_path, monkeypatch):
+    broken = tmp_path / "client.so"
+    broken.write_bytes(b"\x7fELF of another machine")
+    for path in (broken, tmp_path / "none.so"):
+        monkeypatch.setattr(worker_peer, "client", str(path))
+        with Peer(tmp_path, IDENTITY) as peer:
+            peer.init()
+            assert peer.one(tensor("IN", np.arange(3))).outputs["OUT"].value.tolist() == [0, 1, 2]

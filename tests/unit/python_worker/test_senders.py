@@ -251,9 +251,9 @@ def test_only_the_final_response_is_sent_by_reference(tmp_path):
         "            requests[0].get_response_sender().send(R([T('OUT', values)]), i == 2)\n"
     )
     with start(tmp_path, source) as peer:
-        peer.infer(count(9))
+        peer.infer(Request([tensor("IN", np.zeros(5000, "i4"))]))
         outputs = [peer.response().outputs["OUT"] for _ in range(3)]
-        assert [output.value.tolist() for output in outputs] == [[0], [1], [2]]
+        assert [set(output.value.tolist()) for output in outputs] == [{0}, {1}, {2}]
         assert [output.off < peer.out_off for output in outputs] == [False, False, True]
 
 

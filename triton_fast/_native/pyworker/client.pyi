@@ -22,7 +22,7 @@ class Region:
 
     def __init__(self, fd: int) -> None: ...
     def lease(self, off: int, n: int) -> Lease:
-        """Return a buffer of the inbound allocation at a region offset; ValueError if it is not in use or has less than n."""
+        """Return a buffer of the inbound allocation at a region offset; ValueError if not in use or less than n."""
 
     def allocate(self, n: int) -> int:
         """Return the offset of n outbound bytes, in use until the server writes 0 into their word.

@@ -27,8 +27,8 @@ class Settings:
     effect: the region is sparse, has no name, and its rings have a fixed size.
 
     ``region_bytes``: both heaps of one worker together. ``stub_timeout_s``: how long a worker may take to end.
-    ``execution_timeout_s``: 0, or how long one execution may take. ``native_client``: whether workers of the server's own
-    interpreter use the compiled client.
+    ``execution_timeout_s``: 0, or how long one execution may take. ``native_client``: whether workers of the server's
+    own interpreter use the compiled client.
     """
 
     shm_default_bytes: int = MIB

@@ -380,8 +380,10 @@ def encode_response(Transport transport not None, uint32_t slot, uint32_t genera
                     uint32_t flags, bint may_wait=True):
     """The same for one response of a sender, an event; None carries only the flags.
 
-    ``wanted``: names of the outputs that go, None for all. ``may_wait``: for memory. The request itself is not named,
-    so that its memory can go back to the server while its sender lives.
+    ``wanted``: names of the outputs that go, None for all. ``may_wait``: for memory.
+
+    The request itself is not named, so that its memory can go
+    back to the server while its sender lives.
     """
     cdef Message m
     cdef Encoder e = encoder_take(transport)

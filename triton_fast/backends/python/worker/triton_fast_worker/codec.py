@@ -293,7 +293,7 @@ def encode_bls(
     for text in texts:
         writer.put(_pad(text))
     writer._pieces[0] = BLS.pack(
-        writer._bytes, options, request._flags, len(request._inputs), number, request._timeout, getattr(request, "_version", -1),
-        len(request._wanted), *map(len, texts), *parent,
+        writer._bytes, options, request._flags, len(request._inputs), number, request._timeout,
+        getattr(request, "_version", -1), len(request._wanted), *map(len, texts), *parent,
     )  # fmt: skip
     return writer.finish()

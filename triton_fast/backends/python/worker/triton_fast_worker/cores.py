@@ -9,18 +9,16 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from . import pure_cores
+from .pure_cores import RequestCore, ResponseCore, TensorCore
 
-TensorCore: Any = pure_cores.TensorCore
-RequestCore: Any = pure_cores.RequestCore
-ResponseCore: Any = pure_cores.ResponseCore
+__all__ = ["RequestCore", "ResponseCore", "TensorCore", "client", "use"]
 # The compiled client, None when there is none.
 client: Any = None
 
 
 def use(native: str) -> None:
     """Take the compiled client at that path. Built for another interpreter or machine: slower, not broken."""
-    global TensorCore, RequestCore, ResponseCore, client  # noqa: PLW0603
+    global client  # noqa: PLW0603
     if not native or client is not None:
         return
     try:
@@ -35,5 +33,6 @@ def use(native: str) -> None:
     except Exception:
         client = None
         return
-    TensorCore, RequestCore = client.TensorCore, native_cores.RequestCore
-    ResponseCore = client.ResponseCore
+    globals().update(
+        TensorCore=module.TensorCore, RequestCore=native_cores.RequestCore, ResponseCore=module.ResponseCore
+    )

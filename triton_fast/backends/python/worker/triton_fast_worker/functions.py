@@ -16,7 +16,6 @@ from .runtime import current
 if TYPE_CHECKING:
     from .request import InferenceRequest
     from .response import InferenceResponse
-    from .tensor import Tensor
 
 TRITON_STRING_TO_NUMPY: dict[str, Any] = {
     "TYPE_BOOL": bool,
@@ -62,16 +61,14 @@ def deserialize_bytes_tensor(encoded_tensor: Any) -> Any:
     return np.array(items, dtype=np.object_)
 
 
-def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> Tensor | None:
-    tensor: Tensor
+def get_input_tensor_by_name(inference_request: InferenceRequest, name: str) -> Any:
     for tensor in inference_request.inputs():
         if tensor.name() == name:
             return tensor
     return None
 
 
-def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Tensor | None:
-    tensor: Tensor
+def get_output_tensor_by_name(inference_response: InferenceResponse, name: str) -> Any:
     for tensor in inference_response.output_tensors():
         if tensor.name() == name:
             return tensor

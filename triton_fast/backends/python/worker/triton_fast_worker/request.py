@@ -67,11 +67,13 @@ _SIGNATURE = (
 )
 
 
-class InferenceRequest(RequestCore):  # type: ignore[misc]
+class InferenceRequest(RequestCore):
     """What is internal begins with an underscore. Of a received request no slot is set before it is needed."""
 
     __module__ = BINDING
     __slots__ = ("__weakref__", "_answered", "_model", "_preferred", "_sender", "_version")
+
+    _answered: bool
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ def tensor_list(given: Any) -> list[Any] | None:
     return tensors if all(isinstance(one, Tensor) or one is None for one in tensors) else None
 
 
-class InferenceResponse(ResponseCore):  # type: ignore[misc]
+class InferenceResponse(ResponseCore):
     """Outputs, or an error, and parameters."""
 
     __module__ = BINDING
@@ -65,7 +65,8 @@ class InferenceResponse(ResponseCore):  # type: ignore[misc]
     def received(outputs: list[Tensor], error: TritonError | None, parameters: str, last: bool) -> InferenceResponse:
         """A response of a BLS request, for transports in Python; ``parameters`` is JSON text, "" for none."""
         self = InferenceResponse.__new__(InferenceResponse)
-        self._set(outputs, error, parameters or None, parameters)
+        self._set(outputs, error, None, parameters)
+        self._parameters = parameters or None
         self._last = last
         return self
 

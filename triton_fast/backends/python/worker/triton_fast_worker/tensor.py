@@ -15,7 +15,7 @@ from .errors import BINDING, TritonModelException, incompatible
 NO_NAME = "Tensor name cannot be an empty string."
 
 
-class Tensor(TensorCore):  # type: ignore[misc]
+class Tensor(TensorCore):
     __module__ = BINDING
     __slots__ = ("__weakref__",)
 

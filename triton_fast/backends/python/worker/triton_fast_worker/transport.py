@@ -11,9 +11,9 @@
 - ``encode_bls(transport, request, options, parent) -> encoded``;
   ``decode_answer(transport, off, len) -> (kind, response)``.
 
-``*encoded`` goes to publish_done or publish_event after the message's number; besides offset and length it may have what
-must be kept until the server has taken the message. A ticket is ``(slot, generation)``. What cannot be allocated raises
-TritonModelException.
+``*encoded`` goes to publish_done or publish_event after the message's number; besides offset and length it may have
+what must be kept until the server has taken the message. A ticket is ``(slot, generation)``. What cannot be allocated
+raises TritonModelException.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Sequence
+from typing import Any
 
 from . import byte_tensors, codec, cores
 from .errors import TritonError, TritonModelException
