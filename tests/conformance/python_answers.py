@@ -68,6 +68,7 @@ NO_LOAD = (
 )
 UNLOADED = f'200 ["\\"{NO_LOAD}' + "failed to load '{}', failed to poll from model repository{}" + '\\""]'
 NOT_THERE = "model not found in any model repository"
+UNEXPECTED = "unexpected inference output '{}' for model '{}'"
 NO_PARAMETERS = "200 TypeError"
 MISSING = (
     "400 [request id: <id_unknown>] expected number of inputs between 1 and 3 but got 1 inputs for model 'optional'. "
@@ -75,6 +76,9 @@ MISSING = (
 )
 
 KNOWN: dict[str, Known] = {
+    "decoupled wrong_name": Known("0", "0 " + UNEXPECTED.format("NOBODY", "decoupled"), NEWER),
+    "errors wrong_name": Known("200", "500 " + UNEXPECTED.format("NOBODY", "errors"), NEWER),
+    "errors extra_output": Known('200 ["x"]', "500 " + UNEXPECTED.format("EXTRA", "errors"), NEWER),
     "optional without the required": Known('200 ["B [1, 2]", "without [\'A\', \'C\']"]', MISSING, NEWER),
     "errors output_twice": Known('200 ["b"]', "", STRICT),
     "sender no_final": Known(NEVER, "", HANGS),

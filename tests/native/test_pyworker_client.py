@@ -205,8 +205,9 @@ def test_bf16_and_strings(peer):
     assert own.shape() == [1, 2] and own._raw().tolist() == [[0x201, 0x403]]
     response = Response([Tensor("OUTPUT", text.as_numpy()), own, Tensor("else", np.array(["x"]))])
     done, _ = client.encode_done(transport, [request], [response])
-    # SECOND is an output that was not asked for, and "else" is none.
-    assert [t[:4] for t in peer.done(done)[0]["outputs"]] == [(0, STRING, (2, 2), raw)]
+    # SECOND is an output that was not asked for; "else" is none, which the server is to say.
+    unknown = ("else", STRING, (1,), strings(b"x"))
+    assert [t[:4] for t in peer.done(done)[0]["outputs"]] == [(0, STRING, (2, 2), raw), unknown]
     _, request = one_request(peer, transport, wanted=(0, 1, 2))
     done, _ = client.encode_done(transport, [request], [response])
     assert [t[:4] for t in peer.done(done)[0]["outputs"]][1] == (2, BF16, (1, 2), b"\1\2\3\4")
@@ -469,7 +470,7 @@ def test_events_of_senders(peer, transport):
     assert cancel == (3, 44, 0, 0, 0) and peer.take(EVENTS) is None
     response = Response([Tensor(name, np.ones(1, "?")) for name in ("OUTPUT", "SECOND", "else")])
     found, _ = peer.response(client.encode_response(transport, 2, 8, response, {"SECOND"}, 0)[0])
-    assert [t[0] for t in found["outputs"]] == [1]
+    assert [t[0] for t in found["outputs"]] == [1, "else"]
 
 
 @pytest.mark.parametrize("correlation", [2**64 - 1, "seq"])

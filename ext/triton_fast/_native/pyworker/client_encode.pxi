@@ -266,19 +266,19 @@ cdef void copy_pieces(const Piece* piece, size_t n, uint8_t* to) noexcept nogil:
             memcpy(to + piece[i].place, piece[i].ptr, piece[i].nbytes)
 
 
-# Whether an output of the model was asked for.
+# Whether an output was asked for. One that the model does not have goes too: the server says so to the client.
 cdef bint is_wanted(RequestCore r, object names, TensorCore t, dict indices) except -1:
     cdef const int32_t* wanted
     cdef PyObject* index
     cdef int32_t k
     cdef uint32_t i
     if names is not None:
-        return t.name() in names
+        return t.name() in names or PyDict_GetItem(indices, t.name()) == NULL
     if r is None or r.record == NULL:
         return True
     index = PyDict_GetItem(indices, t.name())
     if index == NULL:
-        return False
+        return True
     if r.record.n_wanted == <uint32_t>len(indices):
         return True
     k = <int32_t>PyLong_AsLong(<object>index)

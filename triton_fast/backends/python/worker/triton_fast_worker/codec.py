@@ -196,8 +196,14 @@ class _Writer:
         # Before the last response the model may well go on writing where the output lies.
         by_reference = bool(flags & FLAG_FINAL)
         for tensor in response._outputs:
-            if tensor._name in wanted:
-                size += self.tensor(tensor, index[tensor._name], b"", by_reference)
+            name = tensor._name
+            if name in wanted:
+                size += self.tensor(tensor, index[name], b"", by_reference)
+                outputs += 1
+            elif name not in index:
+                # The model has no such output: the server says so to the client.
+                text = name.encode()
+                size += self.tensor(tensor, -1 - len(text), text, by_reference)
                 outputs += 1
         self._pieces[at] = REPLY.pack(size, kind, slot, generation, -1, 0, len(params), outputs, flags, 0)
         self.put(params)

@@ -128,12 +128,12 @@ class InferenceRequest(RequestCore):
         self._model = model_name
         self._version = model_version
         self._preferred = preferred_memory
-        self._release = RELEASE_ALL  # type: ignore[misc]
+        self._release = RELEASE_ALL
 
     def set_flags(self, flags: int) -> None:
         if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
             raise incompatible("set_flags", f"(self: {BINDING}.InferenceRequest, arg0: int) -> None", self, flags)
-        self._flags = flags  # type: ignore[misc]
+        self._flags = flags
 
     def trace(self) -> InferenceTrace:
         text = self._trace_text()
@@ -151,7 +151,7 @@ class InferenceRequest(RequestCore):
         if not isinstance(flags, int) or not 0 <= flags < 1 << 32:
             signature = f"(self: {BINDING}.InferenceRequest, arg0: int) -> None"
             raise incompatible("set_release_flags", signature, self, flags)
-        self._release = flags  # type: ignore[misc]
+        self._release = flags
 
     def exec(self, decoupled: bool = False) -> Any:
         """The response, or a ResponseIterator of several."""
