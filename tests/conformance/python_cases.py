@@ -175,7 +175,8 @@ def cleaned(text: str, root: Path) -> str:
     # Frames of the server's own files and of the import machinery, which differ with the version of Python.
     own = r"\S*(?:triton_python_backend_utils|triton_fast_worker/\w+)\.py|<frozen importlib[.\w]*>"
     text = re.sub(rf"^  (?:{own})\(\d+\): \S+\n", "", text, flags=re.M)
-    text = text.replace("  <models>/", "  ")
+    # A frame of a model, also in a text that a model handed on as JSON.
+    text = re.sub(r"(^|\\n)  <models>/", r"\1  ", text, flags=re.M)
     return re.sub(r"^  /\S*/(\w+\.py)\(\d+\): ", r"  <library>/\1: ", text, flags=re.M)
 
 

@@ -86,7 +86,9 @@ def regions(pid: int) -> set[str]:
 
 
 def named_shared_memory() -> set[str]:
-    return {entry.name for entry in Path("/dev/shm").iterdir()}  # noqa: S108
+    """Names in /dev/shm, but for those of a reference server that runs beside."""
+    found = {entry.name for entry in Path("/dev/shm").iterdir()}  # noqa: S108
+    return {name for name in found if not name.startswith("triton_python_backend_shm_region_")}
 
 
 def ended(pids: list[int]) -> bool:

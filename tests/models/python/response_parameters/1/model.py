@@ -26,6 +26,8 @@ class TritonPythonModel:
                 [pb_utils.Tensor("OUT", np.array([text], dtype=object))], parameters=GIVEN[name]
             )
             text = made.parameters()
+        except TypeError:
+            text, made = "TypeError", None
         except Exception as error:
             text, made = f"{type(error).__name__}: {str(error).splitlines()[0]}", None
         tensors = [pb_utils.Tensor("OUT", np.array([text], dtype=object))]
