@@ -179,6 +179,7 @@ TME = "<class 'c_python_backend_utils.TritonModelException'>|"
         ("R([None])", TME + "Output tensor for inference response should not be empty."),
         ("R(parameters={'a': 1.5})",
          TME + "Expect parameters values to have type bool/int/str, found type <class 'float'>"),
+        ("R([], parameters={'k': 1 << 70})", TME + "Parameter 'k' is not within 64 bits"),
         ("R(parameters={1: 1})", TME + "Expect parameters keys to have type str, found type <class 'int'>"),
         ("r.get_response_sender().send(flags=5)", TME + "Unable to send response. Unsupported flag provided."),
         ("r.get_response_sender().send()",

@@ -29,6 +29,8 @@ def checked_parameters(parameters: Any) -> dict[str, Any] | None:
             raise TritonModelException(
                 f"Expect parameters values to have type bool/int/str, found type {type(value)}"
             )
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise TritonModelException(f"Parameter '{key}' is not within 64 bits")
     return dict(parameters)
 
 
