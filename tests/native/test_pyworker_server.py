@@ -24,6 +24,7 @@ from tests.helpers.pyworker_scripted import (
     ScriptedWorker,
     python_model,
 )
+from tests.helpers.server import until
 from triton_fast._native.pyworker import region
 from triton_fast._native.pyworker.channel import WorkerChannel
 from triton_fast._native.pyworker.instance import PythonInstance
@@ -202,6 +203,7 @@ def test_a_free_part_of_the_inbound_heap_is_nobodys_output():
         assert s.worker.next(WORK)[0] == TRIM
         s.worker.put32(e.off - 64, 1)   # what only the server may say
         s.worker.done(e, s.worker.record(e.requests[0].name, [out(1)], at=at))
+        assert until(lambda: s.channel.broken)
         s.instance.fail(GONE)
         with pytest.raises(Internal, match="malformed"):
             call.wait(LONG_S)

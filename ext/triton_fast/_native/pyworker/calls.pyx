@@ -58,16 +58,17 @@ cdef void call_deliver(Sink* sink, Response* first, Response* last) noexcept nog
     cdef Worker* w = call.worker
     cdef Response* p = first
     cdef Response* after
-    cdef bint was_empty, over = last.is_final, unwanted, gone
+    cdef bint was_empty, over = last.is_final, gone
     last.next = NULL
     pthread_mutex_lock(&w.lock)
     gone = not w.serving
-    unwanted = call.closed or gone
-    if unwanted:
+    if gone:
         if over:
             call.child = NULL
             call_unlink(w, call)
     else:
+        # Of a closed call too: earlier responses that still wait for the service thread refer to it, so that thread,
+        # which takes them in order, sees it to its end.
         was_empty = w.arrived == NULL
         while p != NULL:
             after = p.next
@@ -77,15 +78,14 @@ cdef void call_deliver(Sink* sink, Response* first, Response* last) noexcept nog
         if was_empty:
             channel_kick(w.channel)
     pthread_mutex_unlock(&w.lock)
-    if unwanted:
+    if gone:
         while first != NULL:
             after = first.next
             free_response(first)
             first = after
         if over:
-            if gone:
-                with gil:
-                    targets_drop(w)     # its worker has gone: nobody else comes to do it
+            with gil:
+                targets_drop(w)     # its worker has gone: nobody else comes to do it
             worker_unref(w)
 
 
@@ -440,12 +440,30 @@ cdef bint call_refuse(Worker* w, uint32_t id, int32_t code, const char* text, si
     return True
 
 
+# What had arrived and was not told. A call lives until its final response, which may be in another list or come from
+# another thread: of the others only the memory is looked at.
+cdef void abandon_responses(Response* p) noexcept nogil:
+    cdef Response* after
+    cdef Response* finals = NULL
+    while p != NULL:
+        after = p.next
+        if p.is_final:
+            p.next = finals
+            finals = p
+        else:
+            free_response(p)
+        p = after
+    while finals != NULL:
+        after = finals.next
+        call_deliver(finals.request.sink, finals, finals)
+        finals = after
+
+
 cdef void calls_abandon(Worker* w) noexcept nogil:
     cdef Call* call
     cdef Request* taken = NULL
     cdef Request* r
     cdef Response* p
-    cdef Response* after
     pthread_mutex_lock(&w.lock)
     w.serving = False
     call = w.calls
@@ -463,14 +481,7 @@ cdef void calls_abandon(Worker* w) noexcept nogil:
         r = taken
         taken = r.q_next
         call_deliver(r.sink, &r.response, &r.response)
-    # What had arrived and was not told: as if it arrived now.
-    while p != NULL:
-        after = p.next
-        call_deliver(p.request.sink, p, p)
-        p = after
+    abandon_responses(p)
     p = w.unanswered
     w.unanswered = NULL
-    while p != NULL:
-        after = p.next
-        call_deliver(p.request.sink, p, p)
-        p = after
+    abandon_responses(p)
