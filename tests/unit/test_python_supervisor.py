@@ -461,12 +461,3 @@ def test_names_that_triton_refuses(tmp_path):
         for name in ("a;b", "$(x)", "`id`", "a|b", "a'b", ""):
             with pytest.raises(InvalidArg, match=r"^Invalid stub name: contains invalid characters$"):
                 world.plan.launch(name)
-
-
-def test_in_process_is_refused_for_now(tmp_path):
-    with World(tmp_path, "") as world:
-        context = dataclasses.replace(world.plan.context)
-        context.config.parameters["EXECUTION_MODE"].string_value = settings_module.IN_PROCESS
-        with pytest.raises(ServerError, match="in_process"):
-            backend_module.PythonBackend().load(context)
-        del context.config.parameters["EXECUTION_MODE"]
