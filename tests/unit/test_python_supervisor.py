@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import threading
@@ -15,9 +14,7 @@ from tests.helpers.standin import FakeChannel, FakeInstance, engine, is_running,
 from triton_fast import config as cfg
 from triton_fast.backends.base import InstanceSpec, LoadContext
 from triton_fast.backends.host import Host
-from triton_fast.backends.python import backend as backend_module
 from triton_fast.backends.python import environment, native
-from triton_fast.backends.python import settings as settings_module
 from triton_fast.backends.python.backend import AutoComplete, PythonModel
 from triton_fast.backends.python.plan import ModelPlan, merged
 from triton_fast.backends.python.settings import Parameters, Settings
