@@ -30,6 +30,7 @@ from triton_fast._native.sched.queue cimport (
 
 cdef enum:
     REFUSED_PLAINLY = -3    # beside queue_submit's: the error is said as it is
+    MAX_CALLS = 65536       # of one worker, not answered yet
     MAX_UNREAD = 1024       # responses of one call that may wait for room
 
 
@@ -41,6 +42,7 @@ cdef void free_response(Response* p) noexcept nogil:
 
 # The lock is held. The call has had its last response.
 cdef void call_unlink(Worker* w, Call* call) noexcept nogil:
+    w.n_calls -= 1
     if call.prev != NULL:
         call.prev.next = call.next
     else:
@@ -282,6 +284,7 @@ cdef Call* call_new(Worker* w, Target* t, uint32_t id, uint32_t options, Request
     tf_add32(&w.refs, 1)
     pthread_mutex_lock(&w.lock)
     t.refs += 1
+    w.n_calls += 1
     call.next = w.calls
     if call.next != NULL:
         call.next.prev = call
@@ -360,6 +363,8 @@ cdef int name_model(const char* name, size_t n, tf_error* e) noexcept nogil:
 cdef int call_start(Worker* w, Channel* c, Message* m) noexcept nogil:
     cdef Source s
     cdef tf_error e
+    if w.n_calls >= MAX_CALLS:
+        return -1           # no model has so many requests under way
     if copy_record(c.region, m.off, sizeof(BlsRecord), m.len, &w.record) != 0:
         return -1
     source_begin(&s, c.region, m.off)

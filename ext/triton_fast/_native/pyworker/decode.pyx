@@ -8,7 +8,8 @@ from triton_fast._native.core.native cimport (
     tf_error, tf_fail,
 )
 from triton_fast._native.core.request cimport (
-    MAX_RANK, MAX_TENSORS, Model, PARAM_BOOL, PARAM_STRING, Param, Request, Response, Tensor, Wanted,
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_RANK, MAX_TENSORS, Model,
+    PARAM_BOOL, PARAM_STRING, Param, Request, Response, Tensor, Wanted,
     request_alloc, request_free, request_new, request_wants, response_fail, response_outputs,
 )
 from triton_fast._native.core.validate cimport request_validate
@@ -271,7 +272,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
     if text == NULL:
         return -1
     memcpy(&head, text, sizeof(ResponseRecord))
-    if head.n_outputs > MAX_TENSORS or head.code > TF_CANCELLED:
+    if head.n_outputs > d.left // sizeof(TensorRecord) or head.n_outputs > MAX_TENSORS or head.code > TF_CANCELLED:
         return -1
     if head.code != TF_OK:
         # The tensors of an error are ignored, but must be skipped.
@@ -362,7 +363,7 @@ cdef int fill_bls(Source* s, const char* data, size_t n, Request* r, tf_error* e
     memcpy(&head, data, sizeof(BlsRecord))
     d.p = data + sizeof(BlsRecord)
     d.left = n - sizeof(BlsRecord)
-    r.flags = head.flags
+    r.flags = head.flags & (FLAG_SEQUENCE_START | FLAG_SEQUENCE_END)
     r.correlation = head.correlation
     r.timeout_us = head.timeout_us
     r.inputs = <Tensor*>request_alloc(r, (<size_t>head.n_inputs + 1) * sizeof(Tensor))

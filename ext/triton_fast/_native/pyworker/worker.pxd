@@ -70,6 +70,7 @@ cdef struct Worker:
     int32_t free_slot
     int32_t waiting_slot    # list of slots with carriers that wait
     Call* calls
+    int32_t n_calls
     Response* arrived       # responses of calls, newest first
     int64_t events_done     # atomic; events of this worker process that were dealt with
     bint serving            # a service thread takes what arrives
