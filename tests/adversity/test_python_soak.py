@@ -117,7 +117,8 @@ def test_every_request_is_answered_though_workers_die(tmp_path: Path, end: str) 
         assert counts["answered"] == counts["sent"] == share * CLIENTS
         assert not [name for name in counts if name.startswith("wrong")]
         assert counts["right"] > counts["failed"]
-        assert counts["kills"] == KILLS
+        # The requests may be over before the last of them.
+        assert KILLS // 2 < counts["kills"] <= KILLS
         # All come back, and no ended worker is left unwaited for.
         for name in NEEDED:
             path = f"/v2/models/{name}/ready"
