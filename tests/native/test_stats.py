@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.models import LONG_S, Gate, busy, counters_at_base, first_number, served, submit, value_of
 from triton_fast._native.backends.identity import IdentityInstance
-from triton_fast._native.core.stats import FAILURE_REASONS, HISTOGRAM_BOUNDS_US, PHASES
+from triton_fast._native.core.stats import BREAK_REASONS, FAILURE_REASONS, HISTOGRAM_BOUNDS_US, PHASES
 from triton_fast.errors import ServerError
 
 __all__ = ["counters_at_base"]
@@ -46,6 +46,7 @@ def test_a_new_model_has_counted_nothing():
         "last_inference_ms": 0, "inference_count": 0, "execution_count": 0, "success": 0, "fail_ns": 0, "pending": 0,
         "failures": dict.fromkeys(FAILURE_REASONS, 0), "ns": dict.fromkeys(PHASES, 0), "us": dict.fromkeys(PHASES, 0),
         "histograms": {phase: ((0,) * (len(HISTOGRAM_BOUNDS_US) + 1), 0) for phase in PHASES}, "batches": [],
+        "cache": (0, 0, 0, 0), "breaks": dict.fromkeys(BREAK_REASONS, 0),
     }  # fmt: skip
 
 

@@ -8,3 +8,6 @@ PHASES: tuple[str, ...]
 
 FAILURE_REASONS: tuple[str, ...]
 """REJECTED (by the queue), CANCELED, BACKEND, OTHER."""
+
+BREAK_REASONS: tuple[str, ...]
+"""What ended the batches taken: max, preferred, delay, shape, order, empty."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from triton_fast._native.core.request import Io, ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
+from triton_fast._native.sched.scheduler import NativeScheduler
 
 class Epoch:
     """A number that changes whenever a name may resolve to another model version.
@@ -42,6 +43,10 @@ class NativeModel(ModelHandle):
     timeout_override : bool
         Whether a request's own timeout may shorten ``timeout_us``.
 
+    added_inputs, added_outputs : sequence of config.IoSpec
+        What the scheduler adds to requests and takes from responses (controls, states): instances see them behind the
+        others, clients never.
+
     Raises
     ------
     ValueError
@@ -63,6 +68,8 @@ class NativeModel(ModelHandle):
         max_queue_size: int = 0,
         timeout_us: int = 0,
         timeout_override: bool = False,
+        added_inputs: Sequence[Io] = (),
+        added_outputs: Sequence[Io] = (),
     ) -> None: ...
     @property
     def pending(self) -> int:
@@ -71,6 +78,12 @@ class NativeModel(ModelHandle):
     @property
     def n_instances(self) -> int:
         """Instances started and not yet stopped."""
+
+    def use(self, source: NativeScheduler) -> None:
+        """Have requests go to ``source`` instead of the queue. Before any layer and any instance."""
+
+    def add_layer(self, layer: NativeScheduler) -> None:
+        """Put ``layer`` before what takes requests now. Before the first request."""
 
     def start_instance(self, instance: NativeInstance, spin_ns: int = 0) -> None:
         """Start the thread of one instance, which begins to pull batches at once.

@@ -37,6 +37,8 @@ cdef enum:
     FLAG_SEQUENCE_START = 1
     FLAG_SEQUENCE_END = 2
     FLAG_EMPTY_FINAL = 4    # a decoupled model's end without outputs is told to the client too
+    FLAG_PART = 8           # of a request that was cut: its rows count as executed, it does not count as a request
+    FLAG_PADDING = 16       # fills an empty place of a batch: counts nowhere
 
 cdef enum:
     MAX_RANK = 64           # dimensions of one tensor
@@ -99,9 +101,10 @@ cdef struct Response:
 
 # Where responses go: a loop's ring, an ensemble step, a Python caller. deliver takes a chain linked by next and runs on
 # the thread that produced it, without the GIL; it must not block. A response hands over the request that it lies in:
-# the final one the request itself, every other one its carrier.
+# the final one the request itself, every other one its carrier. A tap (sched/tap.pxd) passes on to another sink.
 cdef struct Sink:
     void (*deliver)(Sink* sink, Response* first, Response* last) noexcept nogil
+    Sink* outer             # of a tap: where it passes responses on; NULL: this is where they end
 
 cdef struct Model:
     int32_t refs
@@ -116,9 +119,12 @@ cdef struct Model:
     int32_t n_required      # inputs that are not optional
     bint has_shape_key      # an input has a variable, non-ragged dim or is optional: batches must agree on them
     bint decoupled
-    IoSpec* inputs
-    IoSpec* outputs
-    void* queue             # sched.queue Queue; NULL until the scheduler is attached
+    bint iterative          # an instance may have a request queued again (Request.again)
+    IoSpec* inputs          # what clients send, then what the scheduler adds: controls, states
+    IoSpec* outputs         # what clients get, then what the scheduler keeps: states
+    int32_t n_all_inputs    # n_inputs and those that the scheduler adds; instances see all
+    int32_t n_all_outputs
+    void* scheduler         # sched.scheduler Scheduler; NULL until there is one
 
 cdef struct Request:
     Request* q_next         # queue order
@@ -159,6 +165,10 @@ cdef struct Request:
     int32_t waiting         # atomic; threads that sleep until something happens to this request (core/park.pxd)
     int32_t max_responses   # carriers that may be delivered and not yet freed; 0 = any number. Set before submit
     int32_t unsent          # atomic; how many there are, counted only where there is a limit
+    int32_t level           # priority level in its queue; 1 is the highest
+    bint again              # set by an instance of an iterative model: not at its end, to be queued again
+    uint64_t order          # place in its queue's order of arrival
+    void* sched             # the scheduler's own record of it
     char* arena
     size_t arena_left
     void* overflow
@@ -188,6 +198,13 @@ cdef inline void* request_alloc(Request* r, size_t n) noexcept nogil:
     r.arena += n
     r.arena_left -= n
     return p
+
+
+# Where responses end that are given to sink, past all taps.
+cdef inline Sink* sink_end(Sink* sink) noexcept nogil:
+    while sink != NULL and sink.outer != NULL:
+        sink = sink.outer
+    return sink
 
 
 # Whether the client wants output k of the model (all, when it named none).

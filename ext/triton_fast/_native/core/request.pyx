@@ -116,11 +116,11 @@ cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil:
 
 cdef void model_free(Model* m) noexcept nogil:
     cdef int32_t i
-    for i in range(m.n_inputs):
+    for i in range(m.n_all_inputs):
         free(m.inputs[i].name)
         free(m.inputs[i].dims)
         free(m.inputs[i].reshape)
-    for i in range(m.n_outputs):
+    for i in range(m.n_all_outputs):
         free(m.outputs[i].name)
         free(m.outputs[i].dims)
         free(m.outputs[i].reshape)
@@ -208,12 +208,16 @@ cdef class ModelHandle:
         Sequences of ``config.IoSpec``.
     decoupled
         Whether a request may have other than one response.
+    added_inputs, added_outputs
+        What the scheduler adds to requests and takes from responses: clients do not see them, instances do, behind the
+        others.
     """
 
-    def __cinit__(self, str name, int64_t version, int64_t max_batch, inputs, outputs, bint decoupled=False, **_):
+    def __cinit__(self, str name, int64_t version, int64_t max_batch, inputs, outputs, bint decoupled=False,
+                  *, added_inputs=(), added_outputs=(), **_):
         cdef Model* m = <Model*>malloc(sizeof(Model))
         cdef int32_t i
-        cdef Py_ssize_t n_in = len(inputs), n_out = len(outputs)
+        cdef Py_ssize_t n_in = len(inputs) + len(added_inputs), n_out = len(outputs) + len(added_outputs)
         if m == NULL:
             raise MemoryError
         memset(m, 0, sizeof(Model))
@@ -236,16 +240,21 @@ cdef class ModelHandle:
         memset(m.inputs, 0, (n_in + 1) * sizeof(IoSpec))
         memset(m.outputs, 0, (n_out + 1) * sizeof(IoSpec))
         # The counts grow with the filling, so that a failure half-way frees exactly what was made.
-        for i in range(n_in):
+        for io in (*inputs, *added_inputs):
+            i = m.n_all_inputs
+            m.n_all_inputs = i + 1
+            fill_spec(&m.inputs[i], io)
+            if i >= <int32_t>len(inputs):
+                continue
             m.n_inputs = i + 1
-            fill_spec(&m.inputs[i], inputs[i])
             if not m.inputs[i].optional:
                 m.n_required += 1
-            if m.inputs[i].optional or (not m.inputs[i].ragged and -1 in inputs[i].dims):
+            if m.inputs[i].optional or (not m.inputs[i].ragged and -1 in io.dims):
                 m.has_shape_key = True
-        for i in range(n_out):
-            m.n_outputs = i + 1
-            fill_spec(&m.outputs[i], outputs[i])
+        for io in (*outputs, *added_outputs):
+            m.n_all_outputs += 1
+            fill_spec(&m.outputs[m.n_all_outputs - 1], io)
+        m.n_outputs = <int32_t>len(outputs)
 
     def __dealloc__(self):
         if self.ptr != NULL and tf_add32(&self.ptr.refs, -1) == 0:

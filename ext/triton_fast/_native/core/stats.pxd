@@ -19,6 +19,15 @@ cdef enum:
     FAIL_OTHER = 3
     N_FAILS = 4
 
+cdef enum:
+    BREAK_MAX = 0           # max_batch_size or the largest preferred size
+    BREAK_PREFERRED = 1
+    BREAK_DELAY = 2         # the oldest request had waited long enough
+    BREAK_SHAPE = 3         # the next request's shapes or optional inputs differ
+    BREAK_ORDER = 4         # the next request may not overtake (priority, ordering, its own rules)
+    BREAK_EMPTY = 5         # nothing more was queued
+    N_BREAKS = 6
+
 cdef struct BatchStat:
     int64_t size
     int64_t count
@@ -36,6 +45,11 @@ cdef struct Stats:
     int64_t ns[5]               # per phase, of successful requests
     int64_t hist[5][21]
     int64_t hist_ns[5]
+    int64_t cache_hits          # answered by the response cache; also in success
+    int64_t cache_hit_ns        # looking up and copying out
+    int64_t cache_misses
+    int64_t cache_miss_ns       # looking up and copying in
+    int64_t breaks[6]           # BREAK_*: what ended the batches that were taken
     BatchStat* batches          # sorted by size
     int32_t n_batches
     int32_t cap_batches

@@ -16,6 +16,7 @@ cdef int64_t[N_BOUNDS] BOUNDS_NS = [
 HISTOGRAM_BOUNDS_US = tuple(BOUNDS_NS[i] // 1000 for i in range(N_BOUNDS))
 PHASES = ("request", "queue", "compute_input", "compute_infer", "compute_output")
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
+BREAK_REASONS = ("max", "preferred", "delay", "shape", "order", "empty")
 
 
 cdef inline int bucket_of(int64_t ns) noexcept nogil:
@@ -116,6 +117,8 @@ cdef object stats_snapshot(Stats* s):
                 PHASES[i]: (tuple([copy.hist[i][b] for b in range(N_BOUNDS + 1)]), copy.hist_ns[i])
                 for i in range(N_PHASES)
             },
+            "cache": (copy.cache_hits, copy.cache_hit_ns, copy.cache_misses, copy.cache_miss_ns),
+            "breaks": {BREAK_REASONS[i]: copy.breaks[i] for i in range(N_BREAKS)},
             "batches": [
                 (batches[i].size, batches[i].count, batches[i].ns[0], batches[i].ns[1], batches[i].ns[2])
                 for i in range(copy.n_batches)

@@ -15,7 +15,9 @@ from triton_fast._native.grpc.out cimport Out, out_new
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.net.fields cimport add_parameters
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake
+from triton_fast._native.sched.scheduler cimport (
+    SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake,
+)
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.pb_infer cimport PbHead, pb_decode_infer, pb_infer_head
 from triton_fast._native.wire.pb_reply cimport (
@@ -59,7 +61,7 @@ cdef int wake_up(GrpcShared server, NativeModel model) noexcept:
     try:
         server.wake_later(model)
     except Exception as error:
-        queue_wake(model.queue)
+        scheduler_wake(model.ptr.scheduler)
         server.app.failed(error)
     return 0
 
@@ -105,7 +107,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         r.sink = &server.ring.ring.sink
         r.stamps[T_RECEIVED] = item.call.began
         r.max_responses = server.max_responses
-        rc = queue_submit(model.queue, r, &wake, e)
+        rc = scheduler_submit(model.ptr.scheduler, r, &wake, e)
         if rc == SUBMIT_OK:
             # An instance may be at work on it by now; only this thread frees it.
             item.request = r
@@ -128,7 +130,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
 
 cdef bint infer_cancel(Item* item) noexcept:
     cdef Request* r = item.request
-    if r == NULL or not queue_cancel((<NativeModel>item.model).queue, r):
+    if r == NULL or not scheduler_cancel((<NativeModel>item.model).ptr.scheduler, r):
         return False
     request_free(r)
     infer_done(item)

@@ -30,7 +30,7 @@ from triton_fast._native.http.shared cimport HttpPeer, HttpShared
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
 from triton_fast._native.net.shared cimport SCRATCH
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.queue cimport SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit
+from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit
 from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_init
 from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, http1_error_text, http1_parse_head
 from triton_fast._native.wire.json_reply cimport json_encode_reply
@@ -133,7 +133,7 @@ cdef class HttpConnection(HttpPeer):
             self.task.cancel()
             self.task = None
         # A queued request is dropped now; one that runs is freed when it comes back through the ring.
-        if r != NULL and queue_cancel(self.model.queue, r):
+        if r != NULL and scheduler_cancel(self.model.ptr.scheduler, r):
             self.request = NULL
             request_free(r)
             self.server.in_flight -= 1
@@ -151,7 +151,7 @@ cdef class HttpConnection(HttpPeer):
         if self.state == ST_WAIT and not self.answered:
             if r == NULL:
                 return True
-            if not queue_cancel(self.model.queue, r):
+            if not scheduler_cancel(self.model.ptr.scheduler, r):
                 return True
             self.request = NULL
             request_free(r)
@@ -517,7 +517,7 @@ cdef class HttpConnection(HttpPeer):
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
-            status = queue_submit(self.model.queue, self.request, &wake, &e)
+            status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
                 self.server.in_flight += 1

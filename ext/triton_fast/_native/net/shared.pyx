@@ -7,7 +7,7 @@ from triton_fast._native.core.native cimport now_ns, tf_buf_free
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.core.ring cimport CompletionRing
 from triton_fast._native.sched.model cimport Epoch, NativeModel
-from triton_fast._native.sched.queue cimport queue_wake
+from triton_fast._native.sched.scheduler cimport scheduler_wake
 
 cdef enum:
     POLL_LUCK_MAX = 8           # polls that paid, remembered
@@ -89,12 +89,12 @@ cdef class Shared:
         """Wake instances for what was submitted in this round of reading: one wake-up for many requests."""
         cdef NativeModel model
         for model in self.to_wake:
-            queue_wake(model.queue)
+            scheduler_wake(model.ptr.scheduler)
         self.to_wake.clear()
 
     cdef int wake_later(self, NativeModel model) except -1:
         if self.in_flight == 1:
-            queue_wake(model.queue)
+            scheduler_wake(model.ptr.scheduler)
         elif not self.to_wake:
             self.loop.call_soon(self.wake_soon)     # first: if it fails, nobody must wait for it
             self.to_wake.append(model)

@@ -11,7 +11,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
 from triton_fast._native.core.request cimport (
-    REQ_QUEUED, Model, Request, Response, Sink, request_free, request_new, response_fail,
+    REQ_QUEUED, Model, Request, Response, Sink, request_free, request_new, response_fail, sink_end,
 )
 from triton_fast._native.pyworker.channel cimport Channel, channel_kick, channel_publish
 from triton_fast._native.pyworker.decode cimport (
@@ -24,12 +24,12 @@ from triton_fast._native.pyworker.layout cimport (
 from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_told
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.queue cimport (
-    SUBMIT_OK, SUBMIT_STOPPED, queue_cancel, queue_submit, queue_wake,
+from triton_fast._native.sched.scheduler cimport (
+    SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake,
 )
 
 cdef enum:
-    REFUSED_PLAINLY = -3    # beside queue_submit's: the error is said as it is
+    REFUSED_PLAINLY = -3    # beside scheduler_submit's: the error is said as it is
     MAX_CALLS = 65536       # of one worker, not answered yet
     MAX_UNREAD = 1024       # responses of one call that may wait for room
 
@@ -92,8 +92,9 @@ cdef void call_deliver(Sink* sink, Response* first, Response* last) noexcept nog
 
 
 cdef void call_runner(Request* r, Worker* w) noexcept nogil:
-    if r.sink != NULL and r.sink.deliver == call_deliver:
-        (<Call*>r.sink).runner = w
+    cdef Sink* sink = sink_end(r.sink)
+    if sink != NULL and sink.deliver == call_deliver:
+        (<Call*>sink).runner = w
 
 
 # Write one response, or an error text, to the worker. -1: no room now.
@@ -223,7 +224,7 @@ cdef Target* look_up(Worker* w, const char* name, uint32_t n, int64_t version, l
     Py_INCREF(model)
     t.owner = <void*>model
     t.model = model.ptr
-    t.queue = model.queue
+    t.scheduler = model.ptr.scheduler
     t.refs = 1
     pthread_mutex_lock(&w.lock)
     t.next = w.targets
@@ -315,9 +316,9 @@ cdef int submit_to(Worker* w, Target* t, Source* s, uint32_t id, uint32_t option
     if call == NULL:
         request_free(r)
         return tf_fail(e, TF_INTERNAL, b"out of memory")
-    status = queue_submit(t.queue, r, &wake, e)
+    status = scheduler_submit(t.scheduler, r, &wake, e)
     if wake:
-        queue_wake(t.queue)
+        scheduler_wake(t.scheduler)
     if status == SUBMIT_OK:
         return status       # call and r may be gone
     pthread_mutex_lock(&w.lock)
@@ -405,9 +406,9 @@ cdef Call* find_call(Worker* w, uint32_t id) noexcept nogil:
 
 # The lock is held. The child of a call, if it was still queued: it is the caller's now. Else it is told to stop.
 cdef Request* take_back(Call* call) noexcept nogil:
-    if call.child == NULL or call.target.queue == NULL:
+    if call.child == NULL or call.target.scheduler == NULL:
         return NULL
-    if queue_cancel(call.target.queue, call.child):
+    if scheduler_cancel(call.target.scheduler, call.child):
         return call.child
     return NULL
 
@@ -434,7 +435,7 @@ cdef bint call_refuse(Worker* w, uint32_t id, int32_t code, const char* text, si
     cdef Call* call
     pthread_mutex_lock(&w.lock)
     call = find_call(w, id)
-    # Only a queued one: queue_cancel would tell a running one to stop.
+    # Only a queued one: scheduler_cancel would tell a running one to stop.
     if call != NULL and call.child != NULL and call.child.state == REQ_QUEUED:
         r = take_back(call)
     pthread_mutex_unlock(&w.lock)

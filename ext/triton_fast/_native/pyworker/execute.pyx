@@ -30,7 +30,7 @@ from triton_fast._native.pyworker.worker cimport (
 )
 from triton_fast._native.sched.inprocess cimport note_runner
 from triton_fast._native.sched.instance cimport Batch, request_finish
-from triton_fast._native.sched.queue cimport Queue
+from triton_fast._native.sched.scheduler cimport Scheduler
 
 cdef enum:
     LOOK_NS = 100000000     # how often a thread that waits for a worker looks whether its model is stopped
@@ -246,7 +246,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
     state = SLOT_SERVICE if decoupled else SLOT_INSTANCE
     pthread_mutex_lock(&w.lock)
     w.model = batch.requests[0].model
-    wait_for_worker(w, <int32_t*>&(<Queue*>w.model.queue).stopping)
+    wait_for_worker(w, &(<Scheduler*>w.model.scheduler).stopping)
     c = w.channel
     if c == NULL:
         for i in range(batch.n):

@@ -7,7 +7,6 @@ from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t, p
 from triton_fast._native.core.request cimport Model, Request, Response, Sink
 from triton_fast._native.pyworker.channel cimport Channel
 from triton_fast._native.pyworker.encode cimport Encoder
-from triton_fast._native.sched.queue cimport Queue
 
 cdef enum:
     SLOT_FREE = 0
@@ -36,7 +35,7 @@ cdef struct Target:
     int32_t refs            # calls that use it
     void* owner             # NativeModel; NULL: a name that nothing has
     Model* model
-    Queue* queue
+    void* scheduler         # of model
 
 # A request that the worker's model makes of another model.
 cdef struct Call:

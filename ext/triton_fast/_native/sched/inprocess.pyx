@@ -14,12 +14,12 @@ from triton_fast._native.core.pthread cimport (
 )
 from triton_fast._native.core.request cimport (
     PARAM_BOOL, PARAM_INT, PARAM_STRING, REQ_QUEUED, Model, Param, Request, Response, Sink, Tensor, Wanted,
-    request_alloc, request_free, request_new,
+    request_alloc, request_free, request_new, sink_end,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.queue cimport (
-    SUBMIT_OK, queue_cancel, queue_submit, queue_wake,
+from triton_fast._native.sched.scheduler cimport (
+    SUBMIT_OK, scheduler_cancel, scheduler_submit, scheduler_wake,
 )
 
 from triton_fast.errors import Cancelled, Unsupported, make
@@ -77,8 +77,9 @@ cdef void waiter_deliver(Sink* sink, Response* first, Response* last) noexcept n
 
 
 cdef void note_runner(Request* r, void* runner) noexcept nogil:
-    if r.sink != NULL and r.sink.deliver == waiter_deliver:
-        (<Waiter*>r.sink).runner = runner
+    cdef Sink* sink = sink_end(r.sink)
+    if sink != NULL and sink.deliver == waiter_deliver:
+        (<Waiter*>sink).runner = runner
 
 
 # Wait until there is a response: the first, which is taken off if `take`. NULL: cancelled, or not within timeout_s.
@@ -213,9 +214,9 @@ cdef Waiter* submit(NativeModel model, Request* r) except NULL:
     pthread_mutex_init(&w.lock, NULL)
     cond_init_monotonic(&w.cond)
     r.sink = &w.sink
-    status = queue_submit(model.queue, r, &wake, &e)
+    status = scheduler_submit(model.ptr.scheduler, r, &wake, &e)
     if wake:
-        queue_wake(model.queue)
+        scheduler_wake(model.ptr.scheduler)
     if status != SUBMIT_OK:
         request_free(r)
         w.refs = 1
@@ -226,7 +227,7 @@ cdef Waiter* submit(NativeModel model, Request* r) except NULL:
 
 # Take a queued request back: True, and it is gone with its reference of the waiter. False: an instance has it.
 cdef bint take_back(NativeModel model, Waiter* w, Request* r) noexcept:
-    if not queue_cancel(model.queue, r):
+    if not scheduler_cancel(model.ptr.scheduler, r):
         return False
     request_free(r)
     pthread_mutex_lock(&w.lock)

@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.stats cimport Stats
 
 
 # What an instance is given: requests of one model, all validated, whose shapes agree in everything but the batch
@@ -10,6 +11,7 @@ cdef struct Batch:
     Request** requests
     int32_t n
     int64_t rows
+    int64_t padding         # of them, rows of requests that only fill places (FLAG_PADDING)
     int64_t t_started       # ns when the queue gave it out
     int64_t t_input         # set by execute: ns when the inputs were gathered
     int64_t t_computed      # set by execute: ns when the run returned
@@ -23,11 +25,16 @@ cdef struct Batch:
 # then only says that the request has ended.
 # It may keep a request for later: it sets requests[i] to NULL, and calls request_finish once, from any thread, when
 # request.response is filled. Its BackendModel.close returns only after the last of them.
+# Of an iterative model it may have a request executed again: it sets request.again and leaves the response empty.
 ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
 
 
 # Called before each look at the queue; may wait until the instance can take work, but not once *stopping is set.
 ctypedef int (*before_fn)(void* state, int32_t* stopping) noexcept nogil
+
+
+# Count r as answered, unless it is only a part or comes again. Hold s.lock. phase: ns, PHASE_*.
+cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil
 
 
 # Stamp, count and deliver a request that execute kept.

@@ -3,17 +3,27 @@ from libc.stdint cimport int64_t
 
 from triton_fast._native.core.native cimport TF_CANCELLED, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock
 from triton_fast._native.core.request cimport (
-    REQ_DONE, Request, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+    FLAG_PADDING, FLAG_PART, REQ_DONE, Request, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
 )
 from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_failure, stats_success,
+    stats_success,
 )
-from triton_fast._native.sched.queue cimport Queue
+from triton_fast._native.sched.scheduler cimport stats_of
+
+
+cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil:
+    if r.flags & (FLAG_PART | FLAG_PADDING) or r.again:
+        return
+    if r.response.code == TF_OK:
+        stats_success(s, phase)
+    else:
+        s.failures[FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND] += 1
+        s.fail_ns += phase[PHASE_REQUEST]
 
 
 cdef void request_finish(Request* r) noexcept nogil:
-    cdef Stats* s = (<Queue*>r.model.queue).stats
+    cdef Stats* s = stats_of(r.model)
     cdef int64_t[N_PHASES] phase
     cdef int64_t done = now_ns()
     if r.stamps[T_INPUT] == 0:
@@ -27,12 +37,9 @@ cdef void request_finish(Request* r) noexcept nogil:
     phase[PHASE_INPUT] = r.stamps[T_INPUT] - r.stamps[T_STARTED]
     phase[PHASE_INFER] = r.stamps[T_COMPUTED] - r.stamps[T_INPUT]
     phase[PHASE_OUTPUT] = done - r.stamps[T_COMPUTED]
-    if r.response.code == TF_OK:
-        tf_lock(&s.lock)
-        stats_success(s, phase)
-        tf_unlock(&s.lock)
-    else:
-        stats_failure(s, FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND, phase[PHASE_REQUEST])
+    tf_lock(&s.lock)
+    request_count(s, r, phase)
+    tf_unlock(&s.lock)
     r.response.next = NULL
     r.sink.deliver(r.sink, &r.response, &r.response)
 

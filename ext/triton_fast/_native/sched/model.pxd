@@ -1,7 +1,10 @@
 # A served model version: its checked description, its queue, its counters and its instance threads.
+from libc.stdint cimport int32_t
+
 from triton_fast._native.core.request cimport ModelHandle
 from triton_fast._native.core.stats cimport Stats
 from triton_fast._native.sched.queue cimport Queue
+from triton_fast._native.sched.scheduler cimport Scheduler
 from triton_fast._native.core.labels cimport LabelTable
 
 
@@ -12,10 +15,13 @@ cdef class Epoch:
 
 
 cdef class NativeModel(ModelHandle):
-    cdef Queue* queue
+    cdef Queue* queue           # dynamic batching or none
+    cdef Scheduler* source      # what instances pull from: the queue, unless another was chosen
+    cdef list schedulers        # the owners of what replaces the queue and of the layers
     cdef Stats stats
     cdef LabelTable** labels    # one entry per output; NULL entries have no labels
     cdef list instances
     cdef list runners
     cdef bint watched           # a thread refuses requests at their deadline
     cdef object __weakref__
+    cdef int32_t waiting(self) noexcept

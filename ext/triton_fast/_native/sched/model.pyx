@@ -7,23 +7,25 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from triton_fast._native.core.native cimport (
-    TF_CANCELLED, TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
+    TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_t, pthread_mutex_unlock, pthread_self, pthread_setname_np, pthread_t,
 )
 from triton_fast._native.core.request cimport (
-    ModelHandle, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
+    FLAG_PADDING, ModelHandle, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+    response_fail,
 )
 from triton_fast._native.core.stats cimport (
-    FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_clear, stats_execution, stats_snapshot, stats_success,
+    PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
+    stats_clear, stats_execution, stats_snapshot,
 )
-from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
-from triton_fast._native.sched.queue cimport (
-    Queue, queue_free, queue_new, queue_stop, queue_take, queue_watch,
+from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_watch
+from triton_fast._native.sched.scheduler cimport (
+    TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
 )
 from triton_fast._native.core.labels cimport LabelTable
 
@@ -43,7 +45,8 @@ cdef extern from "<signal.h>" nogil:
 
 cdef struct Runner:
     pthread_t thread
-    Queue* queue
+    Scheduler* source       # of batches
+    int32_t number          # of the instance, among those of this model that run
     Stats* stats
     execute_fn execute
     before_fn before
@@ -70,7 +73,7 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
     phase[PHASE_INFER] = batch.t_computed - batch.t_input
     phase[PHASE_OUTPUT] = done - batch.t_computed
     tf_lock(&run.stats.lock)
-    stats_execution(run.stats, batch.rows, &phase[PHASE_INPUT])
+    stats_execution(run.stats, batch.rows - batch.padding, &phase[PHASE_INPUT])
     for i in range(batch.n):
         r = batch.requests[i]
         if r == NULL:       # kept by the backend
@@ -81,11 +84,7 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         tf_store32(&r.state, REQ_DONE)
         phase[PHASE_REQUEST] = done - r.stamps[T_QUEUED]
         phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
-        if r.response.code == TF_OK:
-            stats_success(run.stats, phase)
-        else:
-            run.stats.failures[FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND] += 1
-            run.stats.fail_ns += phase[PHASE_REQUEST]
+        request_count(run.stats, r, phase)
     tf_unlock(&run.stats.lock)
     # Responses of one sink travel as one chain: one wake-up of a loop per batch, not per request.
     for i in range(batch.n):
@@ -119,17 +118,20 @@ cdef void* run_instance(void* arg) noexcept nogil:
     pthread_sigmask(SIG_SETMASK, &every, NULL)
     while True:
         if run.before != NULL:
-            run.before(run.state, <int32_t*>&run.queue.stopping)
-        batch.n = queue_take(run.queue, run.taken, run.spin_ns, &started)
-        if batch.n == 0:
+            run.before(run.state, &run.source.stopping)
+        batch.n = run.source.take(run.source, run.number, run.taken, TAKE_WAIT, run.spin_ns, &started)
+        if batch.n == TAKE_STOPPED:
             return NULL
         batch.requests = run.taken
         batch.rows = 0
+        batch.padding = 0
         batch.t_started = started
         batch.t_input = 0
         batch.t_computed = 0
         for i in range(batch.n):
             batch.rows += run.taken[i].batch
+            if run.taken[i].flags & FLAG_PADDING:
+                batch.padding += run.taken[i].batch
         status = run.execute(run.state, &batch)
         if status != 0:
             for i in range(batch.n):
@@ -189,7 +191,7 @@ cdef void* run_watcher(void* arg) noexcept nogil:
     cdef sigset_t every
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, NULL)
-    queue_watch((<Runner*>arg).queue)
+    queue_watch(<Queue*>(<Runner*>arg).source)
     return NULL
 
 
@@ -197,7 +199,7 @@ cdef void* run_watcher(void* arg) noexcept nogil:
 cdef int start_thread(NativeModel self, Runner* run, void* (*main)(void*) noexcept nogil, str name) except -1:
     encoded = name.encode()
     label = encoded[max(0, len(encoded) - 15):]
-    run.queue = self.queue
+    run.source = self.source
     run.stats = &self.stats
     pthread_mutex_init(&run.joining, NULL)
     if pthread_create(&run.thread, NULL, main, run) != 0:
@@ -282,7 +284,9 @@ cdef class NativeModel(ModelHandle):
         self.queue = queue_new(&self.stats)
         if self.queue == NULL:
             raise MemoryError
-        self.ptr.queue = self.queue
+        self.source = &self.queue.base
+        self.ptr.scheduler = self.source
+        self.schedulers = []
 
     def __del__(self):
         # Here and not in __dealloc__: the garbage collector calls it while the references are still whole, and the
@@ -303,12 +307,32 @@ cdef class NativeModel(ModelHandle):
         stats_clear(&self.stats)
         drop_labels(self)
 
+    cdef int32_t waiting(self) noexcept:
+        cdef Scheduler* s = <Scheduler*>self.ptr.scheduler
+        return s.pending(s)
+
+    def use(self, NativeScheduler source not None):
+        """Have requests go to ``source`` instead of the queue. Before any layer and any instance."""
+        if self.instances or self.schedulers:
+            raise ValueError("a model's scheduler is chosen before its layers and its instances")
+        source.ptr.stats = &self.stats
+        self.source = source.ptr
+        self.ptr.scheduler = source.ptr
+        self.schedulers.append(source)
+
+    def add_layer(self, NativeScheduler layer not None):
+        """Put ``layer`` before what takes requests now. Before the first request."""
+        layer.ptr.stats = &self.stats
+        layer.ptr.inner = <Scheduler*>self.ptr.scheduler
+        self.ptr.scheduler = layer.ptr
+        self.schedulers.append(layer)
+
     def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0):
         """Start the thread of one instance, which begins to pull batches at once."""
         cdef Runner* run
         if instance.execute == NULL:
             raise ValueError("the instance has no execute function")
-        if tf_load32(<int32_t*>&self.queue.stopping):
+        if tf_load32(&self.source.stopping):
             raise Internal(f"model '{self.name}' was stopped; load it again to start instances")
         run = <Runner*>calloc(1, sizeof(Runner))
         if run == NULL:
@@ -318,12 +342,13 @@ cdef class NativeModel(ModelHandle):
         run.before = instance.before
         run.state = instance.state
         run.spin_ns = spin_ns
+        run.number = <int32_t>len(self.instances)
         if run.taken == NULL:
             free(run)
             raise MemoryError
         start_thread(self, run, run_instance, instance.name)
         self.instances.append(instance)
-        if self.queue.timeout_ns and not self.watched:
+        if self.source == &self.queue.base and self.queue.timeout_ns and not self.watched:
             run = <Runner*>calloc(1, sizeof(Runner))
             if run == NULL:
                 raise MemoryError
@@ -342,7 +367,7 @@ cdef class NativeModel(ModelHandle):
             raise Internal(f"model '{self.name}' can not be stopped from one of its own instances")
         if abort:
             self.abort()
-        queue_stop(self.queue, abort)
+        scheduler_stop(self.ptr.scheduler, abort)
         for address in tuple(self.runners):
             run = <Runner*>address
             with nogil:
@@ -352,19 +377,20 @@ cdef class NativeModel(ModelHandle):
                     run.joined = True
                 pthread_mutex_unlock(&run.joining)
         self.abort()        # what is left had no instance to go to
+        if (<Scheduler*>self.ptr.scheduler).join != NULL:
+            with nogil:
+                (<Scheduler*>self.ptr.scheduler).join(<Scheduler*>self.ptr.scheduler)
         self.instances.clear()
 
     def abort(self):
         """Answer all that is queued with an error, at once; what runs goes on. Does not wait."""
-        cdef int64_t now = 0
-        queue_stop(self.queue, True)
         with nogil:
-            queue_take(self.queue, NULL, 0, &now)   # refuses what is queued; with nothing left it returns 0
+            scheduler_stop(self.ptr.scheduler, True)
 
     @property
     def pending(self):
         """Requests waiting in the queue."""
-        return tf_load32(&self.queue.count)
+        return self.waiting()
 
     @property
     def n_instances(self):
@@ -373,5 +399,5 @@ cdef class NativeModel(ModelHandle):
     def snapshot(self):
         """Return the counters as one consistent dict (see core.stats)."""
         taken = stats_snapshot(&self.stats)
-        taken["pending"] = tf_load32(&self.queue.count)
+        taken["pending"] = self.waiting()
         return taken

@@ -1,11 +1,11 @@
 # The queue of one model version: submit from any thread, pull from instance threads, cancel from anywhere.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
-from triton_fast._native.core.native cimport tf_error
 from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport Stats
 from triton_fast._native.sched.policy cimport Policy
+from triton_fast._native.sched.scheduler cimport Scheduler
 
 
 # Requests whose shapes agree, in order of arrival.
@@ -20,6 +20,7 @@ cdef struct Bucket:
     bint in_ready
 
 cdef struct Queue:
+    Scheduler base          # first: a Queue* is a Scheduler*; its functions are below
     pthread_mutex_t lock
     pthread_cond_t wake
     pthread_cond_t watch    # the watcher sleeps on it until next_deadline
@@ -30,13 +31,10 @@ cdef struct Queue:
     int32_t idle            # instance threads waiting on `wake`
     int32_t spinning        # instance threads looking at `count`
     int32_t spin_luck       # how well looking has paid lately; below zero nobody looks
-    bint stopping
-    bint aborting           # what is queued is answered with an error instead of executed
     Policy policy
     int64_t max_size        # 0 = no limit
     int64_t timeout_ns      # 0 = none
     bint timeout_override   # a request's own timeout may shorten it
-    Stats* stats
     Bucket fixed            # the bucket of key 0
     Bucket** table
     uint64_t table_size     # power of two
@@ -45,24 +43,8 @@ cdef struct Queue:
     Bucket* ready_tail
     Bucket* spare
 
-cdef enum:
-    SUBMIT_OK = 0
-    SUBMIT_REFUSED = -1     # the error says why (queue full)
-    SUBMIT_STOPPED = -2     # this version takes no more: look the model up again
-
-
 cdef Queue* queue_new(Stats* stats) noexcept nogil
 cdef void queue_free(Queue* q) noexcept nogil
-# Hand r over. On SUBMIT_OK the queue owns it until its sink gets it; else the caller still owns it and e is filled.
-# *wake: an instance sleeps that should take it; the caller must call queue_wake soon, once for several submits.
-cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept nogil
-cdef void queue_wake(Queue* q) noexcept nogil
-# Take r out if it is still queued: True, and the caller owns it again (nothing is delivered). False: an instance has
-# it and is told (request_cancel); it will be delivered.
-cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil
-# Next batch for an instance: fills out (room for MAX_TAKE) and returns how many; blocks. 0: stop.
-cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil
-cdef void queue_stop(Queue* q, bint abort) noexcept nogil
 # Refuse requests when their deadline comes, although every instance is busy. Returns when the queue is stopped; runs on
 # a thread of its own, which only a model with a queue timeout needs.
 cdef void queue_watch(Queue* q) noexcept nogil

@@ -19,6 +19,9 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
+from triton_fast._native.sched.scheduler cimport (
+    SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, TAKE_LOOK, TAKE_NOTHING, TAKE_NOW, TAKE_STOPPED, Scheduler,
+)
 
 
 cdef extern from "<sched.h>" nogil:
@@ -46,7 +49,13 @@ cdef Queue* queue_new(Stats* stats) noexcept nogil:
     pthread_mutex_init(&q.lock, NULL)
     cond_init_monotonic(&q.wake)
     cond_init_monotonic(&q.watch)
-    q.stats = stats
+    q.base.submit = queue_submit
+    q.base.wake = queue_wake
+    q.base.cancel = queue_cancel
+    q.base.take = queue_take
+    q.base.stop = queue_stop
+    q.base.pending = queue_pending
+    q.base.stats = stats
     q.policy.single = True
     return q
 
@@ -192,18 +201,19 @@ cdef void unlink(Queue* q, Request* r) noexcept nogil:
 
 # ---- the public side
 
-cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept nogil:
+cdef int queue_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noexcept nogil:
+    cdef Queue* q = <Queue*>s
     cdef Bucket* b
     cdef int64_t timeout
     wake[0] = False
     pthread_mutex_lock(&q.lock)
-    if q.stopping:
+    if q.base.stopping:
         pthread_mutex_unlock(&q.lock)
         tf_fail(e, TF_UNAVAILABLE, "%s", STOPPING)
         return SUBMIT_STOPPED
     if q.max_size and q.count >= q.max_size:
         pthread_mutex_unlock(&q.lock)
-        stats_failure(q.stats, FAIL_REJECTED, 0)
+        stats_failure(q.base.stats, FAIL_REJECTED, 0)
         tf_fail(e, TF_UNAVAILABLE, "Exceeds maximum queue size")
         return SUBMIT_REFUSED
     b = bucket_for(q, r.shape_key)
@@ -246,19 +256,25 @@ cdef int queue_submit(Queue* q, Request* r, bint* wake, tf_error* e) noexcept no
     return SUBMIT_OK
 
 
-cdef void queue_wake(Queue* q) noexcept nogil:
-    pthread_cond_signal(&q.wake)
+cdef void queue_wake(Scheduler* s) noexcept nogil:
+    pthread_cond_signal(&(<Queue*>s).wake)
 
 
-cdef bint queue_cancel(Queue* q, Request* r) noexcept nogil:
-    request_cancel(r)
+cdef int32_t queue_pending(Scheduler* s) noexcept nogil:
+    return tf_load32(&(<Queue*>s).count)
+
+
+cdef bint queue_cancel(Scheduler* s, Request* r, bint tell) noexcept nogil:
+    cdef Queue* q = <Queue*>s
+    if tell:
+        request_cancel(r)
     pthread_mutex_lock(&q.lock)
     if not tf_cas32(&r.state, REQ_QUEUED, REQ_CANCELLED):
         pthread_mutex_unlock(&q.lock)
         return False
     unlink(q, r)
     pthread_mutex_unlock(&q.lock)
-    stats_failure(q.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
+    stats_failure(q.base.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
     return True
 
 
@@ -291,7 +307,7 @@ cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
         if tf_load32(&r.state) == REQ_EXPIRED:
             text = EXPIRED
         response_fail(&r.response, TF_UNAVAILABLE, text, strlen(text))
-        stats_failure(q.stats, FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
+        stats_failure(q.base.stats, FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
         r.response.next = NULL
         r.sink.deliver(r.sink, &r.response, &r.response)
         r = after
@@ -299,9 +315,9 @@ cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
     refused.tail = NULL
 
 
-# The next batch of bucket b, if it may go now: unlinks and returns how many. Requests on the way that are past their
-# deadline are set aside; else the earliest deadline is a time to look again.
-cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t* wait_until,
+# The next batch of bucket b, if it may go now: unlinks (unless `look`) and returns how many. Requests on the way that
+# are past their deadline are set aside; else the earliest deadline is a time to look again.
+cdef int32_t take_from(Queue* q, Bucket* b, Request** out, bint look, int64_t now, int64_t* wait_until,
                        Refused* refused) noexcept nogil:
     cdef Scan scan
     cdef Request* r = b.head
@@ -324,7 +340,7 @@ cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t*
         return 0
     n = scan_decide(&q.policy, &scan, b.head.stamps[T_QUEUED], now, &until)
     if n == 0:
-        if q.stopping:
+        if q.base.stopping:
             n = scan.n      # nothing more will join
         else:
             if deadline and deadline < until:
@@ -332,6 +348,8 @@ cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t*
             if wait_until[0] == 0 or until < wait_until[0]:
                 wait_until[0] = until
             return 0
+    if look:
+        return n
     for i in range(n):
         r = b.head
         out[i] = r
@@ -341,7 +359,9 @@ cdef int32_t take_from(Queue* q, Bucket* b, Request** out, int64_t now, int64_t*
     return n
 
 
-cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) noexcept nogil:
+cdef int32_t queue_take(Scheduler* s, int32_t _instance, Request** out, int mode, int64_t spin_ns,
+                        int64_t* now) noexcept nogil:
+    cdef Queue* q = <Queue*>s
     cdef Bucket* b
     cdef Bucket* after
     cdef Refused refused
@@ -355,16 +375,12 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
             now[0] = now_ns()
             wait_until = 0
             n = 0
-            if q.aborting:
-                while q.head != NULL:
-                    set_aside(q, q.head, REQ_DONE, &refused)
-            else:
-                n = take_from(q, <Bucket*>q.head.bucket, out, now[0], &wait_until, &refused)
-                b = q.ready_head
-                while b != NULL and n == 0:
-                    after = b.ready_next
-                    n = take_from(q, b, out, now[0], &wait_until, &refused)
-                    b = after
+            n = take_from(q, <Bucket*>q.head.bucket, out, mode == TAKE_LOOK, now[0], &wait_until, &refused)
+            b = q.ready_head
+            while b != NULL and n == 0:
+                after = b.ready_next
+                n = take_from(q, b, out, mode == TAKE_LOOK, now[0], &wait_until, &refused)
+                b = after
             if n and q.head != NULL and q.idle and q.spinning == 0:
                 pthread_cond_signal(&q.wake)    # more to do, and somebody to do it
             if n or refused.head != NULL:
@@ -374,14 +390,18 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
                     return n
                 pthread_mutex_lock(&q.lock)
                 continue
+            if mode == TAKE_NOW:
+                pthread_mutex_unlock(&q.lock)
+                return TAKE_NOTHING
             ts.tv_sec = wait_until // 1000000000
             ts.tv_nsec = wait_until % 1000000000
             q.idle += 1
             pthread_cond_timedwait(&q.wake, &q.lock, &ts)
             q.idle -= 1
-        if q.stopping:
+        if q.base.stopping or mode == TAKE_NOW:
+            n = TAKE_STOPPED if q.base.stopping else TAKE_NOTHING
             pthread_mutex_unlock(&q.lock)
-            return 0
+            return n
         if spin_ns and q.spin_luck < 0:
             q.spin_luck += 1
         elif spin_ns and q.spinning == 0:
@@ -389,7 +409,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
             q.spinning = 1
             pthread_mutex_unlock(&q.lock)
             spin_end = now_ns() + spin_ns
-            while tf_load32(&q.count) == 0 and not tf_load32(<int32_t*>&q.stopping) and now_ns() < spin_end:
+            while tf_load32(&q.count) == 0 and not tf_load32(&q.base.stopping) and now_ns() < spin_end:
                 sched_yield()       # who shares this processor brings the next request, maybe
             pthread_mutex_lock(&q.lock)
             q.spinning = 0
@@ -400,7 +420,7 @@ cdef int32_t queue_take(Queue* q, Request** out, int64_t spin_ns, int64_t* now) 
             q.spin_luck -= SPIN_LUCK_LOSS
             if q.spin_luck < 0:
                 q.spin_luck = -SPIN_REST
-            if q.stopping:
+            if q.base.stopping:
                 continue
         q.idle += 1
         pthread_cond_wait(&q.wake, &q.lock)
@@ -415,7 +435,7 @@ cdef void queue_watch(Queue* q) noexcept nogil:
     cdef timespec ts
     memset(&refused, 0, sizeof(Refused))
     pthread_mutex_lock(&q.lock)
-    while not q.stopping:
+    while not q.base.stopping:
         now = now_ns()
         if q.next_deadline == 0:
             pthread_cond_wait(&q.watch, &q.lock)
@@ -441,14 +461,18 @@ cdef void queue_watch(Queue* q) noexcept nogil:
     pthread_mutex_unlock(&q.lock)
 
 
-cdef void queue_stop(Queue* q, bint abort) noexcept nogil:
+cdef void queue_stop(Scheduler* s, bint abort) noexcept nogil:
+    cdef Queue* q = <Queue*>s
+    cdef Refused refused
     pthread_mutex_lock(&q.lock)
-    tf_store32(<int32_t*>&q.stopping, True)     # a spinning thread looks without the lock
-    if abort:
-        q.aborting = True
+    tf_store32(&q.base.stopping, True)     # a spinning thread looks without the lock
+    memset(&refused, 0, sizeof(Refused))
+    while abort and q.head != NULL:
+        set_aside(q, q.head, REQ_DONE, &refused)
     pthread_cond_broadcast(&q.wake)
     pthread_cond_broadcast(&q.watch)
     pthread_mutex_unlock(&q.lock)
+    refuse(q, &refused)
 
 
 def decide(sizes, int64_t oldest_ns, int64_t now, *, int64_t max_batch, int64_t delay_ns=0, preferred=(),
