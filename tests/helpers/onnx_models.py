@@ -172,3 +172,29 @@ def write_external(target: Path, size: int = 64) -> None:
         model, str(target / "model.onnx"), save_as_external_data=True, all_tensors_to_one_file=True,
         location="weights.bin", size_threshold=0,
     )  # fmt: skip
+
+
+def ragged(kind: str = "FP32", made: str = "INT32", flat: bool = True) -> bytes:
+    """DOUBLE = all elements of X twice as large (strings: as they are), for batch_output.
+
+    ECHO has the values of the batch input MADE in each row, SHAPES (a BATCH_ITEM_SHAPE) tells how many rows there are.
+    ``flat``: MADE has one dimension.
+    """
+    nodes = [
+        helper.make_node("Identity" if kind == "STRING" else "Add", ["X"] * (1 + (kind != "STRING")), ["DOUBLE"]),
+        helper.make_node("Reshape", ["MADE", "row"], ["values"]),
+        helper.make_node("Shape", ["SHAPES"], ["items"], start=0, end=1),
+        helper.make_node("Concat", ["items", "one"], ["repeats"], axis=0),
+        helper.make_node("Expand", ["values", "repeats"], ["ECHO"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.array([1, -1], np.int64), "row"),
+        numpy_helper.from_array(np.array([1], np.int64), "one"),
+    ]
+    inputs = [
+        _info("X", kind, ("total",)),
+        _info("MADE", made, ("n",) if flat else ("n", "rank")),
+        _info("SHAPES", "INT32", ("items", "dims")),
+    ]
+    outputs = [_info("DOUBLE", kind, ("total",)), _info("ECHO", made, ("items", "k"))]
+    return _model(nodes, inputs, outputs, weights).SerializeToString()

@@ -264,12 +264,6 @@ def test_bad_parameters(tmp_path: Path, key: str, value: str, message: str) -> N
         plan_of(tmp_path, parameter(key, value))
 
 
-def test_ragged_batching_is_refused(tmp_path: Path) -> None:
-    text = "input { name: 'X' data_type: TYPE_FP32 dims: -1 allow_ragged_batch: true }"
-    with pytest.raises(Unsupported, match="ragged batching is not supported"):
-        plan_of(tmp_path, text)
-
-
 def test_bad_entries_are_errors_of_ort(tmp_path: Path) -> None:
     with pytest.raises(Internal, match=r"^onnx runtime error \d+: "):
         open_model(tmp_path, models.mlp(), parameter("session." + "k" * 5000, "1"))

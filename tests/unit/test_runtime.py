@@ -174,7 +174,6 @@ def test_queue_timeouts_follow_the_config():
         ("max_batch_size: 4 sequence_batching { }", "sequence_batching"),
         ("ensemble_scheduling { }", "ensemble_scheduling"),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
-        ("batch_input { kind: BATCH_ELEMENT_COUNT target_name: 'N' data_type: TYPE_INT32 }", "ragged"),
     ],
 )
 def test_what_this_build_does_not_have_fails_the_load(text, what):
@@ -199,13 +198,14 @@ def test_a_decoupled_model_needs_a_backend_that_can():
     assert runtime.stop(LONG_S)
 
 
-def test_ragged_inputs_fail_the_load():
-    config = config_of("max_batch_size: 4")
-    config.input[0].allow_ragged_batch = True
-    backend = GateBackend()
-    with pytest.raises(Unsupported, match="ragged"):
-        ModelRuntime.start(LoadContext("m", 1, Path("m"), Path("m/1"), config), backend)
-    assert backend.contexts == []
+def test_batch_outputs_need_a_backend_that_cuts_them():
+    text = "batch_output { kind: BATCH_SCATTER_WITH_INPUT_SHAPE target_name: 'OUT' source_input: 'IN' }"
+    config = parse.parse_text(f'name: "m" {IO} {text}'.encode(), "f").config
+    with pytest.raises(Unsupported, match=r"^model 'm' has batch_output, which backend 'gate' does not cut$"):
+        refuse_unsupported(config, GateBackend())
+    able = GateBackend()
+    able.makes_batch_tensors = True
+    refuse_unsupported(config, able)
 
 
 @pytest.mark.parametrize(

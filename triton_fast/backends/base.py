@@ -102,6 +102,8 @@ class Backend(ABC):
     version: str = ""
     # Whether its instances can answer a request with other than one response (core/respond.pxd).
     decoupled: bool = False
+    # Whether it makes batch_input tensors and cuts batch_output tensors.
+    makes_batch_tensors: bool = False
 
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.

@@ -152,7 +152,11 @@ def _names(tensors: Sequence[ModelTensor]) -> str:
 
 def _expected_inputs(config: Any, known: dict[str, ModelTensor], prefix: str) -> int:
     """Return how many inputs the model must have; initializers that the config marks optional do not count."""
-    expected = sum(not tensor.optional for tensor in config.input) + len(config.batch_input)
+    expected = sum(not tensor.optional for tensor in config.input)
+    for item in config.batch_input:
+        for target in item.target_name:
+            expected += 1
+            _check_batch_input(target, item, known, config, prefix)
     if config.HasField("sequence_batching"):
         expected += len(config.sequence_batching.state)
         for control in config.sequence_batching.control_input:
@@ -176,6 +180,25 @@ def _check_control(name: str, dtype: DataType, known: dict[str, ModelTensor], co
         raise ConfigError(
             f"{prefix}, sequence control '{name}', the model expects data-type {_type_name(model.dtype)} but the "
             f"model configuration specifies data-type {_type_name(dtype)}"
+        )
+
+
+def _check_batch_input(name: str, item: Any, known: dict[str, ModelTensor], config: Any, prefix: str) -> None:
+    model = known.get(name)
+    if model is None:
+        raise ConfigError(
+            f"{prefix}, batch input '{name}' is not an input of the model", hint=did_you_mean(name, known)
+        )
+    if model.dtype != DataType(item.data_type):
+        raise ConfigError(
+            f"{prefix}, configuration expects datatype {_type_name(DataType(item.data_type))} for batch input "
+            f"'{name}', model provides {_type_name(model.dtype)}"
+        )
+    rank = 2 if item.kind == item.BATCH_ITEM_SHAPE else 1
+    if len(model.dims) != rank:
+        raise ConfigError(
+            f"{prefix}, batch input '{name}' has {rank} dimension{'s' * (rank - 1)}, model provides "
+            f"{shape_text(model.dims)}"
         )
 
 

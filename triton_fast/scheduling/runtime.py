@@ -45,8 +45,8 @@ def refuse_unsupported(config: Any, backend: Backend) -> None:
         raise Unsupported(
             f"model '{config.name}' is decoupled, which this version does not serve with backend '{backend.name}'"
         )
-    if config.batch_input or config.batch_output or any(tensor.allow_ragged_batch for tensor in config.input):
-        raise Unsupported(f"model '{config.name}' asks for ragged batching, which this version does not serve")
+    if config.batch_output and not backend.makes_batch_tensors:
+        raise Unsupported(f"model '{config.name}' has batch_output, which backend '{backend.name}' does not cut")
 
 
 def ignored_fields(config: Any) -> list[str]:

@@ -24,6 +24,11 @@ class OrtInstance(NativeInstance):
         dimension is known to be the batch: if its other dimensions are fixed too, its memory is made before the run.
     run_entries
         Run config entries.
+    batch_inputs
+        Inputs made of the shapes of a batch: name, kind (``BatchInput.Kind``), position of the source input, DataType
+        number (INT32 or FP32), ONNX element type number.
+    cuts
+        Outputs that are cut by the shapes of an input: (position of the output, position of the input).
 
     Raises
     ------
@@ -39,6 +44,9 @@ class OrtInstance(NativeInstance):
         inputs: Sequence[IoRow],
         outputs: Sequence[tuple[IoRow, bool]],
         run_entries: dict[str, str] | None = None,
+        *,
+        batch_inputs: Sequence[tuple[str, int, int, int, int]] = (),
+        cuts: Sequence[tuple[int, int]] = (),
     ) -> None: ...
     def counters(self) -> dict[str, int]:
         """Return counts since the start; exact while no batch runs.

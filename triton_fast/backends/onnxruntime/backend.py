@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
     platform = "onnxruntime_onnx"
     default_filename = "model.onnx"
+    makes_batch_tensors = True
 
     def __init__(self) -> None:
         self.version = library.open_library()
@@ -98,6 +99,8 @@ class OnnxModel(BackendModel):
                     for tensor in config.output
                 ],
                 dict(self._plan.run_entries),
+                batch_inputs=_batch_inputs(config, inputs),
+                cuts=_cuts(config),
             )
 
     def close(self) -> None:
@@ -130,6 +133,25 @@ class OnnxModel(BackendModel):
             providers=",".join(provider.name for provider in self._plan.providers) or "CPU",
         )  # fmt: skip
         return session
+
+
+def _batch_inputs(config: Any, rows: Mapping[str, TensorRow]) -> list[tuple[str, int, int, int, int]]:
+    """Return what ``OrtInstance`` makes of the shapes of a batch; ``rows``: the model's inputs by name."""
+    positions = {tensor.name: number for number, tensor in enumerate(config.input)}
+    return [
+        (target, item.kind, positions[item.source_input[0]], item.data_type, rows[target][2])
+        for item in config.batch_input
+        for target in item.target_name
+    ]
+
+
+def _cuts(config: Any) -> list[tuple[int, int]]:
+    """Return (position of the output, position of the input whose shapes cut it)."""
+    inputs = {tensor.name: number for number, tensor in enumerate(config.input)}
+    outputs = {tensor.name: number for number, tensor in enumerate(config.output)}
+    return [
+        (outputs[target], inputs[item.source_input[0]]) for item in config.batch_output for target in item.target_name
+    ]
 
 
 def _lead_symbol(session: Session, *, batched: bool) -> str | None:

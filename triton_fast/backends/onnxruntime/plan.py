@@ -92,13 +92,9 @@ def make_plan(context: LoadContext, *, available: Sequence[str], global_pool: bo
     InvalidArg
         A value that can not be used, or an unknown accelerator.
     Unsupported
-        An accelerator that this build of ORT does not have, or ragged batching.
+        An accelerator that this build of ORT does not have.
     """
     config, given, settings = context.config, parameters(context.config), context.settings
-    if config.batch_input or config.batch_output or any(tensor.allow_ragged_batch for tensor in config.input):
-        raise Unsupported(
-            f"unable to load model '{context.name}', ragged batching is not supported by this backend yet"
-        )
     mode = given.get("execution_mode", "0").strip()
     if mode not in ("0", "1"):
         raise InvalidArg(

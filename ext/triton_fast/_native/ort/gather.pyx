@@ -9,6 +9,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.request cimport MAX_RANK, IoSpec, Request, Tensor
 from triton_fast._native.ort.capi cimport OrtStatus, OrtValue, ort_fail
+from triton_fast._native.ort.ragged cimport add_batch_inputs, ragged_count
 from triton_fast._native.ort.state cimport NOTHING_SIZE, OrtIo, OrtRun
 
 cdef uint8_t[NOTHING_SIZE] nothing
@@ -138,7 +139,11 @@ cdef int gather(OrtRun* s, Request** requests, int32_t n, int64_t rows) noexcept
         for k in range(n):
             if requests[k].by_index[i] == NULL or requests[k].by_index[i].kind == MEM_GPU:
                 return tf_fail(&s.error, TF_UNSUPPORTED, b"input '%s' must be in CPU memory", io.name)
-        ndim = shape_of(s, requests[0], rows, i, dims)
+        if requests[0].model.inputs[i].ragged and s.max_batch > 0:
+            dims[0] = ragged_count(s, requests, n, i)
+            ndim = 1 if dims[0] >= 0 else -1
+        else:
+            ndim = shape_of(s, requests[0], rows, i, dims)
         if ndim < 0:
             return tf_fail(&s.error, TF_INTERNAL, b"the shape of input '%s' can not be passed on", io.name)
         s.in_blocks[s.n_in] = NULL
@@ -166,7 +171,7 @@ cdef int gather(OrtRun* s, Request** requests, int32_t n, int64_t rows) noexcept
             s.cpu, data, nbytes, dims, <size_t>ndim, io.element, &s.in_values[s.n_in - 1])
         if status != NULL:
             return ort_fail(&s.error, status)
-    return 0
+    return add_batch_inputs(s, requests, n)
 
 
 cdef void release_inputs(OrtRun* s) noexcept nogil:

@@ -11,9 +11,10 @@ from triton_fast._native.ort.capi cimport (
     OrtStatus, OrtValue, TF_ORT_DEVICE_ALLOCATOR, TF_ORT_MEMORY_DEFAULT, ort_api, ort_check, ort_fail, value_in,
 )
 from triton_fast._native.ort.gather cimport gather, release_inputs
+from triton_fast._native.ort.ragged cimport ELEMENT_COUNT, ITEM_SHAPE_FLATTEN
 from triton_fast._native.ort.scatter cimport plan, read_outputs, release_outputs, scatter
 from triton_fast._native.ort.session cimport Session, hold_ref, hold_unref
-from triton_fast._native.ort.state cimport OrtIo, OrtRun, View
+from triton_fast._native.ort.state cimport BatchInput, OrtIo, OrtRun, View
 from triton_fast._native.sched.instance cimport Batch
 
 from triton_fast.errors import InvalidArg
@@ -115,6 +116,16 @@ cdef int fill_io(OrtIo* io, tuple described) except -1:
     return 0
 
 
+cdef int fill_batch_input(BatchInput* b, tuple described, Py_ssize_t n_inputs) except -1:
+    name, b.kind, b.source, b.dtype, b.element = described
+    encoded = name.encode()
+    if not 0 <= b.source < n_inputs or not ELEMENT_COUNT <= b.kind <= ITEM_SHAPE_FLATTEN:
+        raise InvalidArg(f"batch input '{name}' can not be made")
+    b.name = <char*>room(len(encoded), 1)
+    memcpy(b.name, <const char*>encoded, len(encoded))
+    return 0
+
+
 # Bytes of one batch item if every other dimension is known and small enough for the product, else -1.
 cdef int64_t row_bytes(const OrtIo* io, bint batched) noexcept:
     cdef int64_t n = io.size
@@ -152,15 +163,20 @@ cdef void free_run(OrtRun* s) noexcept nogil:
     free(s.out_index)
     free(s.place)
     free(s.views)
+    if s.batch_inputs != NULL:
+        for i in range(s.n_batch_inputs):
+            free(s.batch_inputs[i].name)
+    free(s.batch_inputs)
+    free(s.cut_by)
     free(s)
 
 
 cdef class OrtInstance(NativeInstance):
 
     def __init__(self, str name not None, Session session not None, int64_t max_batch, inputs, outputs,
-                 dict run_entries=None):
+                 dict run_entries=None, *, batch_inputs=(), cuts=()):
         cdef OrtRun* s
-        cdef Py_ssize_t i, n_in = len(inputs), n_out = len(outputs)
+        cdef Py_ssize_t i, n_in = len(inputs), n_out = len(outputs), n_batch = len(batch_inputs)
         if self.run != NULL:
             raise InvalidArg("an instance can not be initialised twice")
         s = <OrtRun*>room(0, sizeof(OrtRun))
@@ -184,6 +200,20 @@ cdef class OrtInstance(NativeInstance):
             # ORT does not write a graph input that is a graph output too into memory given to it: it lends the input.
             s.outputs[i].fixed = (known and s.outputs[i].dtype != DT_STRING and s.outputs[i].row_bytes >= 0
                                   and described[0] not in names)
+        s.batch_inputs = <BatchInput*>room(n_batch, sizeof(BatchInput))
+        s.n_batch_inputs = <int32_t>n_batch
+        for i in range(n_batch):
+            fill_batch_input(&s.batch_inputs[i], batch_inputs[i], n_in)
+        s.cut_by = <int32_t*>room(n_out, sizeof(int32_t))
+        for i in range(n_out):
+            s.cut_by[i] = -1
+        for i, source in cuts:
+            if not (0 <= i < n_out and 0 <= source < n_in):
+                raise InvalidArg("a cut names an output or an input that does not exist")
+            s.cut_by[i] = source
+            s.outputs[i].fixed = False      # its first dimension is not the batch
+            s.has_cuts = True
+        n_in += n_batch
         s.in_names = <const char**>room(n_in, sizeof(void*))
         s.in_values = <OrtValue**>room(n_in, sizeof(void*))
         s.in_blocks = <Block**>room(n_in, sizeof(void*))

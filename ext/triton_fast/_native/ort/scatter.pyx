@@ -7,9 +7,11 @@ from libc.string cimport memcpy, memmove
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, TF_INTERNAL, TF_UNAVAILABLE, tf_fail
 from triton_fast._native.core.request cimport (
-    MAX_RANK, IoSpec, Request, Tensor, request_alloc, response_fail, response_outputs,
+    MAX_RANK, IoSpec, Request, Tensor, request_alloc, response_fail, response_fail_error,
+    response_outputs,
 )
 from triton_fast._native.ort.capi cimport OrtShapeInfo, OrtStatus, OrtValue, ort_api, ort_fail
+from triton_fast._native.ort.ragged cimport part_of
 from triton_fast._native.ort.session cimport SessionHold, hold_ref, hold_unref
 from triton_fast._native.ort.state cimport OrtIo, OrtRun, View
 
@@ -244,6 +246,8 @@ cdef int read_output(OrtRun* s, Request* r, int32_t k, int64_t rows) noexcept no
         return -1
     v.split = s.max_batch == 0 or (rank > 0 and dims[0] == rows)
     v.per_row = count // rows if v.split and rows > 0 else count
+    v.count = count
+    v.at = 0
     if io.dtype == DT_STRING:
         return read_strings(s, k, v, count)
     status = s.api.GetTensorMutableData(s.out_values[k], &data)
@@ -272,14 +276,67 @@ cdef int read_outputs(OrtRun* s, Request** requests, int64_t rows) noexcept nogi
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
+# Elements a to b of output k's view, as bytes.
+cdef inline void stretch(const View* v, int32_t size, int64_t a, int64_t b, size_t* first, size_t* last) noexcept nogil:
+    cdef const size_t* start
+    if v.offsets != NULL:
+        start = <const size_t*>v.offsets.data
+        first[0] = start[a] + 4 * <size_t>a
+        last[0] = start[b] + 4 * <size_t>b
+    else:
+        first[0] = <size_t>a * <size_t>size
+        last[0] = <size_t>b * <size_t>size
+
+
+# r's part of an output that is cut by the shapes of an input.
+cdef int cut_output(OrtRun* s, Request* r, Tensor* t, int32_t i) noexcept nogil:
+    cdef View* v = &s.views[s.place[i]]
+    cdef int64_t[MAX_RANK + 2] dims
+    cdef size_t first = 0, last = 0
+    cdef int64_t count = part_of(s, r, i, dims, &t.ndim)
+    if count >= 0 and count > v.count - v.at:
+        count = tf_fail(&s.error, TF_INTERNAL, b"output '%s' has %lld elements, too few to be cut by the shapes of the "
+                        b"input", s.outputs[i].name, <long long>v.count)
+    if count < 0:
+        response_fail_error(&r.response, &s.error)
+        return -1
+    t.dims = <int64_t*>request_alloc(r, <size_t>t.ndim * sizeof(int64_t))
+    if t.dims == NULL:
+        response_fail(&r.response, TF_UNAVAILABLE, b"out of memory", 13)
+        return -1
+    memcpy(t.dims, dims, <size_t>t.ndim * sizeof(int64_t))
+    stretch(v, s.outputs[i].size, v.at, v.at + count, &first, &last)
+    t.ptr = v.data + first
+    t.nbytes = last - first
+    t.block = v.block
+    block_ref(v.block)
+    return 0
+
+
+# Go past r's parts of the outputs that are cut by shapes, whether it wanted them or not.
+cdef void pass_cuts(OrtRun* s, Request* r) noexcept nogil:
+    cdef int64_t[MAX_RANK + 2] dims
+    cdef int32_t k, ndim = 0
+    cdef int64_t count
+    for k in range(s.n_out):
+        if s.cut_by[s.out_index[k]] >= 0:
+            count = part_of(s, r, s.out_index[k], dims, &ndim)
+            s.views[k].at = min(s.views[k].count, s.views[k].at + max(count, 0))
+
+
 cdef int slice_output(OrtRun* s, Request* r, Tensor* t, int32_t i, int64_t row, int64_t rows) noexcept nogil:
     cdef View* v = &s.views[s.place[i]]
     cdef const IoSpec* spec = &r.model.outputs[i]
     cdef size_t first = 0, last = v.nbytes
     cdef int64_t batch = r.batch
-    cdef const size_t* start
-    cdef size_t a, b
     cdef int32_t n
+    t.name = spec.name
+    t.name_len = spec.name_len
+    t.index = i
+    t.dtype = s.outputs[i].dtype
+    t.kind = MEM_CPU
+    if s.cut_by[i] >= 0:
+        return cut_output(s, r, t, i)
     if not v.split:
         n = snprintf(
             s.text, sizeof(s.text),
@@ -288,11 +345,6 @@ cdef int slice_output(OrtRun* s, Request* r, Tensor* t, int32_t i, int64_t row, 
         response_fail(&r.response, TF_INTERNAL, s.text,
                       <size_t>n if n < <int32_t>sizeof(s.text) else sizeof(s.text) - 1)
         return -1
-    t.name = spec.name
-    t.name_len = spec.name_len
-    t.index = i
-    t.dtype = s.outputs[i].dtype
-    t.kind = MEM_CPU
     t.ndim = v.ndim
     t.dims = <int64_t*>request_alloc(r, (<size_t>v.ndim + 1) * sizeof(int64_t))
     if t.dims == NULL:
@@ -302,11 +354,7 @@ cdef int slice_output(OrtRun* s, Request* r, Tensor* t, int32_t i, int64_t row, 
     if s.max_batch > 0:
         t.dims[0] = batch
         if v.offsets != NULL:
-            start = <const size_t*>v.offsets.data
-            a = <size_t>(row * v.per_row)
-            b = <size_t>((row + batch) * v.per_row)
-            first = start[a] + 4 * a
-            last = start[b] + 4 * b
+            stretch(v, 0, row * v.per_row, (row + batch) * v.per_row, &first, &last)
         elif batch != rows:
             first = v.nbytes // <size_t>rows * <size_t>row
             last = first + v.nbytes // <size_t>rows * <size_t>batch
@@ -333,6 +381,8 @@ cdef void scatter(OrtRun* s, Request** requests, int32_t n, int64_t rows) noexce
                 if slice_output(s, r, &t[w], r.wanted[w].index if r.n_wanted else w, row, rows) != 0:
                     break
         row += r.batch
+        if s.has_cuts:
+            pass_cuts(s, r)
 
 
 cdef void release_outputs(OrtRun* s) noexcept nogil:

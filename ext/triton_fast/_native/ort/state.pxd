@@ -19,6 +19,14 @@ cdef struct OrtIo:
     bint fixed              # output: its size follows from the batch alone, so it can be allocated before the run
     int64_t row_bytes       # output, if fixed: bytes of one batch item (of the whole tensor when there is no batch)
 
+# An input that is made of the shapes of a batch's requests; see ragged.pxd.
+cdef struct BatchInput:
+    char* name
+    int32_t kind
+    int32_t source          # position of the input whose shapes it tells
+    int32_t dtype           # INT32 or FP32
+    int32_t element
+
 # An output after a run: what the responses are slices of.
 cdef struct View:
     uint8_t* data
@@ -28,6 +36,8 @@ cdef struct View:
     int64_t per_row         # STRING: elements of one batch item
     int64_t lead            # first dimension as the model gave it
     bint split              # whether it can be cut into the requests of the batch
+    int64_t count           # elements of all
+    int64_t at              # elements given out, where it is cut by the shapes of an input
     int32_t ndim
     int64_t[MAX_RANK + 2] dims      # as clients see it; dims[0] is the whole batch's
 
@@ -42,6 +52,10 @@ cdef struct OrtRun:
     int32_t n_outputs
     OrtIo* inputs
     OrtIo* outputs
+    int32_t n_batch_inputs
+    BatchInput* batch_inputs
+    int32_t* cut_by                 # by position in outputs: position of the input whose shapes cut it, -1 = by rows
+    bint has_cuts
     # Arguments of one Run, n_in and n_out long, and what they borrow.
     int32_t n_in
     int32_t n_out
