@@ -1,4 +1,4 @@
-"""``python -m triton_fast --model-repository=...``"""
+"""``python -m triton_fast --model-repository=...``; ``python -m triton_fast check REPOSITORY``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import sys
 
 def main() -> None:
     """Parse the command line, serve until a signal, exit with the server's code."""
+    if sys.argv[1:2] == ["check"]:
+        from triton_fast.cli import check
+
+        sys.exit(check.main(sys.argv[2:]))
+
     from triton_fast import cli
 
     options = cli.parse_or_exit(sys.argv[1:])

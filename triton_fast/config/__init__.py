@@ -26,8 +26,8 @@ ModelConfig: TypeAlias = Any
 
 __all__ = [
     "ConfigError", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model", "check_groups",
-    "check_name", "check_tensors", "complete_from_model", "io_specs", "load_model_config", "normalize",
-    "read_model_config", "templates", "to_json", "validate", "version_dirs",
+    "check_name", "check_tensors", "complete_from_model", "config_path", "io_specs", "load_model_config", "normalize",
+    "read_labels", "read_model_config", "templates", "to_json", "validate", "version_dirs",
 ]  # fmt: skip
 
 

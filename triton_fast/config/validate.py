@@ -6,7 +6,8 @@ the model's own tensors in complete.py. Source: spec/model_config.md sections 3,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,25 @@ def validate(config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int
     ConfigError
         With Triton's text.
     """
-    _check_identity(config, name or model_dir.name)
-    check_scheduling(config)
-    _check_cache(config)
-    _check_metrics(config)
+    for check in parts(config, model_dir, name=name, gpus=gpus, io=io):
+        check()
+
+
+def parts(
+    config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int] = (), io: bool = True
+) -> list[Callable[[], None]]:
+    """Return the checks of `validate`, in its order, so that all faults of a config can be told and not only the first.
+
+    Each finds at most one.
+    """
+    checks: list[Callable[[], None]] = [
+        partial(_check_identity, config, name or model_dir.name), partial(check_scheduling, config),
+        partial(_check_cache, config), partial(_check_metrics, config),
+    ]  # fmt: skip
     if io:
-        check_tensors(config)
-    check_groups(config, gpus)
-    _check_warmup(config)
-    paths.check_files(config, model_dir)
+        checks.append(partial(check_tensors, config))
+    checks += [partial(check_groups, config, gpus), partial(_check_warmup, config)]
+    return [*checks, partial(paths.check_files, config, model_dir)]
 
 
 def _check_identity(config: Any, expected: str) -> None:

@@ -1,0 +1,98 @@
+"""`triton_fast check`: what it says of broken repositories, of several faults at once, and of sound ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.broken_repositories import CASES, HEAD, IO, MODEL, ONNX
+from triton_fast.cli import check
+from triton_fast.config.locate import locate
+from triton_fast.repository.check import Checker, Finding
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode("latin-1" if content == ONNX else "utf-8"))
+    return root
+
+
+def found(root: Path, *others: Path) -> list[Finding]:
+    return Checker([root, *others]).run()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_broken_repository(tmp_path: Path, name: str) -> None:
+    files, place, text, hint = CASES[name]
+    findings = found(write(tmp_path, files))
+    said = [str(finding) for finding in findings]
+    assert any(
+        line.startswith(place) and text in finding.text and hint in finding.hint
+        for line, finding in zip(said, findings, strict=True)
+    ), "\n".join(said) or "nothing found"
+
+
+def test_there_are_sixty() -> None:
+    assert len(CASES) >= 60
+
+
+def test_a_sound_repository(tmp_path: Path) -> None:
+    files = {
+        "a/config.pbtxt": HEAD + IO, "a/1/model.onnx": ONNX, "b/1/model.py": MODEL, "c/1/model.onnx": ONNX,
+        "derived/1/model.py": "from base import Model\nclass TritonPythonModel(Model):\n    pass\n",
+    }  # fmt: skip
+    assert found(write(tmp_path, files)) == []
+
+
+def test_all_faults_of_one_config_are_told(tmp_path: Path) -> None:
+    text = 'name: "n"\n' + HEAD + IO + "dynamic_batching { preferred_batch_size: [ 99 ] }\n"
+    text += "instance_group [ { kind: KIND_GPU } ]\n"
+    findings = found(write(tmp_path, {"m/config.pbtxt": text, "m/1/x": ""}))
+    assert [finding.line for finding in findings] == [0, 1, 6, 7]
+
+
+def test_several_repositories(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / name, {"m/1/model.onnx": ONNX}) for name in "ab")
+    (finding,) = found(first, second)
+    assert finding.text == "model appears in two or more repositories"
+
+
+def test_the_wrong_number_of_labels_is_a_warning(tmp_path: Path) -> None:
+    io = IO.replace('"Y" data_type: TYPE_FP32 dims: [ 4 ]', '"Y" data_type: TYPE_FP32 dims: [ 4 ] label_filename: "l"')
+    (finding,) = found(write(tmp_path, {"m/config.pbtxt": HEAD + io, "m/1/model.onnx": ONNX, "m/l": "a\nb\n"}))
+    assert finding.warning
+    assert finding.text == "2 labels for output 'Y', which has 4 classes"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write(tmp_path / "good", {"m/1/model.onnx": ONNX})
+    bad = write(tmp_path / "bad", {"m/config.pbtxt": "max_batchsize: 4\n", "m/1/model.onnx": ONNX})
+    assert check.main([str(good)]) == 0
+    assert capsys.readouterr().out == "1 models, 0 with errors: 0 errors, 0 warnings\n"
+    assert check.main([str(bad)]) == 1
+    assert capsys.readouterr().out.startswith("m/config.pbtxt:1:1: error: failed to read text proto")
+    assert check.main(["--json", str(bad)]) == 1
+    assert json.loads(capsys.readouterr().out)["line"] == 1
+    assert check.main([str(tmp_path / "none")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "place"),
+    [
+        ('# "X"\nname: "X"\n', "about 'X'", (2, 7)),
+        ("max_batch_size: 1", "the max_batch_size is", (1, 1)),
+        ("a: 1", "about nothing", (1, 1)),
+        ("", "'max_batch_size'", (1, 1)),
+        ('x: "# not a comment" y: "Y"', "'Y'", (1, 25)),
+    ],
+)
+def test_locate(text: str, message: str, place: tuple[int, int]) -> None:
+    assert locate(text, message) == place

@@ -1,0 +1,289 @@
+"""Find what is wrong in model repositories without loading a model: every fault with its place and what to do.
+
+Reads configs, directories, label files and the first bytes of model files; the syntax of model.py too. Runs nothing of
+a model. Source of the wish: spec/users.md 14.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triton_fast import backends
+from triton_fast import config as configs
+from triton_fast.config.defaults import ENSEMBLE, KINDS
+from triton_fast.config.errors import ConfigError, did_you_mean, one_line
+from triton_fast.config.locate import locate
+from triton_fast.config.validate import parts
+from triton_fast.errors import ServerError
+from triton_fast.repository.sources import DUPLICATE, LocalSource, check_name, odd_names
+from triton_fast.repository.versions import discover, select
+
+_LFS = b"version https://git-lfs"
+# First bytes of model files, where all of a kind begin alike. A zip file: PyTorch, and savedmodel archives.
+_MAGIC = {"model.pt": (b"PK\x03\x04", "a TorchScript archive (torch.jit.save)")}
+_MAX_SOURCE = 4 << 20
+_MODEL_CLASS = "TritonPythonModel"
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One fault. ``file`` is relative to the repository; ``line`` and ``column`` from 1, 0 where there is none."""
+
+    model: str
+    file: str
+    line: int
+    column: int
+    text: str
+    hint: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        place = ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
+        kind = "warning" if self.warning else "error"
+        return f"{place}: {kind}: {self.text}" + (f"\n    {self.hint}" if self.hint else "")
+
+
+class Checker:
+    """Checks repositories.
+
+    Parameters
+    ----------
+    paths
+        ``--model-repository``.
+    config_name
+        ``--model-config-name``.
+    strict
+        ``--disable-auto-complete-config``.
+    backend_directory
+        Where Python-based backends are.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], *, config_name: str = "", strict: bool = False,
+        backend_directory: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.sources = [LocalSource(path) for path in paths]
+        self._config_name = config_name
+        self._strict = strict
+        self._backend_directory = backend_directory
+        self._found: list[Finding] = []
+
+    def run(self) -> list[Finding]:
+        """Return every fault, by model and place."""
+        self._found = []
+        owners: dict[str, int] = {}
+        for source in self.sources:
+            root = Path(source.location)
+            models = source.list_models()
+            for name in odd_names(models):
+                self._add(name, f"{name!r}", "the directory's name begins or ends with white space",
+                          f"rename it to '{name.strip()}'")  # fmt: skip
+            self._check_loose_files(source)
+            for name in models:
+                owners[name] = owners.get(name, 0) + 1
+                self._check_model(name, root / name)
+        for name, count in owners.items():
+            if count > 1:
+                self._add(name, name, DUPLICATE, "none of them is served: remove all but one")
+        return sorted(set(self._found))
+
+    # ---- one model
+
+    def _check_model(self, name: str, folder: Path) -> None:
+        try:
+            check_name(name)
+            parsed = configs.read_model_config(folder, strict=self._strict, config_name=self._config_name)
+        except ServerError as error:
+            self._add_error(name, folder, error)
+            self._check_layout(name, folder, None)
+            return
+        config = parsed.config
+        configs.normalize(config, cpu_count=1)
+        io = self._strict or bool(config.input and config.output) or config.platform == ENSEMBLE
+        for check in parts(config, folder, io=io):
+            self._guard(name, folder, check)
+        for output in config.output:
+            if output.label_filename:
+                self._check_labels(name, folder, output, config)
+        self._check_templates(name, folder)
+        self._check_backend(name, folder, config)
+        self._check_layout(name, folder, config)
+
+    def _check_labels(self, name: str, folder: Path, output: Any, config: Any) -> None:
+        try:
+            labels = configs.read_labels(output, config, folder)
+        except ServerError as error:
+            self._add_error(name, folder, error)
+            return
+        classes = output.dims[-1] if output.dims else -1
+        if classes > 0 and len(labels) != classes:
+            self._add(
+                name, f"{name}/{output.label_filename}",
+                f"{len(labels)} labels for output '{output.name}', which has {classes} classes",
+                "one line for each class", warning=True,
+            )  # fmt: skip
+
+    def _check_templates(self, name: str, folder: Path) -> None:
+        path = configs.config_path(folder, self._config_name)
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return
+        for line, column, variable in configs.templates(text):
+            self._add(name, self._shown(path), f"the template variable {variable} was not filled in",
+                      "fill the template before the server starts", line=line, column=column)  # fmt: skip
+
+    def _check_backend(self, name: str, folder: Path, config: Any) -> None:
+        backend = config.backend
+        if not backend or (self._backend_directory is None and backend in backends.NAMES):
+            return
+        try:
+            known = backends.find(backend, self._backend_directory)
+        except (ServerError, ImportError, OSError) as error:
+            self._add_at(name, folder, f"backend '{backend}' can not be used: {error}", "", backend)
+            return
+        if known is None:
+            hint = did_you_mean(backend, backends.NAMES) or f"this server has {', '.join(sorted(backends.NAMES))}"
+            self._add_at(name, folder, f"unable to find backend library for backend '{backend}'", hint, backend)
+
+    # ---- files
+
+    def _check_layout(self, name: str, folder: Path, config: Any) -> None:
+        warnings: list[str] = []
+        versions = discover(folder, name, warnings.append)
+        for text in warnings:
+            self._add(name, name, text, "version directories are named by plain numbers: 1, 2, ...", warning=True)
+        loose = [row.filename for row in KINDS if (folder / row.filename).exists()]
+        for filename in loose:
+            self._add(name, f"{name}/{filename}", f"'{filename}' is not in a version directory",
+                      f"move it to {name}/1/{filename}")  # fmt: skip
+        if not versions:
+            if not loose:
+                self._add(name, name, "the model has no version directory",
+                          f"make {name}/1" + ("" if config is None or config.platform == ENSEMBLE else
+                                              " and put the model file there"))  # fmt: skip
+            return
+        if config is None or config.platform == ENSEMBLE:
+            return
+        try:
+            chosen = select(config, versions, name, warnings.append)
+        except ServerError as error:
+            self._add_error(name, folder, error)
+            return
+        for version in chosen:
+            self._check_version(name, folder / versions[version], config)
+
+    def _check_version(self, name: str, folder: Path, config: Any) -> None:
+        filename = config.default_model_filename
+        if not filename:
+            return
+        path = folder / filename
+        if not path.exists():
+            there = sorted(entry.name for entry in os.scandir(folder))
+            hint = did_you_mean(filename, there) or (f"the directory has {', '.join(there[:5])}" if there else
+                                                     "the directory is empty")  # fmt: skip
+            self._add(name, self._shown(folder), f"there is no '{filename}'", hint)
+        elif path.is_file():
+            self._check_file(name, path)
+
+    def _check_file(self, name: str, path: Path) -> None:
+        shown = self._shown(path)
+        try:
+            with path.open("rb") as file:
+                head = file.read(64)
+        except OSError as error:
+            self._add(name, shown, f"the file can not be read: {error.strerror}", "give the server's user the right to")
+            return
+        magic, what = _MAGIC.get(path.name, (b"", ""))
+        if not head:
+            self._add(name, shown, "the file is empty", "copy the model again")
+        elif head.startswith(_LFS):
+            self._add(name, shown, "the file is a Git LFS pointer, not a model", "run git lfs pull")
+        elif not head.startswith(magic):
+            self._add(name, shown, f"the file is not {what}", "save the model in the form that its name says")
+        elif path.name == "model.py":
+            self._check_python(name, path)
+
+    def _check_python(self, name: str, path: Path) -> None:
+        shown = self._shown(path)
+        if path.stat().st_size > _MAX_SOURCE:
+            return
+        try:
+            tree = ast.parse(path.read_bytes(), str(path))
+        except SyntaxError as error:
+            self._add(name, shown, f"{type(error).__name__}: {error.msg}", one_line((error.text or "").strip()),
+                      line=error.lineno or 1, column=error.offset or 1)  # fmt: skip
+            return
+        except ValueError as error:
+            self._add(name, shown, str(error), "save the file as UTF-8 text")
+            return
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        model = next((node for node in classes if node.name == _MODEL_CLASS), None)
+        if model is None:
+            if any(isinstance(node, (ast.ImportFrom, ast.Import, ast.If, ast.Try, ast.Assign)) and _MODEL_CLASS in
+                   ast.unparse(node) for node in tree.body):  # fmt: skip
+                return
+            near = did_you_mean(_MODEL_CLASS, [node.name for node in classes])
+            self._add(name, shown, f"no class {_MODEL_CLASS}", near and f"{near[:-1]} is the class: rename it",
+                      line=1, column=1)  # fmt: skip
+            return
+        methods = {node.name for node in model.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        if not model.bases and "execute" not in methods:
+            self._add(name, shown, f"class {_MODEL_CLASS} has no method execute", did_you_mean("execute", methods),
+                      line=model.lineno, column=model.col_offset + 1)  # fmt: skip
+
+    def _check_loose_files(self, source: LocalSource) -> None:
+        names = {row.filename for row in KINDS} | {"config.pbtxt"}
+        for name in source.list_others():
+            if name in names:
+                self._add("", name, f"'{name}' lies in the repository itself",
+                          "a repository holds <model>/config.pbtxt and <model>/<version>/<model file>")  # fmt: skip
+
+    # ---- findings
+
+    def _guard(self, name: str, folder: Path, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except ServerError as error:
+            self._add_error(name, folder, error)
+
+    def _add_error(self, name: str, folder: Path, error: ServerError) -> None:
+        if isinstance(error, ConfigError) and error.line:
+            self._add(name, error.file, error.text, error.hint, line=error.line, column=error.column)
+            return
+        text, hint = (error.text, error.hint) if isinstance(error, ConfigError) else (error.message, "")
+        self._add_at(name, folder, text, hint)
+
+    def _add_at(self, name: str, folder: Path, text: str, hint: str, *words: str) -> None:
+        """Report what the config says wrongly, at the line that says it."""
+        path = configs.config_path(folder, self._config_name)
+        try:
+            line, column = locate(path.read_text(encoding="utf-8", errors="replace"), text, words)
+        except OSError:
+            self._add(name, name, text, hint)
+            return
+        self._add(name, self._shown(path), text, hint, line=line, column=column)
+
+    def _add(
+        self, name: str, file: str, text: str, hint: str = "", *, line: int = 0, column: int = 0, warning: bool = False
+    ) -> None:
+        self._found.append(Finding(name, file, line, column, one_line(text), one_line(hint), warning))
+
+    def _shown(self, path: Path) -> str:
+        for source in self.sources:
+            if path.is_relative_to(source.location):
+                return str(path.relative_to(source.location))
+        return path.name
+
+
+def report(findings: Sequence[Finding], models: int) -> Iterator[str]:
+    """Yield the lines of a report for people."""
+    yield from map(str, findings)
+    errors = sum(not finding.warning for finding in findings)
+    broken = len({finding.model for finding in findings if not finding.warning})
+    yield f"{models} models, {broken} with errors: {errors} errors, {len(findings) - errors} warnings"
