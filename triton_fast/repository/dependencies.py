@@ -49,7 +49,7 @@ def cycle(name: str, edges: Edges) -> list[str]:
 def is_too_deep(name: str, edges: Edges) -> bool:
     """Tell whether ensembles are nested below ``name`` more than MAX_DEPTH deep. Ends on cycles too."""
     level = {name}
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = {member for one in level for member in edges.get(one, ()) if edges.get(member)}
         if not level:
             return False
