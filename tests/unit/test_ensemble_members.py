@@ -100,7 +100,7 @@ OUT = tensor("output", "O")
             "TYPE_INT32 is inferred from model m",
         ),
         (
-            ensemble(I, tensor("output", "O", kind="STRING"), one("m", "I", "O")),
+            ensemble(IN, tensor("output", "O", kind="STRING"), one("m", "I", "O")),
             [plain()],
             "in ensemble e, ensemble tensor O: inconsistent data type: TYPE_STRING is inferred from model e while "
             "TYPE_FP32 is inferred from model m",
@@ -151,7 +151,8 @@ JOIN = model("join", tensor("input", "A"), tensor("input", "B"), tensor("output"
     [
         # Two decoupled models.
         (
-            ensemble(IN, OUT, one("d1", "I", "S"), one("d2", "I", "T"), step("join", {"A": "S", "B": "T"}, {"OUT": "O"})),
+            ensemble(IN, OUT, one("d1", "I", "S"), one("d2", "I", "T"),
+             step("join", {"A": "S", "B": "T"}, {"OUT": "O"})),
             [plain("d1", decoupled=True), plain("d2", decoupled=True), JOIN],
             "join",
         ),
@@ -163,13 +164,15 @@ JOIN = model("join", tensor("input", "A"), tensor("input", "B"), tensor("output"
         ),
         # A decoupled step behind a decoupled step is an origin of its own.
         (
-            ensemble(IN, OUT, one("d1", "I", "S"), one("d2", "S", "T"), step("join", {"A": "S", "B": "T"}, {"OUT": "O"})),
+            ensemble(IN, OUT, one("d1", "I", "S"), one("d2", "S", "T"),
+             step("join", {"A": "S", "B": "T"}, {"OUT": "O"})),
             [plain("d1", decoupled=True), plain("d2", decoupled=True), JOIN],
             "join",
         ),
         # The same model twice is two steps.
         (
-            ensemble(IN, OUT, one("d1", "I", "S"), one("d1", "I", "T"), step("join", {"A": "S", "B": "T"}, {"OUT": "O"})),
+            ensemble(IN, OUT, one("d1", "I", "S"), one("d1", "I", "T"),
+             step("join", {"A": "S", "B": "T"}, {"OUT": "O"})),
             [plain("d1", decoupled=True), JOIN],
             "join",
         ),

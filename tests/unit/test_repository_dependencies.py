@@ -17,7 +17,7 @@ from triton_fast.repository.dependencies import MAX_DEPTH, Graph, cycle, depende
         ({"e": ["a"], "a": []}, [["a"], ["e"]]),
         ({"e": ["elsewhere"]}, [["e"]]),
         ({"f": ["e", "a"], "e": ["a", "b"], "a": [], "b": [], "c": []}, [["a", "b", "c"], ["e"], ["f"]]),
-        ({"x": ["y"], "y": ["x"], "z": ["x"], "a": []}, [["a"], ["x", "y", "z"]]),
+        ({"x": ["y"], "y": ["x"], "z": ["x"], "a": []}, [["a"], ["x", "y"], ["z"]]),
         ({"s": ["s"]}, [["s"]]),
     ],
 )

@@ -17,15 +17,14 @@ Edges = Mapping[str, Collection[str]]
 def levels(edges: Edges) -> list[list[str]]:
     """Return the models in the order to load them: those of a level need only those of earlier ones.
 
-    Whoever is on a cycle or behind one comes last. Members that are no key count as there.
+    Those on a cycle share a level; who is behind one comes after it. Members that are no key count as there.
     """
     left = {name: {member for member in members if member in edges} for name, members in edges.items()}
     found = []
     while left:
         level = sorted(name for name, members in left.items() if not members & left.keys())
         if not level:
-            found.append(sorted(left))
-            break
+            level = sorted(name for name in left if cycle(name, left))
         found.append(level)
         for name in level:
             del left[name]

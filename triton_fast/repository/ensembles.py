@@ -207,8 +207,6 @@ def plan_of(config: Any, table: ModelTable[Any], graph: Graph) -> EnsemblePlan:
             f"circular dependency between ensembles: {name} -> ... -> {way[-2]} -> {name}",
             hint=" -> ".join(way) if len(way) > 3 else "",
         )
-    if is_too_deep(name, edges):
-        raise ConfigError(f"ensemble '{name}' is nested more than {MAX_DEPTH} deep")
     records = {member: table.record(member) for member in names}
     _check_there(name, records)
     configs = {}
@@ -228,6 +226,8 @@ def plan_of(config: Any, table: ModelTable[Any], graph: Graph) -> EnsemblePlan:
         runtime = ready[wanted].runtime
         assert runtime is not None
         configs[step.model_name, step.model_version] = runtime.config
+    if is_too_deep(name, edges):
+        raise ConfigError(f"ensemble '{name}' is nested more than {MAX_DEPTH} deep")
     return check_members(config, configs)
 
 
