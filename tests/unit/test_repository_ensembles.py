@@ -346,7 +346,11 @@ def test_a_reload_that_would_close_a_cycle_keeps_what_is_served(world: World) ->
         InvalidArg, world.manager.load, "e"
     )
     assert world.ready() == ["a", "e", "outer"]
-    # And it still follows the member it is served with.
+    # What was refused leaves no trace, and it still follows the member it is served with.
+    world.write("a", text="ok, better")
+    world.manager.load("a")
+    assert world.ready() == ["a", "e", "outer"]
+    assert world.manager._ensembles.graph.edges() == {"e": {"a"}, "outer": {"e"}}
     world.manager.unload("a")
     assert world.ready() == []
 

@@ -77,6 +77,13 @@ class Ensembles(Generic[R]):
         self.graph.replace(name, members)
         self._unfit.pop(name, None)
 
+    def not_loaded(self, name: str) -> None:
+        """Note that a load ended without a change: what is served needs what it needed before."""
+        record = self._table.record(name)
+        if record is not None and record.ready:
+            served = [entry.ensemble for entry in record.ready.values() if entry.ensemble is not None]
+            self.graph.replace(name, {member for one in served for member, _ in one.plan.members})
+
     def forget(self, name: str) -> frozenset[str]:
         """Note that a model is not to be served any more; return the members that it had."""
         members = self.graph.members(name)
@@ -121,7 +128,8 @@ class Ensembles(Generic[R]):
             with self._operations.turn(name, asking):
                 record = self._table.record(name)
                 if record is not None and record.ready and record.mark is None:
-                    return False  # somebody gave it another config; that stays
+                    self.not_loaded(name)  # somebody gave it another config; that stays
+                    return False
                 return self._load(name, None, is_nested)
         except Unavailable:
             raise

@@ -326,6 +326,9 @@ class ModelRepositoryManager(Generic[R]):
             self._run(plan, is_nested)
             self._ensembles.loaded(name, plan.members)
             return True
+        except BaseException:
+            self._ensembles.not_loaded(name)
+            raise
         finally:
             directory.release()
 
