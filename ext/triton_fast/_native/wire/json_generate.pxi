@@ -268,7 +268,8 @@ cdef int read_flat(Decoder* d) noexcept nogil:
     cdef Param** tail = &r.params
     cdef char* seen
     cdef const char* start = d.c.p
-    cdef bint nested = False
+    cdef bint nested = False, inside = False
+    cdef int32_t before = 0
     cdef int first = 1, rc, found
     if scan_flat(d, &found):
         return -1
@@ -291,11 +292,18 @@ cdef int read_flat(Decoder* d) noexcept nogil:
         elif flat_input(r.model, &key) >= 0:
             rc = tf_fail(d.e, TF_INVALID_ARG,
                          b"Keyword 'parameters' for nested schema also given as input tensor name")
-        elif nested:
+        elif not nested:
+            nested = True
+            before = r.n_inputs
+            rc = read_nested(d, seen, &tail)
+            inside = r.n_inputs > before
+        elif not inside:
             rc = tf_json_skip(&d.c, FLAT_DEPTH)
         else:
-            nested = True
-            rc = read_nested(d, seen, &tail)
+            # The first of the name counts, so its inputs come again.
+            tf_fail(d.e, TF_INVALID_ARG, b"input '%.*s' already exists in request", cut(r.inputs[before].name_len),
+                    r.inputs[before].name)
+            rc = converting(d.e)
         if rc:
             break
     tf_json_names_free(&d.names)
