@@ -1,7 +1,7 @@
 """What a streamed event of /generate_stream costs the event loop: processor time of its thread, for each event.
 
-``python -m bench.server.generate [--streams N] [--events N] [--delay MS]`` runs the repeat backend, one instance for each
-stream, and reads everything from one thread without parsing it. Knows nothing of the other benchmarks.
+``python -m bench.server.generate [--streams N] [--events N] [--delay MS]`` runs the repeat backend, one instance for
+each stream, and reads everything from one thread without parsing it. Knows nothing of the other benchmarks.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Generate requests cut, abandoned and not read: what is answered does not depend on how bytes come, nothing leaks, and a
-slow reader holds up only its own model.
+"""Generate requests cut, abandoned and not read: what is answered does not depend on how bytes come, nothing leaks, and
+a slow reader holds up only its own model.
 
 Most of it drives the native connection by hand, so that every delivery is deterministic.
 """
@@ -242,7 +242,8 @@ def test_hostile_bodies(server: ServerProcess) -> None:
         b'{"a":' * 200_000, b"[" * 500_000, b'{"parameters":' * 100_000, b'{"INPUT0": ' + b"[" * 300_000,
         b'{"INPUT0": ' + b"9" * 500_000 + b"}", b'{"x": ' + b"1" * 400 + b"e" + b"9" * 400 + b"}",
         b'{"INPUT0": [' + b"1," * 300_000 + b"]}", b'{"' + b"\\u0061" * 100_000 + b'": 1}',
-        b"{" + b",".join(b'"p%d": 1' % i for i in range(70_000)) + b"}", b'{"x": "' + b"\\" * 99_999 + b'"}', b"\0" * 1000,
+        b"{" + b",".join(b'"p%d": 1' % i for i in range(70_000)) + b"}", b'{"x": "' + b"\\" * 99_999 + b'"}',
+        b"\0" * 1000,
     ]  # fmt: skip
     with Client(server.http) as client:
         for body in bodies:
@@ -256,6 +257,7 @@ def test_hostile_bodies(server: ServerProcess) -> None:
 def test_many_streams_of_which_some_are_cut(stream_root: Path) -> None:
     """Over sockets: half of the clients go in mid-stream; the others get all, and the server is as before."""
     with LocalServer(stream_root) as server:
+
         def in_flight() -> int:
             return server.call(lambda: server.native.in_flight)  # type: ignore[attr-defined, no-any-return]
 

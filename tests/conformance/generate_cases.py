@@ -47,8 +47,8 @@ class TritonPythonModel:
 '''
 # Cases of the models "decoupled" and "errors" whose answers Triton 2.51 gives otherwise, by design (python_answers.py),
 # or never.
-_OTHERWISE = {"wrong_name", "extra_output", "output_twice", "returns_early", "returns_none", "none_element", "reschedule",
-              "recursion", "execute", "answer", "error_is_text", "tensors_not_a_list"}  # fmt: skip
+_OTHERWISE = {"wrong_name", "extra_output", "output_twice", "returns_early", "returns_none", "none_element",
+              "reschedule", "recursion", "execute", "answer", "error_is_text", "tensors_not_a_list"}  # fmt: skip
 _PATH = re.compile(r"[\w/.-]*(?=\b\w+/1/model\.py)")
 
 
@@ -80,8 +80,8 @@ def tensor(name: str, kind: str, dims: str, more: str = "") -> str:
 def write(root: Path) -> Path:
     python_models.write(
         root,
-        only=("decoupled", "errors", "repeat", "endless", "identity", "identity_string", "identity_bool", "identity_fp64",
-              "identity_uint64", "identity_fp16"),
+        only=("decoupled", "errors", "repeat", "endless", "identity", "identity_string", "identity_bool",
+              "identity_fp64", "identity_uint64", "identity_fp16"),
     )  # fmt: skip
     seen = tensor("SEEN", "STRING", "1")
     optional = "optional: true"

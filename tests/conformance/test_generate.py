@@ -17,8 +17,8 @@ from tests.helpers.raw import generate
 from tests.helpers.server import LocalServer, Model, ServerProcess, repository, until, with_repeat
 
 NOT_ONE = {
-    "error": "generate expects model to produce exactly 1 response, use generate stream for model that generates various "
-    "number of responses"
+    "error": "generate expects model to produce exactly 1 response, use generate stream for model that generates "
+    "various number of responses"
 }
 JSON, EVENTS = "application/json", "text/event-stream; charset=utf-8"
 HOUR_MS = 3_600_000
@@ -158,8 +158,9 @@ def test_datatypes(served: ServerProcess, kind: str, value: Any) -> None:
 def test_halves_have_no_json(served: ServerProcess) -> None:
     for kind in ("fp16", "bf16"):
         answer = raw.ask(served.http, generate(f"id_{kind}", {"INPUT0": 1}))
-        text = f"receiving {kind.upper()} data via JSON is not supported. Please use the binary data format for input INPUT0"
-        assert (answer.status, answer.error) == (400, text)
+        assert (answer.status, answer.error) == (
+            400, f"receiving {kind.upper()} data via JSON is not supported. Please use the binary data format for "
+            "input INPUT0")  # fmt: skip
 
 
 # ---- Python models
@@ -251,7 +252,8 @@ def test_no_compression(served: ServerProcess) -> None:
             answer = raw.ask(served.http, generate("id_fp32", body, f"Content-Encoding: {encoding}", stream=stream))
             assert (answer.status, answer.error) == (
                 400, "Unsupported content-encoding, only 'identity' is supported.")  # fmt: skip
-    answer = raw.ask(served.http, generate("id_fp32", {"INPUT0": 1}, "Accept-Encoding: gzip", "Content-Encoding: identity"))
+    headers = ("Accept-Encoding: gzip", "Content-Encoding: identity")
+    answer = raw.ask(served.http, generate("id_fp32", {"INPUT0": 1}, *headers))
     assert "content-encoding" not in answer.headers
     assert answer.json()["OUTPUT0"] == 1.0
 
@@ -270,13 +272,14 @@ def test_the_size_of_a_request_is_limited(served: ServerProcess) -> None:
         400, f"request JSON size of {limit + 2} bytes exceeds the maximum allowed input size of {limit} bytes. "
         "Use --http-max-input-size to increase the limit.")  # fmt: skip
     many = [1] * (limit // 8 + 1)
-    for body, prefix in (({"INPUT0": many}, ""), ({"parameters": {"INPUT0": many}}, "Converting keyword: 'parameters': ")):
+    nested = {"parameters": {"INPUT0": many}}
+    for body, prefix in (({"INPUT0": many}, ""), (nested, "Converting keyword: 'parameters': ")):
         text = json.dumps(body, separators=(",", ":")).encode()
         assert len(text) < limit
         answer = raw.ask(served.http, generate("id_int64", text))
         assert (answer.status, answer.error) == (
-            400, f"{prefix}request size of {8 * len(many)} bytes with input 'INPUT0' of size {8 * len(many)} bytes exceeds "
-            f"the maximum allowed input size of {limit}. Use --http-max-input-size to increase the limit.")  # fmt: skip
+            400, f"{prefix}request size of {8 * len(many)} bytes with input 'INPUT0' of size {8 * len(many)} bytes "
+            f"exceeds the maximum allowed input size of {limit}. Use --http-max-input-size to increase the limit.")  # fmt: skip
 
 
 def test_old_clients_read_to_the_end(served: ServerProcess) -> None:

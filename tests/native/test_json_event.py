@@ -1,4 +1,4 @@
-"""Responses of generate requests against the json module: members and their order, scalars and lists, frames, errors."""
+"""Responses of generate requests against the json module: members, their order, scalars and lists, frames, errors."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_errors(form: int) -> None:
 
 def test_what_can_not_be_printed() -> None:
     for dtype in (DataType.FP16, DataType.BF16):
-        with pytest.raises(InvalidArg, match="sending .*16 data via JSON is not supported"):
+        with pytest.raises(InvalidArg, match=r"sending .*16 data via JSON is not supported"):
             json_event.encode(YZ, [(0, dtype, [1], b"\0\0")])
     with pytest.raises(Internal, match="shape does not match size of output for 'Y'"):
         json_event.encode(YZ, [(0, INT32, [2], ONE)])

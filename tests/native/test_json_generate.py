@@ -178,7 +178,8 @@ def test_of_one_name_the_first_counts() -> None:
 
 ERRORS = {
     b'{"INT32": 1, "INT32": 2}': "input 'INT32' already exists in request",
-    b'{"INT32": 1, "parameters": {"INT32": 2}}': "Converting keyword: 'parameters': input 'INT32' already exists in request",
+    b'{"INT32": 1, "parameters": {"INT32": 2}}':
+        "Converting keyword: 'parameters': input 'INT32' already exists in request",
     b'{"parameters": {"INT32": 2}, "parameters": {}}':
         "Converting keyword: 'parameters': input 'INT32' already exists in request",
     b'{"parameters": {"INT32": "a"}}': "Converting keyword: 'parameters': " + NON_INT,
@@ -236,9 +237,10 @@ def test_trailing_nul_and_byte_order_mark() -> None:
 def test_the_limit_counts_all_inputs_and_levels() -> None:
     body = {"INT64": [1] * 10, "parameters": {"UINT64": [1] * 10}}
     assert len(decoded(body, max_input=160)["inputs"]) == 2
-    text = "request size of 160 bytes with input 'UINT64' of size 80 bytes exceeds the maximum allowed input size of 159."
-    tail = " Use --http-max-input-size to increase the limit."
-    assert error(body, max_input=159) == "Converting keyword: 'parameters': " + text + tail
+    assert error(body, max_input=159) == (
+        "Converting keyword: 'parameters': request size of 160 bytes with input 'UINT64' of size 80 bytes exceeds the "
+        "maximum allowed input size of 159. Use --http-max-input-size to increase the limit."
+    )
     # The text itself is larger than what it holds.
     assert error(body, max_input=90).startswith("request JSON size of ")
     padded = json.dumps({"STRING": ["", ""] * 40}, separators=(",", ":")).encode()

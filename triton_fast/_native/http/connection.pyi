@@ -1,4 +1,4 @@
-"""The HTTP/1.1 connection: infer and generate natively from socket to queue and back, every other verb through Python."""
+"""The HTTP/1.1 connection: inference natively from socket to queue and back, every other verb through Python."""
 
 import re
 from asyncio import AbstractEventLoop
@@ -16,7 +16,8 @@ class HttpServer:
         Answers what is not native: ``resolve(name, version) -> NativeModel``; ``control(method, path, query, headers,
         body)``, which returns ``(status, headers, body)`` or an awaitable of it; ``error_reply(code, text)``,
         ``refusal(status, text)``, ``denied(header)``, which return such a tuple; ``inflate``, ``deflate``,
-        ``choose_encoding``; ``endpoint_load(format)``, the value of a header or None; ``failed(exception)`` for what should not happen.
+        ``choose_encoding``; ``endpoint_load(format)``, the value of a header or None; ``failed(exception)`` for what
+        should not happen.
     loop
         The event loop, on whose thread all methods are called.
     epoch

@@ -1,7 +1,7 @@
 """The v2 HTTP routes as one table: pattern, methods, restricted-API category, handler.
 
-Order and patterns are Triton's: full matches on the undecoded path, the query ignored. Infer and generate are matched by
-the native connection first; they stand here too, so that other methods on them get 405 and their category is known.
+Order and patterns are Triton's: full matches on the undecoded path, the query ignored. Infer and generate are matched
+by the native connection first; they stand here too, so that other methods on them get 405 and their category is known.
 """
 
 from __future__ import annotations

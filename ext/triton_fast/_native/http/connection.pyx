@@ -7,7 +7,7 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body_new
 from triton_fast._native.core.native cimport (
@@ -19,17 +19,17 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
+from triton_fast._native.http.channel cimport ST_BODY, ST_CHUNKED, ST_CLOSED, ST_DISCARD, ST_HEAD, ST_WAIT, Channel
 from triton_fast._native.http.generate cimport (
     FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
 )
 from triton_fast._native.http.head cimport (
     ROUTE_INFER, ROUTE_NONE, Info, forwarded_headers, has_header, head_info, native_route, text_of,
 )
-from triton_fast._native.http.incoming cimport ST_BODY, ST_CHUNKED, ST_CLOSED, ST_DISCARD, ST_HEAD, ST_WAIT, Incoming
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
-from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy, send_now, send_rest
+from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy
 from triton_fast._native.http.shared cimport HttpShared
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
 from triton_fast._native.net.shared cimport SCRATCH
@@ -54,12 +54,9 @@ cdef bytes NO_ROOM = NO_ROOM_TEXT.encode()
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-cdef class HttpConnection(Incoming):
+cdef class HttpConnection(Channel):
     """One client connection; made by ``HttpServer`` for the event loop."""
 
-    cdef object is_closing
-    cdef int fd             # -1: write through the transport only (TLS)
-    cdef bint paused        # the transport has bytes that the socket did not take
     cdef bint answered      # the answer of the request in hand was given to the socket or the transport
     cdef Info info
     cdef size_t scan_from
@@ -69,7 +66,6 @@ cdef class HttpConnection(Incoming):
     cdef Block* block
     cdef size_t body_at     # where the body begins in block
     cdef size_t received
-    cdef size_t seen        # of the body received, or of the answer not yet taken, when the time was last looked at
     cdef Chunked* chunks
     cdef int64_t began      # ns: when the head, body or answer in hand began
     cdef object verb        # (method, path, query, headers) of a request for the Python side
@@ -83,11 +79,6 @@ cdef class HttpConnection(Incoming):
     cdef Generation generation  # the answer of a generate request in flight
     cdef bint planned       # request was made from plan
     cdef Plan plan
-
-    def __cinit__(self, HttpShared server not None):
-        self.server = server
-        self.fd = -1
-        self.state = ST_CLOSED
 
     def __dealloc__(self):
         tf_buf_free(&self.memo)
@@ -657,31 +648,13 @@ cdef class HttpConnection(Incoming):
             raise MemoryError
         self.send(server.out.data, server.out.len, NULL, 0, NULL)
 
-    # Write head and the binary tensors of p; what the socket does not take now goes to the transport.
+    # Write head and the binary tensors of p, which are the answer, and go on behind it.
     cdef int send(self, const char* head, size_t n, Response* p, int32_t n_binary,
                   const int32_t* binary_index) except -1:
         self.answered = True
         if self.push(head, n, p, n_binary, binary_index) and not self.paused:
             self.next_request()
         return 0
-
-    # The same for a piece of an answer; False: the connection is over.
-    cdef bint push(self, const char* head, size_t n, Response* p, int32_t n_binary,
-                   const int32_t* binary_index) except -1:
-        cdef size_t total = 0
-        cdef ssize_t sent = 0
-        if self.state != ST_WAIT or self.is_closing():
-            return False
-        sent = send_now(-1 if self.paused else self.fd, head, n, p, n_binary, binary_index, &total)
-        if sent < 0:
-            self.abort()
-            return False
-        if <size_t>sent < total:
-            send_rest(self.transport, <size_t>sent, head, n, p, n_binary, binary_index)
-            # A reader that takes nothing must not hold the memory for ever.
-            self.seen = self.transport.get_write_buffer_size()
-            self.deadline = now_ns() + self.server.body_timeout_ns
-        return True
 
     cdef int next_request(self) except -1:
         if not self.info.keep_alive or self.server.draining:
@@ -700,20 +673,6 @@ cdef class HttpConnection(Incoming):
         return 0
 
     # ---- the end
-
-    cdef int close(self) except -1:
-        self.state = ST_CLOSED
-        self.deadline = 0
-        if self.transport is not None:
-            self.transport.close()
-        return 0
-
-    cdef int abort(self) except -1:
-        self.state = ST_CLOSED
-        self.deadline = 0
-        if self.transport is not None:
-            self.transport.abort()
-        return 0
 
     cdef int begin_drain(self) except -1:
         self.memo.len = 0

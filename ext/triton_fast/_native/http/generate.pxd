@@ -1,5 +1,5 @@
 # A generate request in flight: from its responses to the bytes of its answer. Knows no socket and no connection.
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf, tf_error

@@ -1,7 +1,6 @@
 # See generate.pxd. A response lies un-encoded, in the carrier that counts against its request's max_responses, until
 # there is room for its bytes: a reader that does not read stops its own model, not the server's memory.
-from libc.stdint cimport int32_t, uint8_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport (

@@ -381,7 +381,8 @@ cdef int begin_decoder(Decoder* d, Request* r, size_t json_len, size_t max_input
 
 
 # Let `read` go over the text, and say what it found wrong with its syntax.
-cdef int run_decoder(Decoder* d, const char* json, size_t json_len, int (*read)(Decoder*) noexcept nogil) noexcept nogil:
+cdef int run_decoder(Decoder* d, const char* json, size_t json_len,
+                     int (*read)(Decoder*) noexcept nogil) noexcept nogil:
     cdef const char* end = json + json_len
     cdef char* copy = NULL
     cdef int rc

@@ -1,17 +1,24 @@
-# See incoming.pxd. Knows no message: the connection consumes.
-from libc.stdint cimport uint8_t
+# See channel.pxd. Knows no message: the connection consumes, and says what is pushed.
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memmove
 
-from triton_fast._native.core.native cimport tf_buf_free, tf_buf_put
-from triton_fast._native.http.shared cimport HttpPeer
+from triton_fast._native.core.native cimport now_ns, tf_buf_free, tf_buf_put
+from triton_fast._native.core.request cimport Response
+from triton_fast._native.http.reply cimport send_now, send_rest
+from triton_fast._native.http.shared cimport HttpPeer, HttpShared
 from triton_fast._native.net.shared cimport SCRATCH
 
 cdef enum:
     PENDING_MAX = 262144        # unread pipelined bytes kept before reading stops
 
 
-cdef class Incoming(HttpPeer):
-    """What a connection knows of bytes that it can not use yet."""
+cdef class Channel(HttpPeer):
+    """A connection as far as its bytes are concerned."""
+
+    def __cinit__(self, HttpShared server not None):
+        self.server = server
+        self.fd = -1
+        self.state = ST_CLOSED
 
     def __dealloc__(self):
         tf_buf_free(&self.pending)
@@ -59,4 +66,35 @@ cdef class Incoming(HttpPeer):
                 self.state != ST_WAIT or self.pending.len - self.pending_pos < PENDING_MAX // 2):
             self.reading_paused = False
             self.transport.resume_reading()
+        return 0
+
+    cdef bint push(self, const char* head, size_t n, Response* p, int32_t n_binary,
+                   const int32_t* binary_index) except -1:
+        cdef size_t total = 0
+        cdef ssize_t sent = 0
+        if self.state != ST_WAIT or self.is_closing():
+            return False
+        sent = send_now(-1 if self.paused else self.fd, head, n, p, n_binary, binary_index, &total)
+        if sent < 0:
+            self.abort()
+            return False
+        if <size_t>sent < total:
+            send_rest(self.transport, <size_t>sent, head, n, p, n_binary, binary_index)
+            # A reader that takes nothing must not hold the memory for ever.
+            self.seen = self.transport.get_write_buffer_size()
+            self.deadline = now_ns() + self.server.body_timeout_ns
+        return True
+
+    cdef int close(self) except -1:
+        self.state = ST_CLOSED
+        self.deadline = 0
+        if self.transport is not None:
+            self.transport.close()
+        return 0
+
+    cdef int abort(self) except -1:
+        self.state = ST_CLOSED
+        self.deadline = 0
+        if self.transport is not None:
+            self.transport.abort()
         return 0
