@@ -273,13 +273,14 @@ def test_the_size_of_a_request_is_limited(served: ServerProcess) -> None:
         "Use --http-max-input-size to increase the limit.")  # fmt: skip
     many = [1] * (limit // 8 + 1)
     nested = {"parameters": {"INPUT0": many}}
+    size = 8 * len(many)
     for body, prefix in (({"INPUT0": many}, ""), (nested, "Converting keyword: 'parameters': ")):
         text = json.dumps(body, separators=(",", ":")).encode()
         assert len(text) < limit
         answer = raw.ask(served.http, generate("id_int64", text))
         assert (answer.status, answer.error) == (
-            400, f"{prefix}request size of {8 * len(many)} bytes with input 'INPUT0' of size {8 * len(many)} bytes "
-            f"exceeds the maximum allowed input size of {limit}. Use --http-max-input-size to increase the limit.")  # fmt: skip
+            400, f"{prefix}request size of {size} bytes with input 'INPUT0' of size {size} bytes exceeds the maximum "
+            f"allowed input size of {limit}. Use --http-max-input-size to increase the limit.")  # fmt: skip
 
 
 def test_old_clients_read_to_the_end(served: ServerProcess) -> None:
