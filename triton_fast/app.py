@@ -172,7 +172,9 @@ class Server:
                 await self._bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port)
             )
         if options.allow_http:
-            self.http = http_listener(options, self._app(InferApp, options.http_restricted_api), self.epoch)
+            app = self._app(InferApp, options.http_restricted_api)
+            app.custom_metrics = self.custom_metrics if options.allow_metrics else None
+            self.http = http_listener(options, app, self.epoch)
             listeners.append(
                 await self._bind(self.http, options.http_address, options.http_port, options.reuse_http_port)
             )

@@ -40,6 +40,14 @@ class Answer:
     def closes(self) -> bool:
         return self.headers.get("connection") == "close"
 
+    @property
+    def events(self) -> list[Any]:
+        """The objects of a generate_stream response, which must be nothing but events."""
+        *events, rest = self.body.split(b"\n\n")
+        assert rest == b"", self.body
+        assert all(event.startswith(b"data: ") for event in events), self.body
+        return [json.loads(event[6:]) for event in events]
+
 
 class Closed(Exception):
     """The peer ended the connection; ``got`` is what came of an unfinished response."""
@@ -62,7 +70,29 @@ class Reader:
             raise Closed(self._have)
         self._have += data
 
-    def answer(self, *, head_only: bool = False) -> Answer:
+    def line(self) -> bytes:
+        while b"\r\n" not in self._have:
+            self._more()
+        line, _, self._have = self._have.partition(b"\r\n")
+        return line
+
+    def chunk(self) -> bytes:
+        """Return the next chunk of a chunked body; b"" is its end."""
+        size = int(self.line(), 16)
+        while len(self._have) < size + 2:
+            self._more()
+        data, self._have = self._have[:size], self._have[size:]
+        assert self.line() == b"", "no CR LF behind a chunk"
+        return data
+
+    def rest_of_connection(self) -> bytes:
+        with contextlib.suppress(Closed):
+            while True:
+                self._more()
+        return self._have
+
+    def head(self) -> Answer:
+        """Return the next final response up to its body."""
         interim: list[int] = []
         while True:
             while b"\r\n\r\n" not in self._have:
@@ -80,17 +110,32 @@ class Reader:
                 assert colon, line
                 assert name.lower() not in headers, f"{name} twice"
                 headers[name.lower()] = value
-            length = 0 if head_only else int(headers["content-length"])
-            parts, got = [self._have], len(self._have)
-            while got < length:
-                data = self._read()
-                if not data:
-                    raise Closed(b"".join(parts))
-                parts.append(data)
-                got += len(data)
-            whole = b"".join(parts)
-            self._have = whole[length:]
-            return Answer(int(status), headers, whole[:length], version, interim)
+            return Answer(int(status), headers, b"", version, interim)
+
+    def answer(self, *, head_only: bool = False) -> Answer:
+        found = self.head()
+        if head_only:
+            return found
+        if found.headers.get("transfer-encoding") == "chunked":
+            assert "content-length" not in found.headers
+            found.body = b"".join(iter(self.chunk, b""))
+            return found
+        if "content-length" not in found.headers:
+            assert found.closes, "a body without an end"
+            found.body, self._have = self.rest_of_connection(), b""
+            return found
+        length = int(found.headers["content-length"])
+        parts, got = [self._have], len(self._have)
+        while got < length:
+            data = self._read()
+            if not data:
+                raise Closed(b"".join(parts))
+            parts.append(data)
+            got += len(data)
+        whole = b"".join(parts)
+        self._have = whole[length:]
+        found.body = whole[:length]
+        return found
 
     @property
     def rest(self) -> bytes:
@@ -140,6 +185,14 @@ class Client:
             return self._reader.answer(head_only=head_only)
         except ConnectionResetError:
             raise Closed(self._reader.rest) from None
+
+    def head(self) -> Answer:
+        """Read one response up to its body, whose chunks ``chunk`` reads."""
+        return self._reader.head()
+
+    def chunk(self) -> bytes:
+        """Read the next chunk of a body; b"" is its end."""
+        return self._reader.chunk()
 
     def ask(self, data: bytes) -> Answer:
         self.send(data)
@@ -202,6 +255,12 @@ def chunked(path: str, chunks: Iterable[bytes], *headers: str) -> bytes:
 
 def infer_path(model: str) -> str:
     return f"/v2/models/{model}/infer"
+
+
+def generate(model: str, body: Any, *headers: str, stream: bool = False, version: str = "1.1") -> bytes:
+    """A generate request; ``body``: its object, or bytes as they are."""
+    path = f"/v2/models/{model}/generate{'_stream' if stream else ''}"
+    return post(path, body if isinstance(body, bytes) else json.dumps(body).encode(), *headers, version=version)
 
 
 def fp32(values: Sequence[float]) -> bytes:

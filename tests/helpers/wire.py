@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +25,15 @@ class _Loop:
 
     def __init__(self) -> None:
         self.waiting: list[Coroutine[Any, Any, None]] = []
+        self.soon: list[Callable[[], object]] = []
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Run it when the bytes in hand are used."""
+        self.soon.append(function)
+
+    def run_soon(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()
 
     def create_task(self, coroutine: Coroutine[Any, Any, None]) -> _Loop:
         self.waiting.append(coroutine)
@@ -148,6 +157,7 @@ class Wire:
         """Deliver every answer that is due, until nothing is in hand."""
         while self.native.in_flight or self.loop.waiting:
             self.loop.run()
+            self.loop.run_soon()
             if self.native.in_flight:
                 ready, _, _ = select.select([self.native.ring.fileno()], [], [], 30.0)
                 assert ready, "a request was never completed"
@@ -173,6 +183,7 @@ class Connection:
                 window[:n] = rest[:n]
             self.native.buffer_updated(n)
             rest = rest[n:]
+            self.wire.loop.run_soon()
 
     def exchange(self, parts: Iterable[bytes], *, pump_between: bool = True) -> bytes:
         """Deliver each part, end the connection, and return all that was answered."""

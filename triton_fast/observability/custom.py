@@ -71,6 +71,14 @@ class CustomMetrics:
             taken = [_as_metric(family) for _, family in sorted(self._families.items())]
         yield from taken
 
+    def values(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """Return labels and value of each series of a counter or gauge; empty when there is no such family."""
+        with self.lock:
+            family = self._families.get(name)
+            if family is None or family.kind == "histogram":
+                return []
+            return [(dict(series.labels), series.value) for series in family.series.values()]
+
     def describe(self) -> list[Metric]:
         return []
 

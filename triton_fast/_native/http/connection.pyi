@@ -1,4 +1,4 @@
-"""The HTTP/1.1 connection: infer natively from socket to queue and back, every other verb through Python."""
+"""The HTTP/1.1 connection: inference natively from socket to queue and back, every other verb through Python."""
 
 import re
 from asyncio import AbstractEventLoop
@@ -16,7 +16,8 @@ class HttpServer:
         Answers what is not native: ``resolve(name, version) -> NativeModel``; ``control(method, path, query, headers,
         body)``, which returns ``(status, headers, body)`` or an awaitable of it; ``error_reply(code, text)``,
         ``refusal(status, text)``, ``denied(header)``, which return such a tuple; ``inflate``, ``deflate``,
-        ``choose_encoding``; ``failed(exception)`` for what should not happen.
+        ``choose_encoding``; ``endpoint_load(format)``, the value of a header or None; ``failed(exception)`` for what
+        should not happen.
     loop
         The event loop, on whose thread all methods are called.
     epoch
@@ -30,6 +31,8 @@ class HttpServer:
         More are closed at once; 0 = no limit.
     forward
         Compiled pattern: request headers whose names it finds become string parameters of infer requests. None: none.
+    max_responses
+        Responses of one decoupled request that may wait for a slow reader; then its model waits. 0 = any number.
     poll_ns
         How long the answer of a lone infer request may be waited for in place; 0 = never. It adapts: where answers do
         not come in time it is hardly tried.
@@ -47,6 +50,7 @@ class HttpServer:
     idle_timeout_ns: int
     max_connections: int
     forward: re.Pattern[str] | None
+    max_responses: int
     poll_ns: int
     requests: int
     in_flight: int

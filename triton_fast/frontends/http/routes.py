@@ -1,7 +1,7 @@
 """The v2 HTTP routes as one table: pattern, methods, restricted-API category, handler.
 
-Order and patterns are Triton's: full matches on the undecoded path, the query ignored. Infer is matched by the native
-connection first; it stands here too, so that other methods on it get 405 and its category is known.
+Order and patterns are Triton's: full matches on the undecoded path, the query ignored. Infer and generate are matched
+by the native connection first; they stand here too, so that other methods on them get 405 and their category is known.
 """
 
 from __future__ import annotations
@@ -94,10 +94,6 @@ def logging(plane: Dataplane, verb: Verb) -> Answer:
     raise Unavailable("the server does not support dynamic logging")
 
 
-def later(plane: Dataplane, verb: Verb) -> Answer:
-    raise Unsupported(f"'{verb.path}' is not supported by this version of triton_fast")
-
-
 def repository_index(plane: Dataplane, verb: Verb) -> Answer:
     wanted = verb.json_object().get("ready", False)
     if not isinstance(wanted, bool):
@@ -141,7 +137,7 @@ ROUTES: tuple[Route, ...] = (
     _row(r"/v2/logging", "GET POST", "logging", logging),
     _row(_MODEL, "GET", "metadata", model_metadata),
     _row(_MODEL + "/infer", "POST", "inference", infer),
-    _row(_MODEL + "/generate(?:_stream)?", "POST", "inference", later),
+    _row(_MODEL + "/generate(?:_stream)?", "POST", "inference", infer),
     _row(_MODEL + "/ready", "GET", "health", model_ready, Where.READY),
     _row(_MODEL + "/config", "GET", "model-config", model_config),
     _row(_MODEL + "/stats", "GET", "statistics", model_stats),

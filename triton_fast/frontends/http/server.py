@@ -8,13 +8,14 @@ from functools import partial
 
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.frontends import compression
-from triton_fast.frontends.http import routes
+from triton_fast.frontends.http import load, routes
 from triton_fast.frontends.http.accept import choose_encoding
 from triton_fast.frontends.http.messages import Answer, Verb, code_status, error_answer
 from triton_fast.frontends.metrics import Handler
 from triton_fast.frontends.v2 import V2App
 from triton_fast.frontends.work import Offload, Where
 from triton_fast.observability import log
+from triton_fast.observability.custom import CustomMetrics
 
 
 class InferApp(V2App):
@@ -22,6 +23,8 @@ class InferApp(V2App):
 
     inflate = staticmethod(partial(compression.inflate, flag="--http-max-input-size"))
     choose_encoding = staticmethod(choose_encoding)
+    # Where the models' own metrics are; None where the server keeps none.
+    custom_metrics: CustomMetrics | None = None
 
     def resolve(self, name: str, version: int) -> NativeModel:
         return self.plane.native_model(name, version)
@@ -29,7 +32,7 @@ class InferApp(V2App):
     def control(
         self, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
     ) -> Answer | Awaitable[Answer]:
-        """Answer any request but infer; what may take long is answered later, from another thread."""
+        """Answer any request but infer and generate; what may take long is answered later, from another thread."""
         route, params, allowed = routes.find(method, path)
         if route is None:
             return error_answer(404, "Not Found")
@@ -44,6 +47,10 @@ class InferApp(V2App):
         if where is not Where.LOOP:
             return self.run_later(routes.run, route, self.plane, verb, where=where)
         return routes.run(route, self.plane, verb)
+
+    def endpoint_load(self, form: int) -> bytes | None:
+        """Return the endpoint-load-metrics header of a generate answer, if the models say what it needs."""
+        return load.endpoint_load(self.custom_metrics.values(load.FAMILY), form) if self.custom_metrics else None
 
     @staticmethod
     def denied(header: str) -> Answer:

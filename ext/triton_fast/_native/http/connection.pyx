@@ -7,7 +7,7 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body_new
 from triton_fast._native.core.native cimport (
@@ -19,14 +19,18 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
+from triton_fast._native.http.channel cimport ST_BODY, ST_CHUNKED, ST_CLOSED, ST_DISCARD, ST_HEAD, ST_WAIT, Channel
+from triton_fast._native.http.generate cimport (
+    FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
+)
 from triton_fast._native.http.head cimport (
-    Info, forwarded_headers, has_header, head_info, infer_route, text_of,
+    ROUTE_INFER, ROUTE_NONE, Info, forwarded_headers, has_header, head_info, native_route, text_of,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
-from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy, send_now, send_rest
-from triton_fast._native.http.shared cimport HttpPeer, HttpShared
+from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy
+from triton_fast._native.http.shared cimport HttpShared
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
 from triton_fast._native.net.shared cimport SCRATCH
 from triton_fast._native.sched.model cimport NativeModel
@@ -39,39 +43,22 @@ from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT, ServerError
 
 
 cdef enum:
-    ST_HEAD = 0             # between requests, or a head is arriving
-    ST_BODY = 1             # a body of known length goes into self.block
-    ST_CHUNKED = 2
-    ST_WAIT = 3             # a request is in flight, or its answer has not left yet
-    ST_DISCARD = 4          # answered and refused: what still arrives is thrown away, then the connection ends
-    ST_CLOSED = 5
-
-cdef enum:
     SMALL_WINDOW = 8192         # the same after a large body: what lies in scratch has to be copied to the body's block
     LARGE_BODY = 131072
-    PENDING_MAX = 262144        # unread pipelined bytes kept before reading stops
     DISCARD_MAX = 16777216      # bytes thrown away after a refusal, so that the client reads its answer
     INFLATE_HERE = 4096         # compressed bytes inflated on the loop's thread; more may take long
     MIN_RATE = 1024             # bytes per second a body must keep up after its timeout
+    STREAM_WRITE = 65536        # bytes of a generate answer encoded before they are offered to the socket
 
 cdef bytes NO_ROOM = NO_ROOM_TEXT.encode()
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-cdef class HttpConnection(HttpPeer):
+cdef class HttpConnection(Channel):
     """One client connection; made by ``HttpServer`` for the event loop."""
 
-    cdef HttpShared server
-    cdef object transport
-    cdef object is_closing
-    cdef int fd             # -1: write through the transport only (TLS)
-    cdef int32_t state
-    cdef bint paused        # the transport has bytes that the socket did not take
-    cdef bint reading_paused
     cdef bint answered      # the answer of the request in hand was given to the socket or the transport
     cdef Info info
-    cdef tf_buf pending     # bytes that arrived before they could be used, from pending_pos on
-    cdef size_t pending_pos
     cdef size_t scan_from
     cdef bint head_begun
     cdef bint lingering     # this was refused: throw away the rest before the end
@@ -79,7 +66,6 @@ cdef class HttpConnection(HttpPeer):
     cdef Block* block
     cdef size_t body_at     # where the body begins in block
     cdef size_t received
-    cdef size_t seen        # of the body received, or of the answer not yet taken, when the time was last looked at
     cdef Chunked* chunks
     cdef int64_t began      # ns: when the head, body or answer in hand began
     cdef object verb        # (method, path, query, headers) of a request for the Python side
@@ -90,16 +76,11 @@ cdef class HttpConnection(HttpPeer):
     cdef NativeModel model
     cdef int64_t epoch
     cdef Request* request   # in flight
+    cdef Generation generation  # the answer of a generate request in flight
     cdef bint planned       # request was made from plan
     cdef Plan plan
 
-    def __cinit__(self, HttpShared server not None):
-        self.server = server
-        self.fd = -1
-        self.state = ST_CLOSED
-
     def __dealloc__(self):
-        tf_buf_free(&self.pending)
         tf_buf_free(&self.memo)
         block_unref(self.block)
         free(self.chunks)
@@ -129,6 +110,7 @@ cdef class HttpConnection(HttpPeer):
         self.transport = None
         self.is_closing = None
         self.fd = -1
+        self.generation = None
         if self.task is not None:
             self.task.cancel()
             self.task = None
@@ -148,6 +130,10 @@ cdef class HttpConnection(HttpPeer):
         # answered, since the peer may have closed only its half.
         cdef Request* r = self.request
         self.info.keep_alive = False
+        if self.generation is not None:
+            # Nobody generates for a reader that is probably gone: Triton takes this for a disconnect, too.
+            self.abort()
+            return False
         if self.state == ST_WAIT and not self.answered:
             if r == NULL:
                 return True
@@ -166,10 +152,14 @@ cdef class HttpConnection(HttpPeer):
 
     def resume_writing(self):
         self.paused = False
-        if self.state != ST_WAIT or not self.answered:
+        if self.state != ST_WAIT or not (self.answered or self.generation is not None):
             return
         try:
-            self.next_request()
+            if self.answered:
+                self.next_request()
+            else:
+                self.deadline = 0
+                self.flush()
             self.use_pending()
         except Exception as error:
             self.server.app.failed(error)
@@ -209,48 +199,6 @@ cdef class HttpConnection(HttpPeer):
 
     # ---- bytes in
 
-    cdef int stash(self, const uint8_t* data, size_t n) except -1:
-        tf_buf_put(&self.pending, data, n)
-        if self.pending.failed:
-            raise MemoryError
-        if self.state == ST_WAIT and self.pending.len - self.pending_pos > PENDING_MAX and not self.reading_paused:
-            self.reading_paused = True
-            self.transport.pause_reading()
-        return 0
-
-    cdef int use_scratch(self, size_t n) except -1:
-        cdef size_t at = 0, used
-        while at < n and self.state < ST_WAIT:
-            used = self.consume(self.server.scratch + at, n - at)
-            if used == 0:
-                break
-            at += used
-        if at < n and self.state <= ST_WAIT:
-            self.stash(self.server.scratch + at, n - at)
-        return 0
-
-    cdef int use_pending(self) except -1:
-        cdef size_t used
-        while self.pending_pos < self.pending.len and self.state < ST_WAIT:
-            used = self.consume(<uint8_t*>self.pending.data + self.pending_pos, self.pending.len - self.pending_pos)
-            if used == 0:
-                break
-            self.pending_pos += used
-        if self.pending_pos == self.pending.len:
-            self.pending_pos = 0
-            self.pending.len = 0
-            if self.pending.cap > SCRATCH:
-                tf_buf_free(&self.pending)
-        elif self.pending_pos > SCRATCH:
-            memmove(self.pending.data, self.pending.data + self.pending_pos, self.pending.len - self.pending_pos)
-            self.pending.len -= self.pending_pos
-            self.pending_pos = 0
-        if self.reading_paused and self.state < ST_CLOSED and (
-                self.state != ST_WAIT or self.pending.len - self.pending_pos < PENDING_MAX // 2):
-            self.reading_paused = False
-            self.transport.resume_reading()
-        return 0
-
     # Use bytes for the message in hand; returns how many, 0 when more must come first.
     cdef size_t consume(self, const uint8_t* data, size_t n) except? 0:
         cdef size_t used
@@ -288,7 +236,7 @@ cdef class HttpConnection(HttpPeer):
         self.memo.len = 0
         if self.take_head() == 0:
             return n
-        if self.info.infer and not self.info.chunked and not self.info.expect and used <= 2048:
+        if self.info.route and not self.info.chunked and not self.info.expect and used <= 2048:
             tf_buf_put(&self.memo, data, used)
             if self.memo.failed:
                 tf_buf_free(&self.memo)
@@ -334,9 +282,12 @@ cdef class HttpConnection(HttpPeer):
         cdef int32_t status = 0
         cdef size_t end = 0
         cdef int64_t version = -1
-        cdef bint infer = h.method == M_POST and self.server.allow_infer and infer_route(&h.path, &end, &version)
-        cdef bytes refused = head_info(h, &self.info, &self.server.limits, infer, &status)
+        cdef int32_t route = ROUTE_NONE
+        cdef bytes refused
         cdef str name
+        if h.method == M_POST and self.server.allow_infer:
+            route = native_route(&h.path, &end, &version)
+        refused = head_info(h, &self.info, &self.server.limits, route, &status)
         self.received = 0
         if self.server.draining:
             self.info.keep_alive = False
@@ -344,7 +295,8 @@ cdef class HttpConnection(HttpPeer):
             self.refuse(status, refused)
             return False
         self.verb = None
-        if infer:
+        self.forwarded = None
+        if route:
             name = h.path.ptr[11:end].decode("utf-8", "replace")
             if name != self.model_name or version != self.model_version:
                 self.model_name = name
@@ -356,6 +308,8 @@ cdef class HttpConnection(HttpPeer):
                 # A large body is not taken from who may not send it.
                 self.refuse_with(self.server.app.denied(self.server.guard_label))
                 return False
+            if route != ROUTE_INFER:
+                return True
             if self.server.forward is not None:
                 self.forwarded = forwarded_headers(h, self.server.forward)
                 refused = reserved_field(self.forwarded)
@@ -408,7 +362,7 @@ cdef class HttpConnection(HttpPeer):
         self.answered = False
         self.deadline = 0
         self.server.requests += 1
-        if self.info.infer:
+        if self.info.route:
             self.dispatch_infer()
         else:
             self.dispatch_verb()
@@ -458,7 +412,7 @@ cdef class HttpConnection(HttpPeer):
         try:
             if self.epoch != self.server.epoch.value or self.model is None:
                 self.find_model()
-            if self.info.encoding_in:
+            if self.info.encoding_in and self.info.route == ROUTE_INFER:
                 data = self.take_body()
                 if len(data) > INFLATE_HERE:
                     self.task = self.server.loop.create_task(self.finish_inflate(data))
@@ -507,8 +461,12 @@ cdef class HttpConnection(HttpPeer):
         cdef Response* p
         for _ in range(3):
             e.len = 0
-            self.request = body_request(self.model.ptr, &self.info, &self.server.limits, &self.plan, self.block,
-                                        self.body_at, self.received, &self.planned, &e)
+            if self.info.route == ROUTE_INFER:
+                self.request = body_request(self.model.ptr, &self.info, &self.server.limits, &self.plan, self.block,
+                                            self.body_at, self.received, &self.planned, &e)
+            else:
+                self.request = generate_request(self.model.ptr, &self.info, &self.server.limits, self.block,
+                                                self.body_at, self.received, &e)
             if self.request == NULL:
                 break
             self.block = NULL
@@ -517,12 +475,15 @@ cdef class HttpConnection(HttpPeer):
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
+            self.request.max_responses = self.server.max_responses if self.model.ptr.decoupled else 0
             status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
                 self.server.in_flight += 1
                 if wake:
                     self.server.wake_later(self.model)
+                if self.info.route != ROUTE_INFER:
+                    return self.begin_generation()
                 if self.server.in_flight == 1 and self.server.poll_ns:
                     p = self.server.poll_answer()
                     if p != NULL:
@@ -551,7 +512,12 @@ cdef class HttpConnection(HttpPeer):
         cdef tf_error e
         cdef HttpShared server = self.server
         cdef int32_t encoding = self.info.encoding_out
-        self.request = NULL
+        if p.is_final:
+            self.request = NULL
+        if self.generation is not None:
+            self.generation.take(p)
+            self.touched = True
+            return 0
         if self.state != ST_WAIT:
             request_free(r)
             return 0
@@ -575,6 +541,46 @@ cdef class HttpConnection(HttpPeer):
         finally:
             request_free(r)
         return 0
+
+    cdef int begin_generation(self) except -1:
+        if self.info.http10:
+            self.info.keep_alive = False
+        self.generation = Generation.make(&self.info, self.server.app)
+        return 0
+
+    # Send what there is of a generate answer, as long as the socket takes it.
+    cdef int flush(self) except -1:
+        cdef tf_buf* out = &self.server.out
+        cdef int filled = FILL_FULL
+        while filled == FILL_FULL and self.generation is not None and not self.paused and self.task is None:
+            out.len = 0
+            filled = self.generation.fill(out, STREAM_WRITE)
+            if filled == FILL_FAILED:
+                tf_buf_free(out)
+                raise MemoryError
+            if filled == FILL_DONE:
+                self.generation = None
+                self.send(out.data, out.len, NULL, 0, NULL)
+            elif out.len:
+                self.push(out.data, out.len, NULL, 0, NULL)
+                if not self.paused:
+                    self.deadline = 0       # the model may take its time
+            if out.cap > (1 << 22):
+                tf_buf_free(out)
+        if filled == FILL_HEAVY:
+            self.task = self.server.loop.create_task(self.finish_event(self.generation.job()))
+        return 0
+
+    async def finish_event(self, EventJob job):
+        try:
+            await self.server.app.run_later(job.run)
+            self.task = None
+            if self.state == ST_WAIT:
+                self.flush()
+                self.use_pending()
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
 
     cdef int reply_in_one_piece(self, ReplyJob job, bint later) except -1:
         if later:
@@ -642,24 +648,11 @@ cdef class HttpConnection(HttpPeer):
             raise MemoryError
         self.send(server.out.data, server.out.len, NULL, 0, NULL)
 
-    # Write head and the binary tensors of p; what the socket does not take now goes to the transport.
+    # Write head and the binary tensors of p, which are the answer, and go on behind it.
     cdef int send(self, const char* head, size_t n, Response* p, int32_t n_binary,
                   const int32_t* binary_index) except -1:
-        cdef size_t total = 0
-        cdef ssize_t sent = 0
         self.answered = True
-        if self.state != ST_WAIT or self.is_closing():
-            return 0
-        sent = send_now(-1 if self.paused else self.fd, head, n, p, n_binary, binary_index, &total)
-        if sent < 0:
-            self.abort()
-            return 0
-        if <size_t>sent < total:
-            send_rest(self.transport, <size_t>sent, head, n, p, n_binary, binary_index)
-            # A reader that takes nothing must not hold the memory for ever.
-            self.seen = self.transport.get_write_buffer_size()
-            self.deadline = now_ns() + self.server.body_timeout_ns
-        if not self.paused:
+        if self.push(head, n, p, n_binary, binary_index) and not self.paused:
             self.next_request()
         return 0
 
@@ -681,20 +674,6 @@ cdef class HttpConnection(HttpPeer):
 
     # ---- the end
 
-    cdef int close(self) except -1:
-        self.state = ST_CLOSED
-        self.deadline = 0
-        if self.transport is not None:
-            self.transport.close()
-        return 0
-
-    cdef int abort(self) except -1:
-        self.state = ST_CLOSED
-        self.deadline = 0
-        if self.transport is not None:
-            self.transport.abort()
-        return 0
-
     cdef int begin_drain(self) except -1:
         self.memo.len = 0
         if self.state == ST_HEAD and self.pending.len == self.pending_pos:
@@ -703,6 +682,8 @@ cdef class HttpConnection(HttpPeer):
             self.deadline = now_ns() + <int64_t>1000000000
         elif self.state != ST_HEAD:
             self.info.keep_alive = False
+            if self.generation is not None:
+                self.generation.keep_alive = False
         return 0
 
     cdef int end_incomplete(self) except -1:

@@ -4,9 +4,23 @@ from libc.stdint cimport int32_t, int64_t
 from triton_fast._native.wire.http1 cimport Head, Slice
 
 
+# What a POST of the native path asks for.
+cdef enum:
+    ROUTE_NONE = 0          # nothing: the Python side knows what it is
+    ROUTE_INFER = 1
+    ROUTE_GENERATE = 2
+    ROUTE_STREAM = 3        # generate_stream
+
+# How endpoint-load-metrics-format wants the load of the models told.
+cdef enum:
+    LOAD_NONE = 0
+    LOAD_TEXT = 1
+    LOAD_JSON = 2
+
 # What is kept of a parsed head.
 cdef struct Info:
-    bint infer              # POST .../infer: the native path
+    int32_t route           # ROUTE_*
+    int32_t load_format     # LOAD_*
     bint keep_alive
     bint http10
     bint head_only          # HEAD: no body in the answer
@@ -31,12 +45,12 @@ cdef inline str text_of(Slice* s):
     return s.ptr[:s.len].decode("latin-1") if s.ptr != NULL else ""
 
 
-# Fill info from the head of a request for the v2 API (infer: its path is an infer route). None: go on; else the request
-# is refused with this text and *status.
-cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* status)
-# Whether path is /v2/models/M[/versions/V]/infer; then M is path[11:name_end], and version -1 without V. Numbers that
-# do not fit are left to the Python side, which answers as Triton does.
-cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept
+# Fill info from the head of a request for the v2 API on this route. None: go on; else the request is refused with this
+# text and *status.
+cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t* status)
+# ROUTE_* of path when that is /v2/models/M[/versions/V]/infer or the like; then M is path[11:name_end], and version -1
+# without V. Numbers that do not fit are left to the Python side, which answers as Triton does.
+cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept
 # Whether a header `name` (lower case) has exactly `value` (see net.fields).
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
 # The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent.

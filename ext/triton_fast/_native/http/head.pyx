@@ -1,4 +1,4 @@
-# See head.pxd. Knows the v2 infer route and the headers that matter to it; no sockets, no bodies.
+# See head.pxd. Knows the v2 routes of inference and the headers that matter to it; no sockets, no bodies.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcmp, memset
 
@@ -8,12 +8,12 @@ from triton_fast._native.wire.http1 cimport (
 )
 
 
-cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* status):
+cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t* status):
     cdef int32_t value = 0
     cdef int kind
     cdef char[HTTP_ERROR_TEXT] text
     memset(info, 0, sizeof(Info))
-    info.infer = infer
+    info.route = route
     info.keep_alive = h.keep_alive
     info.http10 = h.minor == 0
     info.head_only = h.method == M_HEAD
@@ -24,13 +24,19 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, bint infer, int32_t* s
     status[0] = 413
     if info.length > limits.max_body:
         return b"the request body of %d bytes exceeds the limit of %d bytes" % (info.length, limits.max_body)
-    if not infer:
+    if route == ROUTE_NONE:
         if info.length > limits.max_input:
             return (b"the request body of %d bytes exceeds the maximum allowed input size of %d bytes. "
                     b"Use --http-max-input-size to increase the limit." % (info.length, limits.max_input))
         return None
     status[0] = 400
     info.encoding_in = encoding_number(&h.content_encoding)
+    if route != ROUTE_INFER:
+        info.load_format = load_format(h)
+        if info.length <= info.limit:
+            return None
+        return too_large(b"request JSON size of %d bytes exceeds the maximum allowed input size of", info.length,
+                         limits)
     if h.has_infer_header_len:
         kind = http1_parse_int32(h.infer_header_len, &value)
         if kind != NUM_OK:
@@ -58,33 +64,48 @@ cdef bytes too_large(bytes text, size_t n, Limits* limits):
     return (text + b" %d bytes. Use --http-max-input-size to increase the limit.") % (n, limits.max_input)
 
 
-cdef bint infer_route(Slice* path, size_t* name_end, int64_t* version) noexcept:
+cdef inline bint ends_with(const char* p, size_t n, const char* word, size_t k) noexcept:
+    return n > k and memcmp(p + n - k, word, k) == 0
+
+
+cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept:
     cdef const char* p = path.ptr
     cdef size_t n = path.len, at = 11
-    if n < 18 or memcmp(p, b"/v2/models/", 11) != 0 or memcmp(p + n - 6, b"/infer", 6) != 0:
-        return False
-    n -= 6
+    cdef int32_t route
+    if n < 12 or memcmp(p, b"/v2/models/", 11) != 0:
+        return ROUTE_NONE
+    if ends_with(p, n, b"/infer", 6):
+        route = ROUTE_INFER
+        n -= 6
+    elif ends_with(p, n, b"/generate", 9):
+        route = ROUTE_GENERATE
+        n -= 9
+    elif ends_with(p, n, b"/generate_stream", 16):
+        route = ROUTE_STREAM
+        n -= 16
+    else:
+        return ROUTE_NONE
     while at < n and p[at] != c"/":
         at += 1
     if at == 11:
-        return False
+        return ROUTE_NONE
     name_end[0] = at
     version[0] = -1
     if at == n:
-        return True
+        return route
     if n - at < 11 or memcmp(p + at, b"/versions/", 10) != 0:
-        return False
+        return ROUTE_NONE
     at += 10
     while at + 1 < n and p[at] == c"0":
         at += 1
     if n - at > 18:             # 18 digits cannot overflow
-        return False
+        return ROUTE_NONE
     version[0] = 0
     for at in range(at, n):
         if p[at] < c"0" or p[at] > c"9":
-            return False
+            return ROUTE_NONE
         version[0] = version[0] * 10 + (p[at] - c"0")
-    return True
+    return route
 
 
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
@@ -110,3 +131,28 @@ cdef list forwarded_headers(Head* h, object pattern):
         if pattern.search(name.decode("latin-1")):
             found.append((name, h.headers[i].value.ptr[:h.headers[i].value.len]))
     return found
+
+
+cdef int32_t load_format(Head* h) noexcept:
+    cdef uint32_t i
+    cdef Slice* value
+    for i in range(h.n_headers):
+        if is_named(&h.headers[i].name, b"endpoint-load-metrics-format", 28):
+            value = &h.headers[i].value
+            if value.len == 4 and memcmp(value.ptr, b"text", 4) == 0:
+                return LOAD_TEXT
+            return LOAD_JSON if value.len == 4 and memcmp(value.ptr, b"json", 4) == 0 else LOAD_NONE
+    return LOAD_NONE
+
+
+# Whether a header's name is this one, which is lower case.
+cdef bint is_named(Slice* name, const char* word, size_t n) noexcept:
+    cdef size_t k
+    cdef char c
+    if name.len != n:
+        return False
+    for k in range(n):
+        c = name.ptr[k]
+        if (c + 32 if c"A" <= c <= c"Z" else c) != word[k]:
+            return False
+    return True

@@ -78,6 +78,21 @@ cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body
         put(out, b"\r\n\r\n")
 
 
+cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint keep_alive, bint http10) noexcept:
+    put(out, status_of(status))
+    if events:
+        put(out, b"Content-Type: text/event-stream; charset=utf-8\r\n")
+    else:
+        put(out, b"Content-Type: application/json\r\n")
+    if load is not None:
+        put(out, b"endpoint-load-metrics: ")
+        tf_buf_put(out, <const char*>load, len(load))
+        put(out, b"\r\n")
+    if not http10:
+        put(out, b"Transfer-Encoding: chunked\r\n")
+    put(out, b"\r\n" if keep_alive else b"Connection: close\r\n\r\n")
+
+
 cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n_binary, const int32_t* binary_index,
                       size_t* total) noexcept:
     cdef iovec[MAX_IOV] iov

@@ -9,7 +9,9 @@ from triton_fast._native.wire.http1 cimport Head
 
 
 cdef class HttpPeer(Peer):
+    cdef bint touched       # has responses of a generate request to send, and will be flushed at the end of this round
     cdef int on_response(self, Response* p) except -1
+    cdef int flush(self) except -1
     # Go on with bytes that had to wait, if the connection is between requests.
     cdef int use_pending(self) except -1
 
@@ -20,11 +22,13 @@ cdef class HttpShared(Shared):
     cdef int32_t* binary_index
     cdef int32_t binary_room
     cdef public bint allow_infer
+    cdef public int32_t max_responses       # unsent responses of one decoupled request; 0 = no limit
     cdef Limits limits
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns
 
+    cdef int flush_one(self, HttpPeer connection, bint reading) except -1
     # Room for n outputs in binary_index.
     cdef int grow_binary(self, int32_t n) except -1
     # Bytes of the n_binary outputs that binary_index names.

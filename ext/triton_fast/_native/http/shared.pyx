@@ -14,6 +14,9 @@ cdef class HttpPeer(Peer):
     cdef int on_response(self, Response* p) except -1:
         raise TypeError("a connection must take responses")
 
+    cdef int flush(self) except -1:
+        return 0
+
     cdef int use_pending(self) except -1:
         return 0
 
@@ -26,7 +29,8 @@ cdef class HttpShared(Shared):
     app
         Object with ``resolve(name, version) -> NativeModel``, ``control(method, path, query, headers, body)`` which
         returns ``(status, headers, body)`` or a coroutine of it, ``inflate(data, encoding, limit)``,
-        ``deflate(data, encoding)``, ``choose_encoding(accept_encoding)``, ``failed(exception)``.
+        ``deflate(data, encoding)``, ``choose_encoding(accept_encoding)``, ``endpoint_load(format)``,
+        ``failed(exception)``.
     loop, epoch
         See ``Shared``.
     """
@@ -37,6 +41,7 @@ cdef class HttpShared(Shared):
         if self.binary_index == NULL:
             raise MemoryError
         self.allow_infer = True
+        self.max_responses = 1024
         self.limits.max_head = 65536
         self.limits.max_input = 67108864
         self.limits.max_body = <size_t>1 << 36
@@ -57,19 +62,43 @@ cdef class HttpShared(Shared):
     cdef int deliver(self, Response* p, Peer reader) except -1:
         cdef Response* after
         cdef HttpPeer connection
+        cdef bint fresh
+        cdef list touched = None
         while p != NULL:
             after = p.next
             connection = <HttpPeer>p.request.ctx
-            Py_DECREF(connection)
-            self.in_flight -= 1
+            if p.is_final:
+                Py_DECREF(connection)
+                self.in_flight -= 1
+            fresh = not connection.touched
             try:
                 connection.on_response(p)
-                if connection is not reader:
-                    connection.use_pending()
+                if not connection.touched:
+                    if connection is not reader:
+                        connection.use_pending()
+                elif fresh:
+                    # One write for all that comes for it in this round.
+                    if touched is None:
+                        touched = []
+                    touched.append(connection)
             except Exception as error:
                 self.app.failed(error)
                 connection.abort()
             p = after
+        if touched is not None:
+            for connection in touched:
+                connection.touched = False
+                self.flush_one(connection, connection is reader)
+        return 0
+
+    cdef int flush_one(self, HttpPeer connection, bint reading) except -1:
+        try:
+            connection.flush()
+            if not reading:
+                connection.use_pending()
+        except Exception as error:
+            self.app.failed(error)
+            connection.abort()
         return 0
 
     cdef int grow_binary(self, int32_t n) except -1:

@@ -1,12 +1,12 @@
 # distutils: language = c++
-# The v2 infer request: JSON with optional binary sections, into a native Request. One pass over the text, no document
+# The v2 infer request: JSON with optional binary sections, into a native Request; and the generate request. No document
 # tree, no recursion, no Python object. Knows nothing of HTTP; checks nothing against the model.
 # The real server parses first and looks at members afterwards, in a fixed order. So an error of meaning is kept while
 # the rest of the text is checked: a syntax error anywhere, or a meaning error of an earlier rank, takes its place.
 from libc.stdint cimport INT64_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport (
@@ -16,17 +16,22 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_RANK, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING,
-    ModelHandle, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
+    IoSpec, Model, ModelHandle, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.wire.json_scan cimport (
-    TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN, TFJ_ROOT,
+    TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_A_TYPE, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN,
+    TFJ_ROOT,
     tf_json, tf_json_bytes, tf_json_element, tf_json_fail, tf_json_member, tf_json_names, tf_json_names_add,
     tf_json_names_free, tf_json_num, tf_json_number, tf_json_numbers, tf_json_plain, tf_json_reason, tf_json_seed,
     tf_json_set_power, tf_json_skip, tf_json_str, tf_json_string, tf_json_strings, tf_json_unescape, tf_json_ws,
 )
 
+cdef extern from "tf_error.h" nogil:
+    enum: TF_ERROR_TEXT
+
 include "json_parts.pxi"
 include "json_inputs.pxi"
+include "json_generate.pxi"
 
 
 # ---- outputs ----
@@ -350,9 +355,15 @@ cdef inline bint blank(char ch) noexcept nogil:
 cdef int json_decode_infer(Request* r, const char* json, size_t json_len, const uint8_t* bin, size_t bin_len,
                            bint has_header_len, size_t max_input, tf_error* e) noexcept nogil:
     cdef Decoder d
-    cdef const char* end = json + json_len
-    cdef char* copy = NULL
-    cdef int rc
+    if begin_decoder(&d, r, json_len, max_input, e):
+        return -1
+    d.bin = bin
+    d.bin_len = bin_len
+    d.has_header_len = has_header_len
+    return run_decoder(&d, json, json_len, read_document)
+
+
+cdef int begin_decoder(Decoder* d, Request* r, size_t json_len, size_t max_input, tf_error* e) noexcept nogil:
     if json_len > max_input:
         return tf_fail(e, TF_INVALID_ARG,
                        b"request JSON size of %llu bytes exceeds the maximum allowed input size of %llu "
@@ -360,15 +371,21 @@ cdef int json_decode_infer(Request* r, const char* json, size_t json_len, const 
                        <unsigned long long>max_input)
     e.code = TF_INTERNAL
     e.len = 0
-    memset(&d, 0, sizeof(Decoder))
+    memset(d, 0, sizeof(Decoder))
     d.r = r
     d.e = e
     d.rank = RANK_NONE
-    d.bin = bin
-    d.bin_len = bin_len
-    d.has_header_len = has_header_len
     d.max_input = max_input if max_input < <size_t>INT64_MAX else <size_t>INT64_MAX
     d.odd_input = -1
+    return 0
+
+
+# Let `read` go over the text, and say what it found wrong with its syntax.
+cdef int run_decoder(Decoder* d, const char* json, size_t json_len,
+                     int (*read)(Decoder*) noexcept nogil) noexcept nogil:
+    cdef const char* end = json + json_len
+    cdef char* copy = NULL
+    cdef int rc
     # White space and NULs (a C client's terminator) may follow the document.
     while end > json and blank((end - 1)[0]):
         end -= 1
@@ -380,25 +397,26 @@ cdef int json_decode_infer(Request* r, const char* json, size_t json_len, const 
         # No request ends like this; parse a copy with the NUL that the scanner needs, for the sake of the error's text.
         copy = <char*>malloc(json_len + 1)
         if copy == NULL:
-            return out_of_memory(&d)
+            return out_of_memory(d)
         memcpy(copy, json, json_len)
         copy[json_len] = 0
         d.c.base = copy
         d.c.end = copy + json_len
         d.c.lim = d.c.end
     d.c.p = d.c.base
-    rc = read_document(&d)
+    rc = read(d)
     if rc == 0 and copy != NULL:
         # Only a text of NULs and white space gets here, and it has no document.
         rc = tf_json_fail(&d.c, TFJ_EMPTY, d.c.p)
     if rc and d.c.reason == TFJ_DEEP:
         if not d.deep_said:
-            tf_fail(e, TF_INVALID_ARG, b"JSON nesting depth exceeds maximum allowed limit (%d)", <int>MAX_DEPTH)
+            tf_fail(d.e, TF_INVALID_ARG, b"JSON nesting depth exceeds maximum allowed limit (%d)",
+                    <int>(TFJ_MAX_NESTING if d.flat else MAX_DEPTH))
     elif rc and d.c.reason:
-        tf_fail(e, TF_INTERNAL, b"failed to parse the request JSON buffer: %s at %llu", tf_json_reason(d.c.reason),
+        tf_fail(d.e, TF_INTERNAL, b"failed to parse the request JSON buffer: %s at %llu", tf_json_reason(d.c.reason),
                 <unsigned long long>d.c.at)
     if rc:
-        drop(r, copy != NULL)
+        drop(d.r, copy != NULL)
     free(copy)
     return rc
 

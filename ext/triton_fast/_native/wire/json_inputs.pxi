@@ -124,6 +124,12 @@ cdef int room(Decoder* d, Input* t, size_t n) noexcept nogil:
 
 
 cdef int too_large(Decoder* d, Input* t, uint64_t n) noexcept nogil:
+    if d.flat:
+        return tf_fail(d.e, TF_INVALID_ARG,
+                       b"request size of %llu bytes with input '%.*s' of size %llu bytes exceeds the maximum allowed "
+                       b"input size of %llu. Use --http-max-input-size to increase the limit.", <unsigned long long>n,
+                       cut(t.name.len), t.name.ptr, <unsigned long long>(n - d.decoded),
+                       <unsigned long long>d.max_input)
     return tf_fail(d.e, TF_INVALID_ARG,
                    b"JSON input '%.*s' has a byte_size (%llu bytes) that exceeds the maximum allowed "
                    b"value of %llu bytes. Use --http-max-input-size to increase the limit.",

@@ -41,6 +41,8 @@ cdef struct Decoder:
     size_t bin_len
     size_t bin_used
     bint has_header_len
+    bint flat               # a generate request: some limits and texts differ
+    uint32_t n_flat         # parameters of it
     size_t max_input
     size_t decoded          # bytes that JSON data took so far, over all inputs
     int32_t cap             # room in r.inputs or r.wanted while it grows

@@ -33,18 +33,6 @@ cdef int no_memory(tf_error* e) noexcept nogil:
     return tf_fail(e, TF_UNAVAILABLE, b"out of memory while writing the response")
 
 
-cdef inline void output_name(Request* r, Tensor* t, const char** name, uint32_t* n) noexcept nogil:
-    if r.model != NULL and 0 <= t.index < r.model.n_outputs:
-        name[0] = r.model.outputs[t.index].name
-        n[0] = r.model.outputs[t.index].name_len
-    elif t.name != NULL:
-        name[0] = t.name
-        n[0] = t.name_len
-    else:
-        name[0] = b""
-        n[0] = 0
-
-
 cdef int fail_output(Request* r, Tensor* t, const char* before, const char* after, tf_error* e) noexcept nogil:
     cdef const char* name
     cdef uint32_t n
@@ -52,8 +40,7 @@ cdef int fail_output(Request* r, Tensor* t, const char* before, const char* afte
     return tf_fail(e, TF_INTERNAL, b"%s '%.*s'%s", before, <int>(n if n < 1024 else 1024), name, after)
 
 
-# Elements of dims[0:n]; -1 when one is negative or the product does not fit.
-cdef int64_t product(int64_t* dims, int32_t n) noexcept nogil:
+cdef int64_t json_elements(int64_t* dims, int32_t n) noexcept nogil:
     cdef int64_t count = 1
     cdef int32_t i
     cdef bint empty = False
@@ -67,7 +54,7 @@ cdef int64_t product(int64_t* dims, int32_t n) noexcept nogil:
     return 0 if empty else count
 
 
-cdef int put_data(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogil:
+cdef int json_put_tensor(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogil:
     cdef int64_t count, nbytes = 0
     cdef int32_t size = dtype_size(t.dtype)
     cdef int status = 0
@@ -78,7 +65,7 @@ cdef int put_data(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogi
         return tf_fail(e, TF_INVALID_ARG, b"Invalid data type for output tensor")
     if t.kind == MEM_GPU:
         return fail_output(r, t, b"output", b" lies in GPU memory and cannot be written as JSON", e)
-    count = product(t.dims, t.ndim)
+    count = json_elements(t.dims, t.ndim)
     if t.dtype == DT_STRING:
         status = json_put_strings(out, t.ptr, t.nbytes, count) if count >= 0 else -2
         if status == -2:
@@ -93,24 +80,28 @@ cdef int put_data(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogi
 
 # --- the reply --------------------------------------------------------------------------------------------------------
 
+cdef void json_put_param(tf_buf* out, Param* p) noexcept nogil:
+    if p.kind == PARAM_STRING:
+        json_quote(out, p.text, p.text_len)
+    elif p.kind == PARAM_BOOL:
+        if p.integer:
+            tf_buf_put(out, b"true", 4)
+        else:
+            tf_buf_put(out, b"false", 5)
+    elif p.kind == PARAM_DOUBLE:
+        json_put_double(out, p.number)
+    elif p.kind == PARAM_UINT:
+        json_put_uint(out, <uint64_t>p.integer)
+    else:
+        json_put_int(out, p.integer)
+
+
 cdef void json_put_params(tf_buf* out, Param* p) noexcept nogil:
     tf_buf_char(out, 123)
     while p != NULL:
         json_quote(out, p.key, p.key_len)
         tf_buf_char(out, 58)
-        if p.kind == PARAM_STRING:
-            json_quote(out, p.text, p.text_len)
-        elif p.kind == PARAM_BOOL:
-            if p.integer:
-                tf_buf_put(out, b"true", 4)
-            else:
-                tf_buf_put(out, b"false", 5)
-        elif p.kind == PARAM_DOUBLE:
-            json_put_double(out, p.number)
-        elif p.kind == PARAM_UINT:
-            json_put_uint(out, <uint64_t>p.integer)
-        else:
-            json_put_int(out, p.integer)
+        json_put_param(out, p)
         p = p.next
         if p != NULL:
             tf_buf_char(out, 44)
@@ -159,7 +150,7 @@ cdef int put_output(Response* p, int32_t i, bint binary, tf_buf* out, tf_error* 
         tf_buf_put(out, b"}}", 2)
         return 0
     tf_buf_put(out, b'],"data":[', 10)
-    if put_data(p.request, t, out, e):
+    if json_put_tensor(p.request, t, out, e):
         return -1
     tf_buf_put(out, b"]}", 2)
     return 0

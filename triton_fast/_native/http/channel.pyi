@@ -1,0 +1,1 @@
+"""Bytes into and out of an HTTP connection. Native use only."""
