@@ -224,8 +224,8 @@ def test_a_place_that_is_dropped_is_given_back():
 
 BOTH = 'Resource "R" is present as both global and device-specific resource in the model configuration.'
 FEW = (
-    'Resource count for "{}" is limited to {} which will prevent scheduling of one or more model instances, the minimum '
-    "required count is {}"
+    'Resource count for "{}" is limited to {} which will prevent scheduling of one or more model instances, '
+    "the minimum required count is {}"
 )
 
 

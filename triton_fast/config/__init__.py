@@ -16,7 +16,7 @@ from triton_fast.config.defaults import fill_backend, normalize_blocks, normaliz
 from triton_fast.config.errors import ConfigError
 from triton_fast.config.hints import templates
 from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file
-from triton_fast.config.paths import check_name, read_labels, version_dirs
+from triton_fast.config.paths import check_name, read_labels, read_warmup_file, version_dirs
 from triton_fast.config.render import to_json
 from triton_fast.config.validate import check_groups, check_tensors, validate
 from triton_fast.types import DataType
@@ -27,7 +27,7 @@ ModelConfig: TypeAlias = Any
 __all__ = [
     "ConfigError", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model", "check_groups",
     "check_name", "check_tensors", "complete_from_model", "io_specs", "load_model_config", "normalize",
-    "read_model_config", "templates", "to_json", "validate", "version_dirs",
+    "read_model_config", "read_warmup_file", "templates", "to_json", "validate", "version_dirs",
 ]  # fmt: skip
 
 

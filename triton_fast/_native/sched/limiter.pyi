@@ -1,7 +1,7 @@
 """The rate limiter: resources that instances of all models share. Source: sched/limiter.pyx.
 
-Places wait in the order of their value, executions x priority, then of asking. Each takes all it needs as soon as that is
-free beside what the places before it still want.
+Places wait in the order of their value, executions x priority, then of asking. Each takes all it needs as soon as that
+is free beside what the places before it still want.
 """
 
 from collections.abc import Iterable
