@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from triton_fast.errors import InvalidArg
 
-_CORES = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
+_CORES = re.compile(r" *([0-9]{1,6}) *(?:- *([0-9]{1,6}) *)?")
 # set_mempolicy, get_mempolicy
 _CALLS = {"x86_64": (238, 239), "aarch64": (237, 236)}
 _MPOL_BIND = 2
@@ -110,7 +110,7 @@ def _cores(name: str, text: str) -> frozenset[int]:
 def _node(name: str, text: str) -> int:
     if not text:
         return -1
-    if not re.fullmatch(r"\d{1,4}", text) or int(text) >= MAX_NODES:
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) >= MAX_NODES:
         raise InvalidArg(f"host policy setting 'numa-node' must be the number of a node. Got {text} (policy '{name}')")
     if platform.machine() not in _CALLS:
         raise InvalidArg(f"host policy '{name}': this machine's memory nodes can not be chosen")

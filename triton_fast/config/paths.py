@@ -144,10 +144,11 @@ def _read(path: Path, shown: str, limit: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise Internal(f"failed to open text file for read {shown}: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Internal(f"failed to open text file for read {shown}: not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Internal(f"failed to open text file for read {shown}: not a regular file")
         return file.read(min(limit, status.st_size + 1))
 
 
