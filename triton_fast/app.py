@@ -31,7 +31,7 @@ from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
-from triton_fast.errors import ServerError, describe
+from triton_fast.errors import STATUS, ServerError
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.listener import Listener
@@ -72,7 +72,7 @@ def run(options: Options) -> int:
     try:
         policies = host_policy.parse(options.host_policy)
     except ServerError as error:
-        print(f"error: creating server: {describe(error)}", file=sys.stderr)
+        print(f"error: creating server: {STATUS[error.code].label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if hasattr(signal, "SIGPIPE"):
