@@ -248,6 +248,15 @@ def test_many_models_and_instances_are_never_above_the_amounts():
     assert limiter.amounts == {}
 
 
+def test_a_stopped_model_outlives_its_limiter():
+    limiter = Limiter()
+    model = Limited(limiter, R)
+    model.native.stop()
+    del limiter
+    model.native.abort()
+    model.native.stop(abort=True)
+
+
 def test_a_model_that_is_dropped_gives_its_places_back():
     limiter = Limiter()
     model = Limited(limiter, R)

@@ -50,7 +50,8 @@ cdef struct Place:
 
 # Ask, unless that was done before, and wait until all is held: 0. -1: interrupted, nothing is held or asked for.
 cdef int place_acquire(Place* p) noexcept nogil
-# Give all back. `executed`: it counts. `again`: ask anew at once, so that this place has its turn against those that wait.
+# Give all back. `executed`: it counts. `again`: ask anew at once, so that this place has its turn against those that
+# wait.
 cdef void place_release(Place* p, bint executed, bint again) noexcept nogil
 # Have the next or the present place_acquire return -1, once. From any thread.
 cdef void place_interrupt(Place* p) noexcept nogil
@@ -75,6 +76,7 @@ cdef class Limiter:
 
 cdef class LimiterPlace:
     cdef Place* ptr
-    cdef Limiter limiter    # None once it has left
+    cdef Limiter limiter    # None until it has joined
+    cdef bint left
     cdef object key
     cdef Place* alive(self) except NULL

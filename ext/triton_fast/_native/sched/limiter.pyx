@@ -244,9 +244,9 @@ cdef class Limiter:
     def leave(self, LimiterPlace place not None):
         """Forget a place whose instance has ended; idempotent."""
         with self.guard:
-            if place.limiter is None:
+            if place.left:
                 return
-            place.limiter = None
+            place.left = True
             place_leave(place.ptr)
             self.wanted.pop(place.key, None)
             self.apply(self.totals(self.wanted), self.wanted)
@@ -280,7 +280,7 @@ cdef class Limiter:
         cdef Resource** link
         cdef Resource* dropped = NULL
         cdef size_t address, root
-        for key, address in self.resources.items():
+        for address in self.resources.values():
             (<Resource*>address).next_total = -1
             (<Resource*>address).next_root = <Resource*>address
         for key, root_key in roots(wanted).items():
@@ -349,11 +349,10 @@ cdef class LimiterPlace:
     def __del__(self):
         # Here and not in __dealloc__: the limiter is still whole. Its guard may be held by whom the garbage collector
         # has interrupted.
-        cdef Limiter limiter = self.limiter
-        if limiter is not None:
-            self.limiter = None
+        if self.limiter is not None and not self.left:
+            self.left = True
             place_leave(self.ptr)
-            limiter.gone.append(self.key)
+            self.limiter.gone.append(self.key)
 
     def __dealloc__(self):
         if self.ptr != NULL:
@@ -363,12 +362,11 @@ cdef class LimiterPlace:
 
     def leave(self):
         """Give all back and take part no more. After the instance's last execution; idempotent."""
-        cdef Limiter limiter = self.limiter
-        if limiter is not None:
-            limiter.leave(self)
+        if self.limiter is not None:
+            self.limiter.leave(self)
 
     cdef Place* alive(self) except NULL:
-        if self.limiter is None:
+        if self.limiter is None or self.left:
             raise ValueError("the place was left")
         return self.ptr
 
