@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +23,15 @@ from triton_fast._native.core import memory
 from triton_fast._native.core.stats import HISTOGRAM_BOUNDS_US
 from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
+from triton_fast._native.sched.limiter import Limiter
 from triton_fast._native.sched.model import Epoch
 from triton_fast._version import TRITON_COMPAT
+from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
+from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
-from triton_fast.errors import ServerError
+from triton_fast.errors import STATUS, ServerError
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.listener import Listener
@@ -39,6 +43,7 @@ from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
 from triton_fast.scheduling.ensemble import EnsembleRuntime
+from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
 from triton_fast.scheduling.threads import usable_cores
 
@@ -65,17 +70,26 @@ def run(options: Options) -> int:
     )  # fmt: skip
     for note in options.notes:
         log.warning(note)
+    try:
+        policies = host_policy.parse(options.host_policy)
+    except ServerError as error:
+        print(f"error: creating server: {STATUS[error.code].label} - {error}", file=sys.stderr)
+        return EXIT_FAILURE
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    return uvloop.run(Server(options).run())
+    return uvloop.run(Server(options, policies).run())
 
 
 class Server:
     """One server in this process. Two may live side by side: only the log and the C allocator's settings are global."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, policies: Mapping[str, HostPolicy] | None = None) -> None:
         self.options = options
+        self.limits = Limits(
+            Limiter(options.rate_limit_resource) if options.rate_limit == "execution_count" else None,
+            host_policy.parse(options.host_policy) if policies is None else policies,
+        )
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
         self.epoch = Epoch()
@@ -100,8 +114,8 @@ class Server:
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
-            [LocalSource(Path(path)) for path in options.model_repository], preparer, ModelRuntime.start,
-            EnsembleRuntime.start,
+            [LocalSource(Path(path)) for path in options.model_repository], preparer,
+            partial(ModelRuntime.start, limits=self.limits), EnsembleRuntime.start,
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,

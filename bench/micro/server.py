@@ -86,7 +86,7 @@ def run(case: Case | GrpcCase, requests: int) -> int:
         models.write_onnx(scratch / "models")
         counts = scratch / "callgrind.log"
         environment = [f"{key}={value}" for key, value in clean_env().items()]
-        # On one core nobody spins while waiting (see scheduling/runtime.py), so the count does not depend on the clock.
+        # On one core nobody spins while waiting (scheduling/instances.py), so the count does not depend on the clock.
         core = str(min(os.sched_getaffinity(0)))
         command = ["taskset", "-c", core, "env", "-i", *environment,
                    *VALGRIND, f"--log-file={counts}", "--fair-sched=yes", sys.executable, "-S", "-m", "triton_fast"]

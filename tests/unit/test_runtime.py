@@ -221,7 +221,7 @@ def test_batch_outputs_need_a_backend_that_cuts_them():
         ("max_batch_size: 4 dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
          ["dynamic_batching.default_queue_policy.timeout_action: DELAY"]),
         ("response_cache { enable: false }", []),
-        ("response_cache { enable: true } model_warmup { name: 'w' }", ["model_warmup", "response_cache"]),
+        ("response_cache { enable: true } model_warmup { name: 'w' }", ["response_cache"]),
     ],
 )  # fmt: skip
 def test_ignored_fields_are_named(text, expected):
@@ -249,7 +249,7 @@ def test_a_failed_instance_closes_the_model(kind):
 
 
 def test_a_config_without_instances_fails_the_load(monkeypatch):
-    monkeypatch.setattr(scheduling, "instance_specs", lambda config: [])
+    monkeypatch.setattr(scheduling, "instance_specs", lambda *_: [])
     with pytest.raises(Internal, match="model 'm' has no instances"):
         ModelRuntime.start(context_of(""), GateBackend())
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
+from triton_fast.backends.host_policy import HostPolicy
 
 if TYPE_CHECKING:
     from triton_fast._native.sched.instance import NativeInstance
@@ -58,12 +60,20 @@ class LoadContext:
 
 @dataclass(frozen=True)
 class InstanceSpec:
-    """One instance to make: its name (``<group>_<n>``), its kind and, for GPU kinds, its device."""
+    """One instance to make: its name (``<group>_<n>``), its kind and, for GPU kinds, its device.
+
+    ``host_policy`` is in force already on the thread that asks for the instance; a backend applies it where it starts
+    threads or processes on others. ``resources`` (name, whether global, amount) and ``priority`` are what the rate
+    limiter is told.
+    """
 
     name: str
     kind: str
     device: int = 0
     passive: bool = False
+    host_policy: HostPolicy = host_policy.NONE
+    resources: tuple[tuple[str, bool, int], ...] = ()
+    priority: int = 0
 
 
 class BackendModel(ABC):

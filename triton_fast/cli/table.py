@@ -38,7 +38,6 @@ _NO_SAGE = "the SageMaker front end is not there yet"
 _NO_VERTEX = "the Vertex AI front end is not there yet"
 _NO_TRACE = "tracing is not there yet: no trace is written"
 _NO_CACHE = "the response cache is not there yet"
-_NO_RATE = "the rate limiter is not there yet: executions are not limited"
 _NO_GPU = "GPU memory is not managed yet"
 _NO_SHM = "shared-memory regions are not there yet: registering one is refused"
 
@@ -201,10 +200,9 @@ FLAGS: tuple[Flag, ...] = (
          later=_NO_CACHE),
 
     Flag("rate-limit", v.choice("rate-limit", "off", "execution_count"), "off", _RATE, "\"execution_count\" starts an "
-         "execution only when its resources are free; \"off\" ignores the rate limiter settings of models.",
-         later=_NO_RATE),
+         "execution only when its resources are free; \"off\" ignores the rate limiter settings of models."),
     Flag("rate-limit-resource", v.RATE_RESOURCE, (), _RATE, "<name>:<count>, or <name>:<count>:<device>: how much of a "
-         "resource there is. May be given several times.", repeatable=True, later=_NO_RATE),
+         "resource there is. May be given several times.", repeatable=True),
 
     Flag("pinned-memory-pool-byte-size", v.SIZE, 268435456, _MEMORY, "Pinned memory for copies between host and GPU; 0 "
          "switches it off.", unit="bytes", later=_NO_GPU),
@@ -216,8 +214,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("buffer-manager-thread-count", v.INT, 0, _MEMORY, "Threads that copy tensors.",
          later="instance threads gather their own batches, so a thread count has no effect"),
     Flag("host-policy", v.HOST_POLICY, v.EMPTY, _MEMORY, "<policy>,<setting>=<value>; settings numa-node and "
-         "cpu-cores. May be given several times.", repeatable=True,
-         later="instances are not bound to cores or nodes yet"),
+         "cpu-cores, for instances of this policy. May be given several times.", repeatable=True),
     Flag("model-load-gpu-limit", v.DEVICE_FRACTION, v.EMPTY, _MEMORY, "<gpu>:<fraction>: no model is loaded on the GPU "
          "while more of its memory is in use. May be given several times.", repeatable=True, later=_NO_GPU),
 

@@ -17,7 +17,7 @@ from triton_fast.config.ensemble_members import EnsemblePlan, check_members, mem
 from triton_fast.config.errors import ConfigError
 from triton_fast.config.hints import templates
 from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file
-from triton_fast.config.paths import check_name, read_labels, version_dirs
+from triton_fast.config.paths import check_name, read_labels, read_warmup_file, version_dirs
 from triton_fast.config.render import to_json
 from triton_fast.config.validate import check_groups, check_tensors, validate
 from triton_fast.types import DataType
@@ -29,7 +29,7 @@ __all__ = [
     "ConfigError", "EnsemblePlan", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model",
     "check_groups", "check_members", "check_name", "check_tensors", "complete_from_model", "config_path",
     "io_specs", "load_model_config", "member_names", "normalize", "read_labels", "read_member_names",
-    "read_model_config", "templates", "to_json", "validate", "version_dirs",
+    "read_model_config", "read_warmup_file", "templates", "to_json", "validate", "version_dirs",
 ]  # fmt: skip
 
 

@@ -104,14 +104,7 @@ def read_labels(output: Any, config: Any, model_dir: Path) -> tuple[bytes, ...]:
     """Return the labels of an output: line n of its label file names class n. Bytes, as the wire carries them."""
     path = label_path(output, config, model_dir)
     shown = one_line(f"{config.name}/{output.label_filename}")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise Internal(f"failed to open text file for read {shown}: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Internal(f"failed to open text file for read {shown}: not a regular file")
-        data = file.read(MAX_LABEL_BYTES + 1)
+    data = _read(path, shown, MAX_LABEL_BYTES + 1)
     if len(data) > MAX_LABEL_BYTES:
         raise ConfigError(f"label file {shown} is larger than {MAX_LABEL_BYTES} bytes")
     lines = data.replace(b"\r\n", b"\n").split(b"\n")
@@ -120,6 +113,43 @@ def read_labels(output: Any, config: Any, model_dir: Path) -> tuple[bytes, ...]:
     if len(lines) > MAX_LABELS:
         raise ConfigError(f"label file {shown} has {len(lines)} lines, the limit is {MAX_LABELS}")
     return tuple(lines)
+
+
+def read_warmup_file(name: str, config: Any, model_dir: Path, most: int, needed: int | None) -> bytes:
+    """Return the first ``needed`` bytes of a file in warmup/, or all of it, up to ``most``.
+
+    Raises
+    ------
+    ServerError
+        It can not be read, lies elsewhere, or is too short or too large.
+    """
+    path = model_dir / "warmup" / name
+    shown = one_line(f"{config.name}/warmup/{name}")
+    # Again, although the config was checked: a link may have changed since.
+    if not is_inside(path, model_dir):
+        raise ConfigError(f"warmup file '{shown}' is outside model directory")
+    data = _read(path, shown, most + 1 if needed is None else needed)
+    if needed is not None and len(data) < needed:
+        raise ConfigError(
+            f"warmup setting expects {needed} bytes, but the data provided from {name} only has {len(data)} bytes"
+        )
+    if needed is None and len(data) > most:
+        raise ConfigError(f"warmup file {shown} is larger than {most} bytes")
+    return data
+
+
+def _read(path: Path, shown: str, limit: int) -> bytes:
+    """Return up to ``limit`` bytes of a regular file. Raises Internal with Triton's text."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise Internal(f"failed to open text file for read {shown}: {error.strerror}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Internal(f"failed to open text file for read {shown}: not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(min(limit, status.st_size + 1))
 
 
 def _data_files(config: Any) -> list[tuple[str, str, str]]:

@@ -16,23 +16,28 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.config import io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
-from triton_fast.scheduling.threads import threads_per_instance, usable_cores
-
-# How long an instance looks for work before it sleeps, while that has been paying (see sched/queue.pyx).
-SPIN_NS = 50_000
+from triton_fast.scheduling import warmup
+from triton_fast.scheduling.instances import NO_LIMITS, Limits, Starter, threads_of
 
 
-def instance_specs(config: Any) -> list[InstanceSpec]:
+def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec]:
     """Return the instances that the normalised config asks for: ``<group>_<n>``, per GPU for GPU groups."""
     kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
     specs = []
     for group in config.instance_group:
         kind = kinds.values_by_number[group.kind].name
         devices = list(group.gpus) if kind == "KIND_GPU" else [0]
+        resources = tuple((one.name, getattr(one, "global"), one.count) for one in group.rate_limiter.resources)
         number = 0
         for device in devices:
+            policy = limits.policy(group.host_policy, kind, device)
             for _ in range(max(1, group.count)):
-                specs.append(InstanceSpec(f"{group.name}_{number}", kind, device, group.passive))
+                specs.append(
+                    InstanceSpec(
+                        f"{group.name}_{number}", kind, device, group.passive, policy, resources,
+                        group.rate_limiter.priority,
+                    )
+                )  # fmt: skip
                 number += 1
     return specs
 
@@ -60,13 +65,9 @@ def ignored_fields(config: Any) -> list[str]:
         found.append("dynamic_batching.preserve_ordering")
     if batching.default_queue_policy.timeout_action:
         found.append("dynamic_batching.default_queue_policy.timeout_action: DELAY")
-    found += [name for name in ("model_warmup", "response_cache") if _given(config, name)]
+    if config.response_cache.enable:
+        found.append("response_cache")
     return found
-
-
-def _given(config: Any, name: str) -> bool:
-    value = getattr(config, name)
-    return value.enable if name == "response_cache" else bool(value)
 
 
 class ServedVersion(ABC):
@@ -158,30 +159,32 @@ class ModelRuntime(ServedVersion):
         self._model = model
 
     @classmethod
-    def start(cls, context: LoadContext, backend: Backend) -> ModelRuntime:
-        """Open the model and start its instance threads.
+    def start(cls, context: LoadContext, backend: Backend, limits: Limits = NO_LIMITS) -> ModelRuntime:
+        """Open the model, warm up its instances and start their threads.
 
         Raises
         ------
         ServerError
-            The model can not be opened, or asks for what this build does not have.
+            The model can not be opened, fails its warm-up, needs more of a resource than there is, or asks for what
+            this build does not have.
         """
         config = context.config
         refuse_unsupported(config, backend)
         for name in ignored_fields(config):
             log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
-        specs = instance_specs(config)
+        specs = instance_specs(config, limits)
         if not specs:
             raise Internal(f"model '{context.name}' has no instances")
-        context = dataclasses.replace(context, threads_per_instance=threads_per_instance(len(specs)))
+        context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
         native = native_model(context)
-        model = backend.load(dataclasses.replace(context, native=native))
+        # What a backend makes once for all instances goes by the first's policy.
+        with specs[0].host_policy.bound():
+            model = backend.load(dataclasses.replace(context, native=native))
         try:
-            model.prepare(specs)
-            for spec in specs:
-                instance = model.create_instance(spec)
-                if not spec.passive:
-                    native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0)
+            samples = warmup.read_samples(config, context.model_dir, native)
+            Starter(config, native, limits).start(model, specs, samples)
+            if samples:
+                log.info(f"warmed up with {len(samples)} sample(s)", model=context.name, instances=native.n_instances)
             return cls(context, native, model)
         except BaseException:
             native.stop(abort=True)

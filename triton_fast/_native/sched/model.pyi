@@ -5,6 +5,7 @@ from typing import Any
 
 from triton_fast._native.core.request import Io, ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
+from triton_fast._native.sched.limiter import LimiterPlace
 from triton_fast._native.sched.scheduler import NativeScheduler
 
 class Epoch:
@@ -85,7 +86,7 @@ class NativeModel(ModelHandle):
     def add_layer(self, layer: NativeScheduler) -> None:
         """Put ``layer`` before what takes requests now. Before the first request."""
 
-    def start_instance(self, instance: NativeInstance, spin_ns: int = 0) -> None:
+    def start_instance(self, instance: NativeInstance, spin_ns: int = 0, place: LimiterPlace | None = None) -> None:
         """Start the thread of one instance, which begins to pull batches at once.
 
         Parameters
@@ -94,6 +95,9 @@ class NativeModel(ModelHandle):
             Kept until ``stop`` has ended its thread.
         spin_ns
             How long its thread looks for work before it sleeps.
+        place
+            In the rate limiter: the instance executes only while it holds what the place needs, from taking a batch
+            until ``execute`` has returned. ``stop`` has it leave.
 
         Raises
         ------

@@ -115,8 +115,8 @@ class PythonModel(BackendModel):
     def _start(self, spec: InstanceSpec) -> WorkerInstance:
         context = self._plan.context
         plan = Plan(
-            self._plan.launch(spec.name), self._plan.init(spec), self._plan.settings, context.host, self._engine,
-            self._supervisor,
+            self._plan.launch(spec.name, spec.host_policy), self._plan.init(spec), self._plan.settings, context.host,
+            self._engine, self._supervisor,
         )  # fmt: skip
         made = self._engine.instance(spec.name, context.host.resolve, context.host.epoch)
         instance = WorkerInstance(plan, made, self)

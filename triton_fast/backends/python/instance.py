@@ -125,7 +125,8 @@ class WorkerInstance:
         value = process.request(plan.init).result()
         # null: not said; then it is asked, and a model without one says true.
         self.defines_is_ready = not isinstance(value, dict) or bool(value.get("is_ready", True))
-        self.native.attach(channel)
+        with plan.launch.host_policy.bound():
+            self.native.attach(channel)
         with self._lock:
             if not process.reason and not self._closing.is_set():
                 self._state = State.UP

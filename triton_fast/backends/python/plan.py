@@ -13,7 +13,9 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from triton_fast.backends import host_policy
 from triton_fast.backends.base import InstanceSpec, LoadContext
+from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.backends.python import environment
 from triton_fast.backends.python.cache import EnvironmentCache
 from triton_fast.backends.python.environment import Environment
@@ -45,12 +47,12 @@ class ModelPlan:
     model_path: Path
     script: Path
 
-    def launch(self, instance: str) -> Launch:
+    def launch(self, instance: str, policy: HostPolicy = host_policy.NONE) -> Launch:
         if not instance or _INVALID & set(instance):
             raise InvalidArg("Invalid stub name: contains invalid characters")
         argv = (self.environment.interpreter, "-u", str(self.script))
         # Not the server's directory: files that a model writes by relative names, and modules that it imports so.
-        return Launch(self.context.name, instance, argv, self.environment.variables, tempfile.gettempdir())
+        return Launch(self.context.name, instance, argv, self.environment.variables, tempfile.gettempdir(), policy)
 
     def context_fields(self, instance: str) -> Message:
         context = self.context

@@ -19,6 +19,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from triton_fast.backends import host_policy
+from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.backends.python import frames, health
 from triton_fast.backends.python.frames import BadFrame, Message
 from triton_fast.backends.python.output import Lines
@@ -50,6 +52,7 @@ class Launch:
     argv: Sequence[str]
     variables: Mapping[str, str]
     folder: str | None = None
+    host_policy: HostPolicy = host_policy.NONE
 
 
 class Owner(Protocol):
@@ -88,13 +91,16 @@ class WorkerProcess:
         self._message_allowance = Allowance(MESSAGE_RATE, MESSAGE_BURST, now)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with theirs:
+            with theirs, launch.host_policy.bound():
                 passed = [theirs.fileno(), *fds]
                 self._popen = subprocess.Popen(
                     [*launch.argv, *map(str, passed)], env=dict(launch.variables), cwd=launch.folder,
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                     close_fds=True, pass_fds=[fd for fd in passed if fd >= 0], start_new_session=True,
                 )  # fmt: skip
+        except ServerError:
+            ours.close()
+            raise
         except (OSError, ValueError) as error:
             ours.close()
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -58,10 +58,12 @@ cdef void wait_for_worker(Worker* w, int32_t* stopping) noexcept nogil:
 
 cdef int before_pull(void* worker, int32_t* stopping) noexcept nogil:
     cdef Worker* w = <Worker*>worker
+    cdef int status
     pthread_mutex_lock(&w.lock)
     wait_for_worker(w, stopping)
+    status = w.channel == NULL and not w.hopeless
     pthread_mutex_unlock(&w.lock)
-    return 0
+    return status
 
 
 # The lock is held.

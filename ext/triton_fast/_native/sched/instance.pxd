@@ -29,7 +29,8 @@ cdef struct Batch:
 ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
 
 
-# Called before each look at the queue; may wait until the instance can take work, but not once *stopping is set.
+# Called before each look at the queue; may wait until the instance can take work, but not once *stopping is set. 0, or
+# 1 when it did not wait for that.
 ctypedef int (*before_fn)(void* state, int32_t* stopping) noexcept nogil
 
 

@@ -1,8 +1,9 @@
 # A served model version: its checked description, its queue, its counters and its instance threads.
 from libc.stdint cimport int32_t
 
-from triton_fast._native.core.request cimport ModelHandle
+from triton_fast._native.core.request cimport ModelHandle, Request
 from triton_fast._native.core.stats cimport Stats
+from triton_fast._native.sched.instance cimport NativeInstance
 from triton_fast._native.sched.queue cimport Queue
 from triton_fast._native.sched.scheduler cimport Scheduler
 from triton_fast._native.core.labels cimport LabelTable
@@ -22,6 +23,12 @@ cdef class NativeModel(ModelHandle):
     cdef LabelTable** labels    # one entry per output; NULL entries have no labels
     cdef list instances
     cdef list runners
+    cdef list places            # LimiterPlace of the instances that have one
     cdef bint watched           # a thread refuses requests at their deadline
     cdef object __weakref__
     cdef int32_t waiting(self) noexcept
+
+
+# Have an instance whose thread was not started execute requests of its model on this thread; counted and answered as
+# any others. The caller has stamped them. They are delivered or, as far as the instance keeps them, will be.
+cdef void run_once(NativeModel self, NativeInstance instance, Request** requests, int32_t n) noexcept

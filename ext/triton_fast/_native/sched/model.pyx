@@ -22,10 +22,13 @@ from triton_fast._native.core.stats cimport (
     stats_clear, stats_execution, stats_snapshot,
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
+from triton_fast._native.sched.limiter cimport (
+    LimiterPlace, Place, place_acquire, place_asked, place_interrupt, place_release,
+)
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
 from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_watch
 from triton_fast._native.sched.scheduler cimport (
-    TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
+    TAKE_LOOK, TAKE_NOW, TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
 )
 from triton_fast._native.core.labels cimport LabelTable
 
@@ -51,6 +54,7 @@ cdef struct Runner:
     execute_fn execute
     before_fn before
     void* state
+    Place* place            # in the rate limiter; NULL: the instance may always run
     int64_t spin_ns
     pthread_mutex_t joining     # several callers of stop may wait for the same thread
     bint joined
@@ -106,40 +110,90 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         sink.deliver(sink, first, last)
 
 
+# Execute what was taken and answer it.
+cdef void run_batch(Runner* run, int32_t n, int64_t started) noexcept nogil:
+    cdef Batch batch
+    cdef int32_t i
+    cdef const char* silent = b"the backend gave neither outputs nor an error"
+    batch.n = n
+    batch.requests = run.taken
+    batch.rows = 0
+    batch.padding = 0
+    batch.t_started = started
+    batch.t_input = 0
+    batch.t_computed = 0
+    for i in range(n):
+        batch.rows += run.taken[i].batch
+        if run.taken[i].flags & FLAG_PADDING:
+            batch.padding += run.taken[i].batch
+    if run.execute(run.state, &batch) != 0:
+        for i in range(n):
+            if run.taken[i] == NULL:
+                continue
+            if run.taken[i].response.code == TF_OK and run.taken[i].response.n_outputs == 0:
+                response_fail(&run.taken[i].response, TF_INTERNAL, silent, strlen(silent))
+    finish(run, &batch)
+
+
+# The next batch of an instance that must hold resources to run, which it does when there is one. It is looked for
+# first, for who holds resources and has nothing to do keeps them from others.
+cdef int32_t take_limited(Runner* run, int64_t* started) noexcept nogil:
+    cdef int32_t n
+    while True:
+        if not place_asked(run.place):
+            n = run.source.take(run.source, run.number, run.taken, TAKE_LOOK, run.spin_ns, started)
+            if n == TAKE_STOPPED:
+                return n
+        if place_acquire(run.place) != 0:
+            continue
+        n = run.source.take(run.source, run.number, run.taken, TAKE_NOW, 0, started)
+        if n > 0:
+            return n
+        place_release(run.place, False, False)      # another instance was faster
+        if n == TAKE_STOPPED:
+            return n
+
+
+# Give the resources back after an execution. With more to do the instance asks anew at once: between two executions it
+# would else be overtaken by those that wait, whatever its priority.
+cdef void give_back(Runner* run) noexcept nogil:
+    cdef int32_t now = True
+    cdef bint again = run.source.pending(run.source) > 0
+    if again and run.before != NULL:
+        again = run.before(run.state, &now) == 0    # must not wait for its worker with resources in hand
+    place_release(run.place, True, again)
+
+
 cdef void* run_instance(void* arg) noexcept nogil:
     cdef Runner* run = <Runner*>arg
-    cdef Batch batch
     cdef sigset_t every
     cdef int64_t started = 0
-    cdef int32_t i
-    cdef int status
-    cdef const char* silent = b"the backend gave neither outputs nor an error"
+    cdef int32_t n
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, NULL)
     while True:
-        if run.before != NULL:
+        if run.before != NULL and (run.place == NULL or not place_asked(run.place)):
             run.before(run.state, &run.source.stopping)
-        batch.n = run.source.take(run.source, run.number, run.taken, TAKE_WAIT, run.spin_ns, &started)
-        if batch.n == TAKE_STOPPED:
+        if run.place == NULL:
+            n = run.source.take(run.source, run.number, run.taken, TAKE_WAIT, run.spin_ns, &started)
+        else:
+            n = take_limited(run, &started)
+        if n == TAKE_STOPPED:
             return NULL
-        batch.requests = run.taken
-        batch.rows = 0
-        batch.padding = 0
-        batch.t_started = started
-        batch.t_input = 0
-        batch.t_computed = 0
-        for i in range(batch.n):
-            batch.rows += run.taken[i].batch
-            if run.taken[i].flags & FLAG_PADDING:
-                batch.padding += run.taken[i].batch
-        status = run.execute(run.state, &batch)
-        if status != 0:
-            for i in range(batch.n):
-                if run.taken[i] == NULL:
-                    continue
-                if run.taken[i].response.code == TF_OK and run.taken[i].response.n_outputs == 0:
-                    response_fail(&run.taken[i].response, TF_INTERNAL, silent, strlen(silent))
-        finish(run, &batch)
+        run_batch(run, n, started)
+        if run.place != NULL:
+            give_back(run)
+
+
+cdef void run_once(NativeModel self, NativeInstance instance, Request** requests, int32_t n) noexcept:
+    cdef Runner run
+    memset(&run, 0, sizeof(Runner))
+    run.stats = &self.stats
+    run.execute = instance.execute
+    run.state = instance.state
+    run.taken = requests
+    with nogil:
+        run_batch(&run, n, now_ns())
 
 
 cdef int set_labels(NativeModel self, outputs) except -1:
@@ -227,6 +281,13 @@ cdef void free_runners(NativeModel self):
         free(run)
 
 
+# Who waits for resources may have nothing to run any more.
+cdef void look_again(NativeModel self) noexcept:
+    cdef LimiterPlace place
+    for place in tuple(self.places):
+        place_interrupt(place.ptr)
+
+
 cdef bint on_own_thread(NativeModel self):
     cdef size_t address
     for address in self.runners:
@@ -262,7 +323,8 @@ cdef class NativeModel(ModelHandle):
     """
 
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
-                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False):
+                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False,
+                 added_inputs=(), added_outputs=()):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
@@ -280,6 +342,7 @@ cdef class NativeModel(ModelHandle):
     def __cinit__(self, *args, **kwargs):
         self.instances = []
         self.runners = []
+        self.places = []
         memset(&self.stats, 0, sizeof(Stats))
         self.queue = queue_new(&self.stats)
         if self.queue == NULL:
@@ -327,8 +390,11 @@ cdef class NativeModel(ModelHandle):
         self.ptr.scheduler = layer.ptr
         self.schedulers.append(layer)
 
-    def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0):
-        """Start the thread of one instance, which begins to pull batches at once."""
+    def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0, LimiterPlace place=None):
+        """Start the thread of one instance, which begins to pull batches at once.
+
+        ``place`` is its own in the rate limiter; ``stop`` has it leave.
+        """
         cdef Runner* run
         if instance.execute == NULL:
             raise ValueError("the instance has no execute function")
@@ -342,12 +408,15 @@ cdef class NativeModel(ModelHandle):
         run.before = instance.before
         run.state = instance.state
         run.spin_ns = spin_ns
+        run.place = place.ptr if place is not None else NULL
         run.number = <int32_t>len(self.instances)
         if run.taken == NULL:
             free(run)
             raise MemoryError
         start_thread(self, run, run_instance, instance.name)
         self.instances.append(instance)
+        if place is not None:
+            self.places.append(place)
         if self.source == &self.queue.base and self.queue.timeout_ns and not self.watched:
             run = <Runner*>calloc(1, sizeof(Runner))
             if run == NULL:
@@ -368,6 +437,7 @@ cdef class NativeModel(ModelHandle):
         if abort:
             self.abort()
         scheduler_stop(self.ptr.scheduler, abort)
+        look_again(self)
         for address in tuple(self.runners):
             run = <Runner*>address
             with nogil:
@@ -376,6 +446,8 @@ cdef class NativeModel(ModelHandle):
                     pthread_join(run.thread, NULL)
                     run.joined = True
                 pthread_mutex_unlock(&run.joining)
+        for place in tuple(self.places):
+            place.leave()
         self.abort()        # what is left had no instance to go to
         if (<Scheduler*>self.ptr.scheduler).join != NULL:
             with nogil:
@@ -386,6 +458,7 @@ cdef class NativeModel(ModelHandle):
         """Answer all that is queued with an error, at once; what runs goes on. Does not wait."""
         with nogil:
             scheduler_stop(self.ptr.scheduler, True)
+        look_again(self)
 
     @property
     def pending(self):
