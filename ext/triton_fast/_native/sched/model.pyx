@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from triton_fast._native.core.native cimport (
-    TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
+    TF_INTERNAL, TF_OK, TF_UNAVAILABLE, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
@@ -23,7 +23,9 @@ from triton_fast._native.core.stats cimport (
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
-from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_watch
+from triton_fast._native.sched.queue cimport (
+    Level, MAX_LEVELS, Queue, queue_free, queue_late, queue_new, queue_set_levels, queue_watch,
+)
 from triton_fast._native.sched.scheduler cimport (
     TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
 )
@@ -216,6 +218,35 @@ cdef inline int64_t ns_of(microseconds) except -1:
     return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
 
 
+cdef int set_levels(Queue* q, levels, default_level) except -1:
+    cdef Level* level
+    cdef Py_ssize_t i
+    if len(levels) > MAX_LEVELS or not 1 <= default_level <= len(levels):
+        raise ValueError(f"1 to {MAX_LEVELS} levels with the default one among them, got {len(levels)}, {default_level}")
+    if queue_set_levels(q, <int32_t>len(levels)) != 0:
+        raise MemoryError
+    q.default_level = default_level - 1
+    q.several_lanes = len(levels) > 1
+    for i, (max_size, timeout_us, override, delay) in enumerate(levels):
+        level = &q.levels[i]
+        level.max_size = max_size
+        level.timeout_ns = ns_of(timeout_us)
+        level.timeout_override = override
+        level.delay = delay
+        if level.timeout_ns and level.delay:
+            q.several_lanes = True
+    return 0
+
+
+# Whether requests are refused for their time, which must not wait for an instance.
+cdef bint needs_watcher(Queue* q) noexcept:
+    cdef int32_t i
+    for i in range(q.n_levels):
+        if q.levels[i].timeout_ns and not q.levels[i].delay:
+            return True
+    return False
+
+
 cdef void free_runners(NativeModel self):
     cdef Runner* run
     cdef size_t address
@@ -257,12 +288,27 @@ cdef class NativeModel(ModelHandle):
         How long the oldest request may wait for its batch to fill.
     max_queue_size : int
         Requests that may wait; 0 = no limit.
-    timeout_us, timeout_override
-        Default queue timeout (0 = none), and whether a request may shorten it.
+    timeout_us, timeout_override, timeout_delay
+        Default queue timeout (0 = none), whether a request may shorten it, and whether requests whose time is over go
+        behind the others instead of being refused.
+    levels : sequence of (max_queue_size, timeout_us, timeout_override, timeout_delay)
+        The same for each priority from 1, the highest, on; instead of the arguments above.
+    default_level : int
+        The priority of requests that name none of these.
+    preserve_ordering : bool
+        Responses leave in the order in which the requests came.
+    max_volume : int
+        Elements that the inputs of one batch may have together; 0 = any number.
+    max_queue_bytes : int
+        Bytes of inputs that may wait; 0 = no limit.
+    full_code : int
+        Code of the error that a request gets when there is no place for it.
     """
 
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
-                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False):
+                 preferred=(), delay_us=0, max_queue_size=0, timeout_us=0, timeout_override=False,
+                 timeout_delay=False, levels=(), default_level=1, bint preserve_ordering=False, int64_t max_volume=0,
+                 int64_t max_queue_bytes=0, int32_t full_code=TF_UNAVAILABLE):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
@@ -273,9 +319,12 @@ cdef class NativeModel(ModelHandle):
         self.queue.policy.n_preferred = <int32_t>len(preferred)
         for i, size in enumerate(sorted(preferred)):
             self.queue.policy.preferred[i] = size
-        self.queue.max_size = max_queue_size
-        self.queue.timeout_ns = ns_of(timeout_us)
-        self.queue.timeout_override = timeout_override
+        self.queue.policy.max_volume = max_volume
+        self.queue.max_bytes = max_queue_bytes
+        self.queue.full_code = full_code
+        self.queue.ordered = preserve_ordering
+        set_levels(self.queue, levels or ((max_queue_size, timeout_us, timeout_override, timeout_delay),),
+                   default_level)
 
     def __cinit__(self, *args, **kwargs):
         self.instances = []
@@ -348,7 +397,7 @@ cdef class NativeModel(ModelHandle):
             raise MemoryError
         start_thread(self, run, run_instance, instance.name)
         self.instances.append(instance)
-        if self.source == &self.queue.base and self.queue.timeout_ns and not self.watched:
+        if self.source == &self.queue.base and not self.watched and needs_watcher(self.queue):
             run = <Runner*>calloc(1, sizeof(Runner))
             if run == NULL:
                 raise MemoryError
@@ -395,6 +444,11 @@ cdef class NativeModel(ModelHandle):
     @property
     def n_instances(self):
         return len(self.instances)
+
+    @property
+    def late(self):
+        """How late queue timeouts were kept: ``[(upper bound in ns or None, requests refused)]``."""
+        return queue_late(self.queue)
 
     def snapshot(self):
         """Return the counters as one consistent dict (see core.stats)."""
