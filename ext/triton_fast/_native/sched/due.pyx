@@ -1,11 +1,14 @@
 # A binary heap of requests, each of which knows its place. See due.pxd.
-from libc.stdint cimport int32_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.stdlib cimport free, realloc
 
+from triton_fast._native.core.native cimport tf_add64, tf_load64
 from triton_fast._native.core.request cimport Request
 
 cdef enum:
     MAX_ROOM = 1 << 30
+
+cdef int64_t[7] LATE_NS = [100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000]
 
 
 cdef inline void put(Due* d, int32_t i, Request* r) noexcept nogil:
@@ -69,3 +72,14 @@ cdef void due_clear(Due* d) noexcept nogil:
     d.heap = NULL
     d.n = 0
     d.room = 0
+
+
+cdef void due_late(Due* d, int64_t ns) noexcept nogil:
+    cdef int i = 0
+    while i < N_LATE - 1 and ns > LATE_NS[i]:
+        i += 1
+    tf_add64(&d.late[i], 1)
+
+
+cdef object due_histogram(Due* d):
+    return [(LATE_NS[i] if i < N_LATE - 1 else None, tf_load64(&d.late[i])) for i in range(N_LATE)]

@@ -24,11 +24,16 @@ cdef struct Lane:
     Request* due            # the first whose deadline is not in the heap (due.pxd); none behind it is due before it
     int64_t last_deadline   # of those
     int32_t number
-    int32_t level           # its index
     Bucket fixed            # the bucket of key 0
 
-# The buckets of all lanes.
+cdef enum:
+    MAX_LANES = 2048
+
+# All lanes with their buckets.
 cdef struct Shapes:
+    Lane* lanes             # the first goes first
+    int32_t words           # of busy that are used
+    uint64_t[32] busy       # bits of the lanes that hold requests
     Bucket** table
     uint64_t size           # power of two
     uint64_t n
@@ -38,11 +43,44 @@ cdef struct Shapes:
 
 cdef int shapes_begin(Shapes* s) noexcept nogil     # -1: no memory
 cdef void shapes_end(Shapes* s) noexcept nogil
+# Have n lanes, 1 to MAX_LANES, instead of those there are, which are empty. -1: no memory.
+cdef int shapes_lanes(Shapes* s, int32_t n) noexcept nogil
 cdef Bucket* bucket_make(Shapes* s, Lane* lane, uint64_t key) noexcept nogil     # NULL: no memory
 # b is empty and not its lane's fixed one.
 cdef void bucket_drop(Shapes* s, Bucket* b) noexcept nogil
 cdef void ready_add(Shapes* s, Bucket* b) noexcept nogil        # it is not there
 cdef void ready_remove(Shapes* s, Bucket* b) noexcept nogil     # it is there
+
+# Of all inputs together. Elements are no more than bytes, whose number was checked.
+cdef int64_t bytes_of(Request* r) noexcept nogil
+cdef int64_t volume_of(Request* r) noexcept nogil
+
+
+cdef extern from * nogil:
+    int __builtin_ctzll(unsigned long long x)
+
+
+# The first lane with requests, of those from `number` on; NULL: there is none.
+cdef inline Lane* next_lane(const Shapes* s, int32_t number) noexcept nogil:
+    cdef int32_t i = number >> 6
+    cdef uint64_t word
+    if i >= s.words:
+        return NULL
+    word = s.busy[i] & (~<uint64_t>0 << (number & 63))
+    while word == 0:
+        i += 1
+        if i >= s.words:
+            return NULL
+        word = s.busy[i]
+    return &s.lanes[64 * i + __builtin_ctzll(word)]
+
+
+cdef inline void lane_busy(Shapes* s, const Lane* lane) noexcept nogil:
+    s.busy[lane.number >> 6] |= <uint64_t>1 << (lane.number & 63)
+
+
+cdef inline void lane_empty(Shapes* s, const Lane* lane) noexcept nogil:
+    s.busy[lane.number >> 6] &= ~(<uint64_t>1 << (lane.number & 63))
 
 
 cdef inline uint64_t shapes_slot(const Shapes* s, const Lane* lane, uint64_t key) noexcept nogil:

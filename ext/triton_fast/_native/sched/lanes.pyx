@@ -1,7 +1,9 @@
 # The hash of buckets, and the list of those that may hold a whole batch. See lanes.pxd.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
+
+from triton_fast._native.core.request cimport Request
 
 
 cdef int shapes_begin(Shapes* s) noexcept nogil:
@@ -18,6 +20,21 @@ cdef void shapes_end(Shapes* s) noexcept nogil:
         s.spare = b.chain
         free(b)
     free(s.table)
+    free(s.lanes)
+
+
+cdef int shapes_lanes(Shapes* s, int32_t n) noexcept nogil:
+    cdef Lane* lanes = <Lane*>calloc(<size_t>n, sizeof(Lane))
+    cdef int32_t i
+    if lanes == NULL:
+        return -1
+    for i in range(n):
+        lanes[i].number = i
+        lanes[i].fixed.lane = &lanes[i]
+    free(s.lanes)
+    s.lanes = lanes
+    s.words = (n + 63) >> 6
+    return 0
 
 
 cdef void grow(Shapes* s) noexcept nogil:
@@ -93,3 +110,22 @@ cdef void ready_remove(Shapes* s, Bucket* b) noexcept nogil:
         b.ready_next.ready_prev = b.ready_prev
     else:
         s.ready_tail = b.ready_prev
+
+
+cdef int64_t bytes_of(Request* r) noexcept nogil:
+    cdef int64_t n = 0
+    cdef int32_t i
+    for i in range(r.n_inputs):
+        n += <int64_t>r.inputs[i].nbytes
+    return n
+
+
+cdef int64_t volume_of(Request* r) noexcept nogil:
+    cdef int64_t n = 0, each
+    cdef int32_t i, k
+    for i in range(r.n_inputs):
+        each = 1
+        for k in range(r.inputs[i].ndim):
+            each *= r.inputs[i].dims[k]
+        n += each
+    return n

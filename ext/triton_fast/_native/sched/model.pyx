@@ -21,21 +21,16 @@ from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_clear, stats_execution, stats_snapshot,
 )
+from triton_fast._native.sched.due cimport due_histogram
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
-from triton_fast._native.sched.queue cimport (
-    Level, MAX_LEVELS, Queue, queue_free, queue_late, queue_new, queue_set_levels, queue_watch,
-)
+from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_ns, queue_set, queue_watch
 from triton_fast._native.sched.scheduler cimport (
     TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
 )
 from triton_fast._native.core.labels cimport LabelTable
 
 from triton_fast.errors import Internal
-
-# The longest delay or queue timeout: 31 years, which still fits when added to a clock in ns.
-cdef int64_t MAX_US = 1000000000000000
-
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:
@@ -214,39 +209,6 @@ cdef int start_thread(NativeModel self, Runner* run, void* (*main)(void*) noexce
     return 0
 
 
-cdef inline int64_t ns_of(microseconds) except -1:
-    return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
-
-
-cdef int set_levels(Queue* q, levels, default_level) except -1:
-    cdef Level* level
-    cdef Py_ssize_t i
-    if len(levels) > MAX_LEVELS or not 1 <= default_level <= len(levels):
-        raise ValueError(f"1 to {MAX_LEVELS} levels with the default one among them, got {len(levels)}, {default_level}")
-    if queue_set_levels(q, <int32_t>len(levels)) != 0:
-        raise MemoryError
-    q.default_level = default_level - 1
-    q.several_lanes = len(levels) > 1
-    for i, (max_size, timeout_us, override, delay) in enumerate(levels):
-        level = &q.levels[i]
-        level.max_size = max_size
-        level.timeout_ns = ns_of(timeout_us)
-        level.timeout_override = override
-        level.delay = delay
-        if level.timeout_ns and level.delay:
-            q.several_lanes = True
-    return 0
-
-
-# Whether requests are refused for their time, which must not wait for an instance.
-cdef bint needs_watcher(Queue* q) noexcept:
-    cdef int32_t i
-    for i in range(q.n_levels):
-        if q.levels[i].timeout_ns and not q.levels[i].delay:
-            return True
-    return False
-
-
 cdef void free_runners(NativeModel self):
     cdef Runner* run
     cdef size_t address
@@ -308,23 +270,20 @@ cdef class NativeModel(ModelHandle):
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
                  preferred=(), delay_us=0, max_queue_size=0, timeout_us=0, timeout_override=False,
                  timeout_delay=False, levels=(), default_level=1, bint preserve_ordering=False, int64_t max_volume=0,
-                 int64_t max_queue_bytes=0, int32_t full_code=TF_UNAVAILABLE):
+                 int64_t max_queue_bytes=0, int32_t full_code=TF_UNAVAILABLE, added_inputs=(), added_outputs=()):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
         set_labels(self, outputs)
         self.queue.policy.single = not dynamic or max_batch < 1
         self.queue.policy.max_batch = max_batch if max_batch > 0 else 1
-        self.queue.policy.delay_ns = 0 if self.queue.policy.single else ns_of(delay_us)
+        self.queue.policy.delay_ns = 0 if self.queue.policy.single else queue_ns(delay_us)
         self.queue.policy.n_preferred = <int32_t>len(preferred)
         for i, size in enumerate(sorted(preferred)):
             self.queue.policy.preferred[i] = size
         self.queue.policy.max_volume = max_volume
-        self.queue.max_bytes = max_queue_bytes
-        self.queue.full_code = full_code
-        self.queue.ordered = preserve_ordering
-        set_levels(self.queue, levels or ((max_queue_size, timeout_us, timeout_override, timeout_delay),),
-                   default_level)
+        queue_set(self.queue, levels or ((max_queue_size, timeout_us, timeout_override, timeout_delay),),
+                  default_level, preserve_ordering, max_queue_bytes, full_code)
 
     def __cinit__(self, *args, **kwargs):
         self.instances = []
@@ -397,7 +356,7 @@ cdef class NativeModel(ModelHandle):
             raise MemoryError
         start_thread(self, run, run_instance, instance.name)
         self.instances.append(instance)
-        if self.source == &self.queue.base and not self.watched and needs_watcher(self.queue):
+        if self.source == &self.queue.base and self.queue.refuses_late and not self.watched:
             run = <Runner*>calloc(1, sizeof(Runner))
             if run == NULL:
                 raise MemoryError
@@ -448,7 +407,7 @@ cdef class NativeModel(ModelHandle):
     @property
     def late(self):
         """How late queue timeouts were kept: ``[(upper bound in ns or None, requests refused)]``."""
-        return queue_late(self.queue)
+        return due_histogram(&self.queue.due)
 
     def snapshot(self):
         """Return the counters as one consistent dict (see core.stats)."""

@@ -13,15 +13,14 @@ from triton_fast._native.sched.scheduler cimport Scheduler
 
 cdef enum:
     MAX_LEVELS = 1024
-    N_LATE = 8
 
 cdef struct Level:          # one priority; 0 is the highest
     int64_t max_size        # 0 = no limit
     int64_t timeout_ns      # 0 = none
     bint timeout_override   # a request's own timeout may shorten it
     bint delay              # who expires goes behind those that did not, else it is refused
-    int32_t count           # of both lanes
-    Lane[2] lanes           # in time; expired and delayed
+    Lane* lane              # of those in time; the next one is that of those who expired and were delayed
+    int32_t count           # of both
 
 cdef struct Queue:
     Scheduler base          # first: a Queue* is a Scheduler*; its functions are below
@@ -37,8 +36,9 @@ cdef struct Queue:
     Level* levels
     int32_t n_levels
     int32_t default_level   # index
+    bint limits             # of sizes, bytes or times; or an order: what submit has to look at
+    bint refuses_late       # requests are refused for their time: there is work for a watcher
     bint several_lanes      # a request may overtake another of its shape
-    uint64_t[32] busy       # bits of lanes that hold requests, room for two for each level
     uint64_t arrivals
     int64_t bytes           # of the inputs of what is queued, counted where there is a limit
     int64_t max_bytes       # 0 = no limit
@@ -47,18 +47,18 @@ cdef struct Queue:
     Order order
     Due due
     Shapes shapes
-    int64_t[8] late         # atomic; how long after their deadline requests were refused (queue_late)
 
 # One level without limits.
 cdef Queue* queue_new(Stats* stats) noexcept nogil
 cdef void queue_free(Queue* q) noexcept nogil
-# Have n levels, 1 to MAX_LEVELS, each without limits. Before the first request. -1: no memory.
-cdef int queue_set_levels(Queue* q, int32_t n) noexcept nogil
+# What submit looks at, before the first request. levels: (max_queue_size, timeout in us, timeout_override, timeout_delay)
+# for each from the highest on.
+cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_bytes, int32_t full_code) except -1
+# A time from a config in ns: none is longer than 31 years, which still fits when added to a clock.
+cdef int64_t queue_ns(microseconds) except -1
 # Refuse requests when their deadline comes, although every instance is busy. Returns when the queue is stopped; runs on
 # a thread of its own, which only a model with a queue timeout needs.
 cdef void queue_watch(Queue* q) noexcept nogil
 # As take and as one look of the watcher, at a given time. take: the number, or 0 with *wait_until when to ask again.
 cdef int32_t queue_take_at(Queue* q, Request** out, bint look, int64_t now, int64_t* wait_until) noexcept nogil
 cdef void queue_expire_at(Queue* q, int64_t now) noexcept nogil
-# How late deadlines were kept: [(upper bound in ns, or None, how many)].
-cdef object queue_late(Queue* q)

@@ -6,8 +6,7 @@ from libc.string cimport memset, strlen
 from posix.time cimport timespec
 
 from triton_fast._native.core.native cimport (
-    TF_INVALID_ARG, TF_UNAVAILABLE, now_ns, tf_add64, tf_cas32, tf_error, tf_fail, tf_load32, tf_load64,
-    tf_store32,
+    TF_INVALID_ARG, TF_UNAVAILABLE, now_ns, tf_add64, tf_cas32, tf_error, tf_fail, tf_load32, tf_store32,
 )
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_timedwait,
@@ -19,9 +18,10 @@ from triton_fast._native.core.request cimport (
 )
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport BREAK_ORDER, FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
-from triton_fast._native.sched.due cimport due_add, due_before, due_clear, due_has, due_remove, due_reserve
+from triton_fast._native.sched.due cimport due_add, due_before, due_clear, due_has, due_late, due_remove, due_reserve
 from triton_fast._native.sched.lanes cimport (
-    Bucket, Lane, bucket_drop, bucket_find, bucket_make, ready_add, ready_remove, shapes_begin, shapes_end,
+    Bucket, Lane, bucket_drop, bucket_find, bucket_make, bytes_of, lane_busy, lane_empty, next_lane, ready_add,
+    ready_remove, shapes_begin, shapes_end, shapes_lanes, volume_of,
 )
 from triton_fast._native.sched.order cimport Place, order_enter, order_leave, place_new
 from triton_fast._native.sched.policy cimport CAN_GROW, Policy, Scan, scan_add, scan_begin, scan_decide
@@ -33,9 +33,6 @@ from triton_fast._native.sched.scheduler cimport (
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
-cdef extern from * nogil:
-    int __builtin_ctzll(unsigned long long x)
-
 cdef enum:
     WATCH_NS = 250000       # between two looks for expired requests: no refusal is later than this
     SPIN_LUCK_MAX = 8       # looks that paid, remembered
@@ -46,14 +43,14 @@ cdef const char* STOPPING = b"Server is stopping, scheduler for model has stoppe
 cdef const char* EXPIRED = b"Request timeout expired"
 cdef const char* FULL = b"Exceeds maximum queue size"
 
-cdef int64_t[7] LATE_NS = [100000, 250000, 500000, 1000000, 2500000, 5000000, 10000000]
+cdef int64_t MAX_US = 1000000000000000
 
 
 cdef Queue* queue_new(Stats* stats) noexcept nogil:
     cdef Queue* q = <Queue*>calloc(1, sizeof(Queue))
     if q == NULL:
         return NULL
-    if shapes_begin(&q.shapes) != 0 or queue_set_levels(q, 1) != 0:
+    if shapes_begin(&q.shapes) != 0 or make_levels(q, 1) != 0:
         shapes_end(&q.shapes)
         free(q)
         return NULL
@@ -72,20 +69,48 @@ cdef Queue* queue_new(Stats* stats) noexcept nogil:
     return q
 
 
-cdef int queue_set_levels(Queue* q, int32_t n) noexcept nogil:
+cdef int make_levels(Queue* q, int32_t n) noexcept nogil:
     cdef Level* levels = <Level*>calloc(<size_t>n, sizeof(Level))
-    cdef Lane* lane
     cdef int32_t i
-    if levels == NULL:
+    if levels == NULL or shapes_lanes(&q.shapes, 2 * n) != 0:
+        free(levels)
         return -1
-    for i in range(2 * n):
-        lane = &levels[i >> 1].lanes[i & 1]
-        lane.number = i
-        lane.level = i >> 1
-        lane.fixed.lane = lane
+    for i in range(n):
+        levels[i].lane = &q.shapes.lanes[2 * i]
     free(q.levels)
     q.levels = levels
     q.n_levels = n
+    return 0
+
+
+cdef int64_t queue_ns(microseconds) except -1:
+    return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
+
+
+cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_bytes, int32_t full_code) except -1:
+    cdef Level* level
+    cdef Py_ssize_t i
+    if len(levels) > MAX_LEVELS or not 1 <= default_level <= len(levels):
+        raise ValueError(f"1 to {MAX_LEVELS} levels with the default one among them, got {len(levels)}, {default_level}")
+    if make_levels(q, <int32_t>len(levels)) != 0:
+        raise MemoryError
+    q.default_level = default_level - 1
+    q.ordered = ordered
+    q.max_bytes = max_bytes
+    q.full_code = full_code
+    q.limits = ordered or max_bytes
+    q.several_lanes = len(levels) > 1
+    for i, (max_size, timeout_us, override, delay) in enumerate(levels):
+        level = &q.levels[i]
+        level.max_size = max_size
+        level.timeout_ns = queue_ns(timeout_us)
+        level.timeout_override = override
+        level.delay = delay
+        q.limits = q.limits or level.max_size or level.timeout_ns
+        if level.timeout_ns and delay:
+            q.several_lanes = True
+        elif level.timeout_ns:
+            q.refuses_late = True
     return 0
 
 
@@ -101,28 +126,12 @@ cdef void queue_free(Queue* q) noexcept nogil:
 
 # ---- lanes (all under the lock)
 
-# The first lane with requests, of those from `number` on; NULL: there is none.
-cdef inline Lane* next_lane(Queue* q, int32_t number) noexcept nogil:
-    cdef int32_t i = number >> 6, words = (2 * q.n_levels + 63) >> 6
-    cdef uint64_t word
-    if i >= words:
-        return NULL
-    word = q.busy[i] & (~<uint64_t>0 << (number & 63))
-    while word == 0:
-        i += 1
-        if i >= words:
-            return NULL
-        word = q.busy[i]
-    i = 64 * i + __builtin_ctzll(word)
-    return &q.levels[i >> 1].lanes[i & 1]
-
-
 # Whether rows queued could be a batch that goes before its delay is over.
 cdef inline bint may_be_ready(const Policy* p, int64_t rows) noexcept nogil:
     return p.delay_ns != 0 and (rows >= p.max_batch or (p.n_preferred != 0 and rows >= p.preferred[0]))
 
 
-cdef void link_last(Queue* q, Bucket* b, Request* r) noexcept nogil:
+cdef inline void link_last(Queue* q, Bucket* b, Request* r) noexcept nogil:
     cdef Lane* lane = b.lane
     r.bucket = b
     r.q_next = NULL
@@ -131,7 +140,7 @@ cdef void link_last(Queue* q, Bucket* b, Request* r) noexcept nogil:
         lane.tail.q_next = r
     else:
         lane.head = r
-        q.busy[lane.number >> 6] |= <uint64_t>1 << (lane.number & 63)
+        lane_busy(&q.shapes, lane)
     lane.tail = r
     r.b_next = NULL
     r.b_prev = b.tail
@@ -143,6 +152,14 @@ cdef void link_last(Queue* q, Bucket* b, Request* r) noexcept nogil:
     b.rows += r.batch
     if may_be_ready(&q.policy, b.rows) and not b.in_ready:
         ready_add(&q.shapes, b)
+
+
+# Requests were taken from b.
+cdef inline void bucket_less(Queue* q, Lane* lane, Bucket* b) noexcept nogil:
+    if b.in_ready and not may_be_ready(&q.policy, b.rows):
+        ready_remove(&q.shapes, b)
+    if b.head == NULL and b != &lane.fixed:
+        bucket_drop(&q.shapes, b)
 
 
 # Out of its lane and its bucket, which goes with its last request, and out of the deadlines.
@@ -164,7 +181,7 @@ cdef void unlink(Queue* q, Request* r) noexcept nogil:
     else:
         lane.tail = r.q_prev
     if lane.head == NULL:
-        q.busy[lane.number >> 6] &= ~(<uint64_t>1 << (lane.number & 63))
+        lane_empty(&q.shapes, lane)
     if r.b_prev != NULL:
         r.b_prev.b_next = r.b_next
     else:
@@ -175,35 +192,12 @@ cdef void unlink(Queue* q, Request* r) noexcept nogil:
         b.tail = r.b_prev
     b.rows -= r.batch
     r.bucket = NULL
-    if b.in_ready and not may_be_ready(&q.policy, b.rows):
-        ready_remove(&q.shapes, b)
-    if b.head == NULL and b != &lane.fixed:
-        bucket_drop(&q.shapes, b)
-
-
-cdef int64_t bytes_of(Request* r) noexcept nogil:
-    cdef int64_t n = 0
-    cdef int32_t i
-    for i in range(r.n_inputs):
-        n += <int64_t>r.inputs[i].nbytes
-    return n
-
-
-# Elements of all inputs: no more than they have bytes, whose number was checked.
-cdef int64_t volume_of(Request* r) noexcept nogil:
-    cdef int64_t n = 0, each
-    cdef int32_t i, k
-    for i in range(r.n_inputs):
-        each = 1
-        for k in range(r.inputs[i].ndim):
-            each *= r.inputs[i].dims[k]
-        n += each
-    return n
+    bucket_less(q, lane, b)
 
 
 # r leaves the queue.
 cdef void remove(Queue* q, Request* r) noexcept nogil:
-    q.levels[(<Bucket*>r.bucket).lane.level].count -= 1
+    q.levels[(<Bucket*>r.bucket).lane.number >> 1].count -= 1
     if q.max_bytes:
         q.bytes -= bytes_of(r)
     unlink(q, r)
@@ -212,8 +206,8 @@ cdef void remove(Queue* q, Request* r) noexcept nogil:
 
 # ---- the public side
 
-# A place in the queue for r? Else e says why. Under the lock.
-cdef int check_room(Queue* q, Level* level, Request* r, tf_error* e) noexcept nogil:
+# Whether r may come in: e says why not. Under the lock.
+cdef int check_room(Queue* q, Level* level, Request* r, Place* place, tf_error* e) noexcept nogil:
     cdef int64_t n
     if level.max_size and level.count >= level.max_size:
         return tf_fail(e, q.full_code, "%s", FULL)
@@ -225,12 +219,21 @@ cdef int check_room(Queue* q, Level* level, Request* r, tf_error* e) noexcept no
         if n > q.max_bytes - q.bytes:
             return tf_fail(e, q.full_code, "%s: its requests have %lld bytes of inputs (max_queue_bytes: %lld)", FULL,
                            <long long>q.bytes, <long long>q.max_bytes)
+        q.bytes += n
+    if (q.ordered and place == NULL) or (level.timeout_ns and due_reserve(&q.due) != 0):
+        return tf_fail(e, TF_UNAVAILABLE, "out of memory")
     return 0
 
 
-# When r is due, and its place among the deadlines of its lane. There is room in the heap.
-cdef inline void plan_deadline(Queue* q, Level* level, Lane* lane, Request* r) noexcept nogil:
+# r is in: when it is due, and its place among the deadlines of its lane, for which there is room, and in the order.
+cdef void note(Queue* q, Level* level, Request* r, Place* place) noexcept nogil:
+    cdef Lane* lane = level.lane
     cdef int64_t timeout = level.timeout_ns
+    if q.ordered:
+        order_enter(&q.order, place, r)
+    r.deadline = 0
+    if timeout == 0:
+        return
     if level.timeout_override and r.timeout_us and r.timeout_us < <uint64_t>(timeout // 1000):
         timeout = <int64_t>r.timeout_us * 1000
     r.deadline = r.stamps[T_QUEUED] + timeout
@@ -256,7 +259,6 @@ cdef int queue_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noexcep
     if q.n_levels > 1:
         r.level = <int32_t>r.priority if 1 <= r.priority <= <uint64_t>q.n_levels else q.default_level + 1
         level = &q.levels[r.level - 1]
-    lane = &level.lanes[0]
     if q.ordered:
         place = place_new(r)
     pthread_mutex_lock(&q.lock)
@@ -264,32 +266,31 @@ cdef int queue_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noexcep
         pthread_mutex_unlock(&q.lock)
         tf_fail(e, TF_UNAVAILABLE, "%s", STOPPING)
         return SUBMIT_STOPPED
-    if (level.max_size or q.max_bytes) and check_room(q, level, r, e) != 0:
+    if q.limits and check_room(q, level, r, place, e) != 0:
         pthread_mutex_unlock(&q.lock)
         stats_failure(q.base.stats, FAIL_REJECTED, 0)
         return SUBMIT_REFUSED
+    lane = level.lane
     b = bucket_find(&q.shapes, lane, r.shape_key)
-    if ((level.timeout_ns and due_reserve(&q.due) != 0) or (q.ordered and place == NULL)
-            or (b == NULL and (b := bucket_make(&q.shapes, lane, r.shape_key)) == NULL)):
-        pthread_mutex_unlock(&q.lock)
-        tf_fail(e, TF_UNAVAILABLE, "out of memory")
-        return SUBMIT_REFUSED
+    if b == NULL:
+        b = bucket_make(&q.shapes, lane, r.shape_key)
+        if b == NULL:
+            if q.max_bytes:
+                q.bytes -= bytes_of(r)
+            pthread_mutex_unlock(&q.lock)
+            tf_fail(e, TF_UNAVAILABLE, "out of memory")
+            return SUBMIT_REFUSED
     if r.stamps[T_QUEUED] == 0:
         r.stamps[T_QUEUED] = now_ns()
     q.arrivals += 1
     r.order = q.arrivals
-    r.deadline = 0
     r.sched = NULL
-    if level.timeout_ns:
-        plan_deadline(q, level, lane, r)
     tf_store32(&r.state, REQ_QUEUED)
     link_last(q, b, r)
     level.count += 1
     tf_store32(&q.count, q.count + 1)
-    if q.max_bytes:
-        q.bytes += bytes_of(r)
-    if q.ordered:
-        order_enter(&q.order, place, r)
+    if q.limits:
+        note(q, level, r, place)
     # While a batch waits out its delay somebody already sleeps until the oldest deadline: wake only for a whole batch.
     wake[0] = (q.idle > 0 and q.spinning == 0
                and (q.policy.delay_ns == 0 or q.count == 1 or b.in_ready or q.several_lanes))
@@ -339,13 +340,6 @@ cdef void set_aside(Queue* q, Request* r, int32_t state, Refused* refused) noexc
     refused.tail = r
 
 
-cdef void count_late(Queue* q, int64_t ns) noexcept nogil:
-    cdef int i = 0
-    while i < N_LATE - 1 and ns > LATE_NS[i]:
-        i += 1
-    tf_add64(&q.late[i], 1)
-
-
 # Answer all that was set aside with an error. No lock is held.
 cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
     cdef Request* r = refused.head
@@ -358,7 +352,7 @@ cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
         text = STOPPING
         if tf_load32(&r.state) == REQ_EXPIRED:
             text = EXPIRED
-            count_late(q, now - r.deadline)
+            due_late(&q.due, now - r.deadline)
         response_fail(&r.response, TF_UNAVAILABLE, text, strlen(text))
         stats_failure(q.base.stats, FAIL_REJECTED, now - r.stamps[T_QUEUED])
         r.response.next = NULL
@@ -374,12 +368,12 @@ cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
 
 # r's time is over: it is refused, or goes behind all of its level that are in time.
 cdef void expire_one(Queue* q, Request* r, Refused* refused) noexcept nogil:
-    cdef Level* level = &q.levels[(<Bucket*>r.bucket).lane.level]
+    cdef Level* level = &q.levels[(<Bucket*>r.bucket).lane.number >> 1]
     cdef Bucket* b = NULL
     if level.delay:
-        b = bucket_find(&q.shapes, &level.lanes[1], r.shape_key)
+        b = bucket_find(&q.shapes, level.lane + 1, r.shape_key)
         if b == NULL:
-            b = bucket_make(&q.shapes, &level.lanes[1], r.shape_key)
+            b = bucket_make(&q.shapes, level.lane + 1, r.shape_key)
     if b == NULL:
         set_aside(q, r, REQ_EXPIRED, refused)
         return
@@ -402,17 +396,55 @@ cdef void expire(Queue* q, int64_t now, Refused* refused) noexcept nogil:
         expire_one(q, first, refused)
     if q.due.n:
         earliest = q.due.heap[0].deadline
-    lane = next_lane(q, 0)
+    lane = next_lane(&q.shapes, 0)
     while lane != NULL:
         while lane.due != NULL and lane.due.deadline <= now:
             expire_one(q, lane.due, refused)
         if lane.due != NULL and (earliest == 0 or lane.due.deadline < earliest):
             earliest = lane.due.deadline
-        lane = next_lane(q, lane.number + 1)
+        lane = next_lane(&q.shapes, lane.number + 1)
     q.next_deadline = earliest
 
 
 # ---- taking
+
+# Unlink the first of n requests that go, with those behind it that also follow each other in their lane and bucket;
+# returns how many. All of a batch, most times.
+cdef inline int32_t unlink_run(Queue* q, Request** out, int32_t n, int64_t now) noexcept nogil:
+    cdef Request* r = out[0]
+    cdef Bucket* b = <Bucket*>r.bucket
+    cdef Lane* lane = b.lane
+    cdef Level* level = &q.levels[lane.number >> 1]
+    cdef int64_t rows = r.batch
+    cdef int32_t i = 1
+    tf_store32(&r.state, REQ_RUNNING)
+    r.stamps[T_STARTED] = now
+    if lane.head != r or b.head != r or level.timeout_ns:
+        level.count -= 1
+        unlink(q, r)
+        return 1
+    while i < n and r.q_next == out[i] and r.b_next == out[i]:
+        r = out[i]
+        tf_store32(&r.state, REQ_RUNNING)
+        r.stamps[T_STARTED] = now
+        rows += r.batch
+        i += 1
+    level.count -= i
+    lane.head = r.q_next
+    if lane.head != NULL:
+        lane.head.q_prev = NULL
+    else:
+        lane.tail = NULL
+        lane_empty(&q.shapes, lane)
+    b.head = r.b_next
+    if b.head != NULL:
+        b.head.b_prev = NULL
+    else:
+        b.tail = NULL
+    b.rows -= rows
+    bucket_less(q, lane, b)
+    return i
+
 
 # What would go with the first of bucket b: fills out and returns how many, or 0 with a time to look again. `hurry`:
 # whatever there is.
@@ -435,7 +467,7 @@ cdef int32_t form(Queue* q, Bucket* b, Request** out, bint hurry, int64_t now, i
             r = r.b_next
         if scan.full != CAN_GROW or not q.several_lanes:
             break
-        lane = next_lane(q, lane.number + 1)
+        lane = next_lane(&q.shapes, lane.number + 1)
         if lane != NULL:
             b = bucket_find(&q.shapes, lane, key)
     n = scan_decide(&q.policy, &scan, q.count > scan.n, &until, why)
@@ -452,13 +484,13 @@ cdef int32_t take_now(Queue* q, Request** out, bint look, int64_t now, int64_t* 
                       Refused* refused) noexcept nogil:
     cdef Bucket* first
     cdef Bucket* b
-    cdef int32_t i, n, why = 0
+    cdef int32_t n, i = 0, why = 0
     wait_until[0] = 0
     if q.next_deadline and q.next_deadline <= now:
         expire(q, now, refused)
     if q.count == 0:
         return 0
-    first = <Bucket*>next_lane(q, 0).head.bucket
+    first = <Bucket*>next_lane(&q.shapes, 0).head.bucket
     n = form(q, first, out, q.base.stopping, now, wait_until, &why)
     b = q.shapes.ready_head
     while n == 0 and b != NULL:
@@ -476,10 +508,13 @@ cdef int32_t take_now(Queue* q, Request** out, bint look, int64_t now, int64_t* 
         return n
     if not q.policy.single:
         tf_add64(&q.base.stats.breaks[why], 1)
-    for i in range(n):
-        tf_store32(&out[i].state, REQ_RUNNING)
-        out[i].stamps[T_STARTED] = now
-        remove(q, out[i])
+    if q.max_bytes:
+        for i in range(n):
+            q.bytes -= bytes_of(out[i])
+        i = 0
+    while i < n:
+        i += unlink_run(q, &out[i], n - i, now)
+    tf_store32(&q.count, q.count - n)
     return n
 
 
@@ -594,12 +629,8 @@ cdef void queue_stop(Scheduler* s, bint abort) noexcept nogil:
     tf_store32(&q.base.stopping, True)     # a spinning thread looks without the lock
     memset(&refused, 0, sizeof(Refused))
     while abort and q.count != 0:
-        set_aside(q, next_lane(q, 0).head, REQ_DONE, &refused)
+        set_aside(q, next_lane(&q.shapes, 0).head, REQ_DONE, &refused)
     pthread_cond_broadcast(&q.wake)
     pthread_cond_broadcast(&q.watch)
     pthread_mutex_unlock(&q.lock)
     refuse(q, &refused)
-
-
-cdef object queue_late(Queue* q):
-    return [(LATE_NS[i] if i < N_LATE - 1 else None, tf_load64(&q.late[i])) for i in range(N_LATE)]
