@@ -479,6 +479,22 @@ cdef int32_t form(Queue* q, Bucket* b, Request** out, bint hurry, int64_t now, i
     return n
 
 
+# Whether a batch that begins in a later lane than `first` has waited or grown long enough.
+cdef bint lower_may_go(Queue* q, Bucket* first, Request** out, int64_t now, int64_t* wait_until) noexcept nogil:
+    cdef Lane* lane = next_lane(&q.shapes, first.lane.number + 1)
+    cdef Bucket* b = q.shapes.ready_head
+    cdef int32_t why
+    while lane != NULL:
+        if form(q, <Bucket*>lane.head.bucket, out, False, now, wait_until, &why) != 0:
+            return True
+        lane = next_lane(&q.shapes, lane.number + 1)
+    while b != NULL:
+        if b.lane != first.lane and form(q, b, out, False, now, wait_until, &why) != 0:
+            return True
+        b = b.ready_next
+    return False
+
+
 # The batch that goes now; 0: none, look again at *wait_until, 0 if nothing is queued. Under the lock.
 cdef int32_t take_now(Queue* q, Request** out, bint look, int64_t now, int64_t* wait_until,
                       Refused* refused) noexcept nogil:
@@ -494,12 +510,12 @@ cdef int32_t take_now(Queue* q, Request** out, bint look, int64_t now, int64_t* 
     n = form(q, first, out, q.base.stopping, now, wait_until, &why)
     b = q.shapes.ready_head
     while n == 0 and b != NULL:
-        if b != first:
+        if b.lane == first.lane and b != first:
             n = form(q, b, out, False, now, wait_until, &why)
-            if n and b.lane != first.lane:
-                # A whole batch of a lower level would go: the higher one does not wait for more behind it.
-                n = form(q, first, out, True, now, wait_until, &why)
         b = b.ready_next
+    if n == 0 and q.several_lanes and lower_may_go(q, first, out, now, wait_until):
+        # It must not overtake, nor stand and wait while the first waits for more to come.
+        n = form(q, first, out, True, now, wait_until, &why)
     if n == 0:
         if q.next_deadline and q.next_deadline < wait_until[0]:
             wait_until[0] = q.next_deadline
