@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from triton_fast._version import TRITON_COMPAT
 from triton_fast.backends.host import Host
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
-from triton_fast.errors import ServerError
+from triton_fast.errors import Code, ServerError
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.listener import Listener
@@ -52,6 +53,8 @@ MAX_CHECKS = 32
 # What the backend of a model that nobody uses keeps of its free memory, for each instance.
 KEEP_IDLE_BYTES = 1 << 20
 EXIT_FAILURE = 1
+# --overload-status: with what a request is refused for which there is no place.
+FULL_CODES = {"503": Code.UNAVAILABLE, "429": Code.RESOURCE_EXHAUSTED}
 
 
 def run(options: Options) -> int:
@@ -99,7 +102,8 @@ class Server:
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ModelRuntime] = ModelRepositoryManager(
-            [LocalSource(Path(path)) for path in options.model_repository], preparer, ModelRuntime.start,
+            [LocalSource(Path(path)) for path in options.model_repository], preparer,
+            partial(ModelRuntime.start, full_code=FULL_CODES[options.overload_status]),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
@@ -320,4 +324,5 @@ def _snapshot(runtime: ModelRuntime, load_seconds: float) -> ModelSnapshot:
             phase: Histogram(HISTOGRAM_BOUNDS_US, counts, total)
             for phase, (counts, total) in taken["histograms"].items()
         },
+        breaks=taken["breaks"] if runtime.batches else {},
     )

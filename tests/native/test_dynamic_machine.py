@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from triton_fast._native.sched.queue_driver import QueueDriver
 
@@ -155,26 +162,32 @@ class Batcher:
 
 
 policies = st.builds(
-    Policy, st.sampled_from([0, 0, 1, 3]), st.sampled_from([0, 5, 20, 1000]), st.booleans(), st.booleans()
+    Policy, st.sampled_from([0, 0, 2, 5]), st.sampled_from([0, 0, 5, 20, 1000]), st.booleans(), st.booleans()
 )
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> dict[str, Any]:
     max_batch = draw(st.integers(1, 6))
-    ordered = draw(st.booleans())
+    ordered = draw(st.integers(0, 3)) == 0
     levels = tuple(draw(st.lists(policies, min_size=1, max_size=1 if ordered else 3)))
     if ordered:
         levels = tuple(policy._replace(delay=False) for policy in levels)
     return {
         "max_batch": max_batch, "ordered": ordered, "levels": levels,
-        "delay_ns": draw(st.sampled_from([0, 10 * US, 10 * US])),
+        "delay_ns": draw(st.sampled_from([0, 10 * US, 30 * US])),
         "preferred": tuple(draw(st.lists(st.integers(1, max_batch), max_size=2))),
         "max_volume": draw(st.sampled_from([0, 0, 6])),
         "single": draw(st.integers(0, 9)) == 0,
         "default_level": draw(st.integers(1, len(levels))),
         "max_bytes": draw(st.sampled_from([0, 0, 10])),
     }  # fmt: skip
+
+
+requests = st.fixed_dictionaries({
+    "rows": st.integers(1, 6), "shape": st.integers(0, 2), "priority": st.integers(0, 4),
+    "timeout_us": st.sampled_from([0, 1, 4, 7, 30, 10_000]), "elements": st.integers(0, 4), "nbytes": st.integers(0, 11),
+})  # fmt: skip
 
 
 class Dynamic(RuleBasedStateMachine):
@@ -237,11 +250,12 @@ class Dynamic(RuleBasedStateMachine):
 
     # ---- steps
 
-    @rule(
-        rows=st.integers(1, 6), shape=st.integers(0, 2), priority=st.integers(0, 4),
-        timeout_us=st.sampled_from([0, 1, 4, 7, 30, 10_000]), elements=st.integers(0, 4), nbytes=st.integers(0, 11),
-    )  # fmt: skip
-    def submit(self, priority: int, **options: int) -> None:
+    @rule(several=st.lists(requests, min_size=1, max_size=4))
+    def submit(self, several: list[dict[str, int]]) -> None:
+        for options in several:
+            self.submit_one(**options)
+
+    def submit_one(self, priority: int, **options: int) -> None:
         self.number += 1
         options["rows"] = min(options["rows"], self.model.config["max_batch"])
         level = self.model.level_of(priority)
@@ -324,7 +338,7 @@ class Dynamic(RuleBasedStateMachine):
             self.queue.expire(self.now)
             self.heard(by_level=True)
 
-    @precondition(lambda self: self.number > 12)
+    @precondition(lambda self: self.number > 30)
     @rule(abort=st.booleans())
     def stop(self, abort: bool) -> None:
         self.model.stopped = True

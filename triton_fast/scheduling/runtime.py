@@ -13,8 +13,9 @@ from typing import Any
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.config import io_specs
-from triton_fast.errors import Internal, ServerError, Unsupported
+from triton_fast.errors import Code, Internal, ServerError, Unsupported
 from triton_fast.observability import log
+from triton_fast.scheduling.queues import queue_options, refuse_strategy
 from triton_fast.scheduling.threads import threads_per_instance, usable_cores
 
 # How long an instance looks for work before it sleeps, while that has been paying (see sched/queue.pyx).
@@ -51,16 +52,7 @@ def refuse_unsupported(config: Any, backend: Backend) -> None:
 
 def ignored_fields(config: Any) -> list[str]:
     """Return the fields given in the config that have no effect in this build; the loader logs them."""
-    batching = config.dynamic_batching
-    found = []
-    if batching.priority_levels:
-        found.append("dynamic_batching.priority_levels")
-    if batching.preserve_ordering and sum(1 for _ in instance_specs(config)) > 1:
-        found.append("dynamic_batching.preserve_ordering")
-    if batching.default_queue_policy.timeout_action:
-        found.append("dynamic_batching.default_queue_policy.timeout_action: DELAY")
-    found += [name for name in ("model_warmup", "response_cache") if _given(config, name)]
-    return found
+    return [name for name in ("model_warmup", "response_cache") if _given(config, name)]
 
 
 def _given(config: Any, name: str) -> bool:
@@ -90,8 +82,13 @@ class ModelRuntime:
         self._stopper: threading.Thread | None = None
 
     @classmethod
-    def start(cls, context: LoadContext, backend: Backend) -> ModelRuntime:
+    def start(cls, context: LoadContext, backend: Backend, *, full_code: Code = Code.UNAVAILABLE) -> ModelRuntime:
         """Open the model and start its instance threads.
+
+        Parameters
+        ----------
+        full_code
+            Code of the error that a request gets when the queue has no place for it.
 
         Raises
         ------
@@ -100,6 +97,7 @@ class ModelRuntime:
         """
         config = context.config
         refuse_unsupported(config, backend)
+        refuse_strategy(context)
         for name in ignored_fields(config):
             log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
         specs = instance_specs(config)
@@ -107,16 +105,10 @@ class ModelRuntime:
             raise Internal(f"model '{context.name}' has no instances")
         context = dataclasses.replace(context, threads_per_instance=threads_per_instance(len(specs)))
         inputs, outputs = io_specs(config, context.model_dir)
-        batching, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
         native = NativeModel(
             context.name, context.version, config.max_batch_size, inputs, outputs,
             config.model_transaction_policy.decoupled,
-            dynamic=config.HasField("dynamic_batching"),
-            preferred=tuple(batching.preferred_batch_size),
-            delay_us=batching.max_queue_delay_microseconds,
-            max_queue_size=policy.max_queue_size,
-            timeout_us=policy.default_timeout_microseconds,
-            timeout_override=policy.allow_timeout_override,
+            **queue_options(config), full_code=int(full_code),
         )  # fmt: skip
         model = backend.load(dataclasses.replace(context, native=native))
         try:
@@ -131,6 +123,11 @@ class ModelRuntime:
             with contextlib.suppress(ServerError):
                 model.close()
             raise
+
+    @property
+    def batches(self) -> bool:
+        """Whether requests may share an execution."""
+        return bool(self.config.HasField("dynamic_batching") and self.config.max_batch_size > 0)
 
     @property
     def ready_may_block(self) -> bool:

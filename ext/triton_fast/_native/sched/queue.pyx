@@ -484,15 +484,13 @@ cdef bint lower_may_go(Queue* q, Bucket* first, Request** out, int64_t now, int6
     cdef Lane* lane = next_lane(&q.shapes, first.lane.number + 1)
     cdef Bucket* b = q.shapes.ready_head
     cdef int32_t why
-    while lane != NULL:
-        if form(q, <Bucket*>lane.head.bucket, out, False, now, wait_until, &why) != 0:
-            return True
+    while lane != NULL and form(q, <Bucket*>lane.head.bucket, out, False, now, wait_until, &why) == 0:
         lane = next_lane(&q.shapes, lane.number + 1)
-    while b != NULL:
+    while lane == NULL and b != NULL:
         if b.lane != first.lane and form(q, b, out, False, now, wait_until, &why) != 0:
             return True
         b = b.ready_next
-    return False
+    return lane != NULL
 
 
 # The batch that goes now; 0: none, look again at *wait_until, 0 if nothing is queued. Under the lock.
