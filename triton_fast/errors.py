@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 class Code(IntEnum):
     """Triton's error codes; the numbers are those of ``TRITONSERVER_Error_Code`` and of the native engine.
 
-    RESOURCE_EXHAUSTED is ours: UNAVAILABLE for want of a place in a queue, where --overload-status=429 tells them apart.
+    RESOURCE_EXHAUSTED is ours: UNAVAILABLE for want of a place in a queue, told apart by --overload-status=429.
     """
 
     UNKNOWN = 0

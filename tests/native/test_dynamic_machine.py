@@ -186,7 +186,8 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 
 requests = st.fixed_dictionaries({
     "rows": st.integers(1, 6), "shape": st.integers(0, 2), "priority": st.integers(0, 4),
-    "timeout_us": st.sampled_from([0, 1, 4, 7, 30, 10_000]), "elements": st.integers(0, 4), "nbytes": st.integers(0, 11),
+    "timeout_us": st.sampled_from([0, 1, 4, 7, 30, 10_000]),
+    "elements": st.integers(0, 4), "nbytes": st.integers(0, 11),
 })  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Priorities, what becomes of requests whose time is over, exact limits, and refusals in time while every instance is busy.
+"""Priorities, requests whose time is over, exact limits, refusals in time while every instance is busy.
 
 Whole models whose instance stands at a gate; the machine of test_dynamic_machine.py has the rest.
 """
@@ -120,7 +120,7 @@ def test_requests_are_refused_at_their_deadline_although_the_instance_is_busy():
                 call.wait(LONG_S)
         late = model.late
         assert sum(count for _, count in late) == 400
-        assert [bound for bound, _ in late] == sorted(bound for bound, _ in late[:-1]) + [None]
+        assert [bound for bound, _ in late] == [*sorted(bound for bound, _ in late[:-1]), None]
         gate.open()
         assert [value_of(first), value_of(kept)] == [-1, 400]
     assert gate.batches == [[-1], [400]]
@@ -136,7 +136,7 @@ def test_lanes_without_a_timeout_need_no_watcher():
 
 @pytest.mark.parametrize(("levels", "default"), [([PLAIN] * 1025, 1), ([PLAIN], 0), ([PLAIN], 2), ([PLAIN] * 3, 4)])
 def test_wrong_levels_are_refused(levels, default):
-    with pytest.raises(ValueError, match="1 to 1024 levels with the default one among them"):
+    with pytest.raises(ValueError, match="1 to 1024 levels with the default one among them:"):
         NativeModel("m", 1, 4, (), (), levels=levels, default_level=default)
 
 

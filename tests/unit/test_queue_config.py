@@ -158,7 +158,7 @@ def test_wrong_parameters_fail_the_load(key, value, text):
 
 
 def test_libraries_that_form_batches_fail_the_load(tmp_path):
-    runtime, gate = started("dynamic_batching { }", tmp_path)
+    runtime, _ = started("dynamic_batching { }", tmp_path)
     assert runtime.stop(LONG_S)
     with pytest.raises(Unsupported, match="'m' sets the parameter TRITON_BATCH_STRATEGY_PATH; this version runs no"):
         started("dynamic_batching { } " + parameter("TRITON_BATCH_STRATEGY_PATH", "x.so"), tmp_path)
@@ -169,6 +169,6 @@ def test_libraries_that_form_batches_fail_the_load(tmp_path):
         library.touch()
         with pytest.raises(Unsupported, match=f"has a batchstrategy.so in '{folder.name}', .*TRITON_BATCH_STRATEGY_P"):
             started("dynamic_batching { }", tmp_path, backend_directory=tmp_path / "backends")
-        runtime, gate = started("", tmp_path, backend_directory=tmp_path / "backends")  # it forms no batches
+        runtime, _ = started("", tmp_path, backend_directory=tmp_path / "backends")  # it forms no batches
         assert runtime.stop(LONG_S)
         library.unlink()

@@ -1,4 +1,4 @@
-"""What a config says about the queue of a model, as arguments of ``NativeModel``. Source: spec/model_config.md section 5.
+"""What a config says about a model's queue, as arguments of ``NativeModel``. Source: spec/model_config.md section 5.
 
 Beside Triton's fields two parameters of the model: ``max_queue_bytes`` and ``BATCH_STRATEGY``.
 """
@@ -47,8 +47,7 @@ def queue_options(config: Any) -> dict[str, Any]:
     default = batching.default_queue_policy
     # Without levels there is the default policy alone; priorities of requests then mean nothing.
     policies = [
-        batching.priority_queue_policy[level] if level in batching.priority_queue_policy else default
-        for level in range(1, count + 1)
+        batching.priority_queue_policy.get(level, default) for level in range(1, count + 1)
     ] or [default]
     return {
         "dynamic": config.HasField("dynamic_batching"),

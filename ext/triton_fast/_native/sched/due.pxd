@@ -1,5 +1,5 @@
-# A heap of queued requests by deadline: for those whose own timeout is shorter than their level's. The others are due in
-# the order in which they came and need none. Under the queue's lock; Request.sched is the place of a request in it.
+# A heap of queued requests by deadline: for those whose own timeout is shorter than their level's. The others are due
+# in the order in which they came and need none. Under the queue's lock; Request.sched is a request's place in it.
 from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.request cimport Request

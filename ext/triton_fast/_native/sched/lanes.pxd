@@ -1,5 +1,5 @@
-# Where queued requests stand: in a lane, by arrival, and in its bucket of those whose shapes agree. All under the queue's
-# lock. Knows no priority, no policy and no time.
+# Where queued requests stand: in a lane, by arrival, and in its bucket of those whose shapes agree. All under the
+# queue's lock. Knows no priority, no policy and no time.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from triton_fast._native.core.request cimport Request

@@ -1,5 +1,5 @@
-# The order of responses. One thread at a time hands on, without the lock, so that a sink may submit again and two chains
-# of one sink can not overtake each other; who comes meanwhile leaves its responses at their place. See order.pxd.
+# The order of responses. One thread at a time hands on, without the lock, so that a sink may submit again and two
+# chains of one sink can not overtake each other; who comes meanwhile leaves its responses at their place.
 from libc.stdint cimport int32_t
 
 from triton_fast._native.core.native cimport tf_add32, tf_lock, tf_unlock

@@ -1,5 +1,5 @@
-# The dynamic batcher's decision, pure: sizes of queued requests and times in; how many to take and why, or until when to
-# wait, out. No clock, no lock, no queue. Inlines only, and a test entry in sched.queue_driver.
+# The dynamic batcher's decision, pure: sizes of queued requests and times in; how many to take and why, or until when
+# to wait, out. No clock, no lock, no queue. Inlines only, and a test entry in sched.queue_driver.
 from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.stats cimport (

@@ -51,8 +51,8 @@ cdef struct Queue:
 # One level without limits.
 cdef Queue* queue_new(Stats* stats) noexcept nogil
 cdef void queue_free(Queue* q) noexcept nogil
-# What submit looks at, before the first request. levels: (max_queue_size, timeout in us, timeout_override, timeout_delay)
-# for each from the highest on.
+# What submit looks at, before the first request. levels: (max_queue_size, timeout in us, timeout_override,
+# timeout_delay) for each from the highest on.
 cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_bytes, int32_t full_code) except -1
 # A time from a config in ns: none is longer than 31 years, which still fits when added to a clock.
 cdef int64_t queue_ns(microseconds) except -1

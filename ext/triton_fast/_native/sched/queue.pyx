@@ -1,5 +1,5 @@
-# Instances pull. There is no scheduler thread: a free instance asks the pure policy (policy.pxd) about the bucket of the
-# first request, then about buckets that may already hold a whole batch, and otherwise waits for the earliest deadline.
+# Instances pull. There is no scheduler thread: a free instance asks the pure policy (policy.pxd) about the bucket of
+# the first request, then about buckets that may hold a whole batch, and otherwise waits for the earliest deadline.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strlen
@@ -91,7 +91,7 @@ cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_by
     cdef Level* level
     cdef Py_ssize_t i
     if len(levels) > MAX_LEVELS or not 1 <= default_level <= len(levels):
-        raise ValueError(f"1 to {MAX_LEVELS} levels with the default one among them, got {len(levels)}, {default_level}")
+        raise ValueError(f"1 to {MAX_LEVELS} levels with the default one among them: {len(levels)}, {default_level}")
     if make_levels(q, <int32_t>len(levels)) != 0:
         raise MemoryError
     q.default_level = default_level - 1

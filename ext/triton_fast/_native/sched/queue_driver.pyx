@@ -10,7 +10,7 @@ from triton_fast._native.core.request cimport (
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.core.stats cimport N_BREAKS, N_FAILS, Stats, stats_clear
-from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE, Policy, Scan, scan_add, scan_begin, scan_decide
+from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
 from triton_fast._native.sched.queue cimport (
     Queue, queue_expire_at, queue_free, queue_new, queue_set, queue_take_at,
 )
@@ -74,7 +74,6 @@ cdef class QueueDriver:
     def __cinit__(self, *, int64_t max_batch=8, int64_t delay_ns=0, preferred=(), int64_t max_volume=0,
                   bint single=False, levels=((0, 0, False, False),), int32_t default_level=1, bint ordered=False,
                   int64_t max_bytes=0):
-        cdef int32_t i
         memset(&self.stats, 0, sizeof(Stats))
         self.requests = {}
         self.delivered = []
