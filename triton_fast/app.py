@@ -31,7 +31,7 @@ from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
-from triton_fast.errors import STATUS, ServerError
+from triton_fast.errors import STATUS, Code, ServerError
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.listener import Listener
@@ -58,6 +58,8 @@ MAX_CHECKS = 32
 # What the backend of a model that nobody uses keeps of its free memory, for each instance.
 KEEP_IDLE_BYTES = 1 << 20
 EXIT_FAILURE = 1
+# --overload-status: with what a request is refused for which there is no place.
+FULL_CODES = {"503": Code.UNAVAILABLE, "429": Code.RESOURCE_EXHAUSTED}
 
 
 def run(options: Options) -> int:
@@ -89,6 +91,7 @@ class Server:
         self.limits = Limits(
             Limiter(options.rate_limit_resource) if options.rate_limit == "execution_count" else None,
             host_policy.parse(options.host_policy) if policies is None else policies,
+            FULL_CODES[options.overload_status],
         )
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
@@ -338,4 +341,5 @@ def _snapshot(runtime: ServedVersion, load_seconds: float) -> ModelSnapshot:
             phase: Histogram(HISTOGRAM_BOUNDS_US, counts, total)
             for phase, (counts, total) in taken["histograms"].items()
         },
+        breaks=taken["breaks"] if runtime.batches else {},
     )

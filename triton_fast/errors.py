@@ -1,4 +1,4 @@
-"""The eight Triton error codes, one exception for each, and the one table to HTTP and gRPC status.
+"""The eight Triton error codes and one of ours, an exception for each, and the one table to HTTP and gRPC status.
 
 Everything below this module reports failure by raising one of these; only front ends turn a code into a
 protocol's number, and only through ``STATUS``.
@@ -11,7 +11,10 @@ from typing import ClassVar, NamedTuple
 
 
 class Code(IntEnum):
-    """Triton's error codes; the numbers are those of ``TRITONSERVER_Error_Code`` and of the native engine."""
+    """Triton's error codes; the numbers are those of ``TRITONSERVER_Error_Code`` and of the native engine.
+
+    RESOURCE_EXHAUSTED is ours: UNAVAILABLE for want of a place in a queue, told apart by --overload-status=429.
+    """
 
     UNKNOWN = 0
     INTERNAL = 1
@@ -21,6 +24,7 @@ class Code(IntEnum):
     UNSUPPORTED = 5
     ALREADY_EXISTS = 6
     CANCELLED = 7
+    RESOURCE_EXHAUSTED = 8
 
 
 class Status(NamedTuple):
@@ -40,7 +44,11 @@ STATUS: dict[Code, Status] = {
     Code.UNSUPPORTED: Status("Unsupported", 501, 12),
     Code.ALREADY_EXISTS: Status("Already exists", 400, 6),
     Code.CANCELLED: Status("Cancelled", 400, 1),
+    Code.RESOURCE_EXHAUSTED: Status("Resource exhausted", 429, 8),
 }
+
+# Seconds after which a client may ask again, by the code that it was refused with.
+RETRY_AFTER = {Code.RESOURCE_EXHAUSTED: 1}
 
 # What a client is told of a failure that is none of its business; the log has the rest.
 # Of a request whose bytes the server will not hold right now.
@@ -78,6 +86,10 @@ class Unavailable(ServerError):
     code = Code.UNAVAILABLE
 
 
+class ResourceExhausted(Unavailable):
+    code = Code.RESOURCE_EXHAUSTED
+
+
 class Unsupported(ServerError):
     code = Code.UNSUPPORTED
 
@@ -92,8 +104,10 @@ class Cancelled(ServerError):
 
 BY_CODE: dict[Code, type[ServerError]] = {
     cls.code: cls
-    for cls in (Unknown, Internal, NotFound, InvalidArg, Unavailable, Unsupported, AlreadyExists, Cancelled)
-}
+    for cls in (
+        Unknown, Internal, NotFound, InvalidArg, Unavailable, Unsupported, AlreadyExists, Cancelled, ResourceExhausted,
+    )
+}  # fmt: skip
 
 
 def make(code: int, message: str) -> ServerError:

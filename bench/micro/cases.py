@@ -127,6 +127,12 @@ def carriers(n: int) -> None:
     assert bench(n, 1) == n
 
 
+def queue(n: int) -> None:
+    from triton_fast._native.sched.queue_driver import bench
+
+    assert bench(n) == n
+
+
 def worker_batches(n: int) -> None:
     """What a Python model's worker does with n executions of 8 requests of an identity model."""
     from tests.helpers.pyworker_peer import DONE, Peer
@@ -164,6 +170,7 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "json-decode-1000-floats": (partial(decode, binary=False, count=1000), 500),
     "validate-one-input": (validate, 20_000),
     "carrier-fork-send-free": (carriers, 20_000),
+    "queue-submit-take": (queue, 20_000),
     "json-reply-binary": (partial(reply, binary=1), 10_000),
     "json-reply-16-floats": (partial(reply, binary=0), 10_000),
     "pb-decode-binary": (pb_decode, 10_000),

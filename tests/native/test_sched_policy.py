@@ -6,29 +6,34 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from triton_fast._native.sched.queue import decide
+from triton_fast._native.sched.queue_driver import decide
 
 MAX_TAKE = 4096
 
 
 def obvious(sizes, oldest, now, *, max_batch, delay_ns, preferred, single):
-    """(taken, wait_until) from the sums of all prefixes."""
+    """(taken, wait_until, reason) from the sums of all prefixes."""
     if not sizes:
-        return 0, 0
+        return 0, 0, None
     if single:
-        return 1, 0
-    largest = max(preferred, default=max_batch)
+        return 1, 0, "max"
+    overdue = delay_ns > 0 and now - oldest >= delay_ns
+    largest = max_batch if overdue else max(preferred, default=max_batch)
     fits = [n for n in range(1, len(sizes) + 1) if n == 1 or sum(sizes[:n]) <= max_batch]
     # The first prefix that reaches the largest size wanted closes the batch.
     closing = [n for n in fits if sum(sizes[:n]) >= min(largest, max_batch)]
     reach = closing[0] if closing else fits[-1]
     met = [n for n in range(1, reach + 1) if sum(sizes[:n]) in preferred]
-    if met:
-        return met[-1], 0
     cannot_grow = bool(closing) or reach < len(sizes)
-    if cannot_grow or delay_ns == 0 or now - oldest >= delay_ns:
-        return reach, 0
-    return 0, oldest + delay_ns
+    if met and not overdue:
+        return met[-1], 0, "max" if cannot_grow and met[-1] == reach else "preferred"
+    if cannot_grow:
+        return reach, 0, "max"
+    if delay_ns == 0:
+        return reach, 0, "empty"
+    if overdue:
+        return reach, 0, "delay"
+    return 0, oldest + delay_ns, None
 
 
 @st.composite
@@ -59,7 +64,8 @@ def test_equals_the_obvious_model(case):
 @given(cases())
 def test_promises(case):
     sizes, oldest, now, options = case
-    taken, until = decide(sizes, oldest, now, **options)
+    taken, until, reason = decide(sizes, oldest, now, **options)
+    assert (reason is None) == (taken == 0)
     assert 0 <= taken <= len(sizes)
     if taken:
         assert until == 0
@@ -83,7 +89,7 @@ def test_every_queue_drains(case):
     for _ in range(2 * len(sizes)):
         if not left:
             break
-        taken, until = decide(left, oldest, now, **options)
+        taken, until, _ = decide(left, oldest, now, **options)
         now = max(now, until)
         left = left[taken:]
     assert not left
@@ -118,7 +124,28 @@ def test_order_of_preferred_sizes_does_not_matter(case, random):
     ],
 )
 def test_table(sizes, options, taken):
-    assert decide(sizes, 1000, 1001, **options) == (taken, 0 if taken or not sizes else 1100)
+    assert decide(sizes, 1000, 1001, **options)[:2] == (taken, 0 if taken or not sizes else 1100)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "now", "result"),
+    [
+        ([1] * 7, {"preferred": (4,)}, 0, (4, "max")),
+        ([1] * 7, {"preferred": (4,)}, 100, (7, "delay")),  # past its delay it is not cut
+        ([1] * 9, {"preferred": (4,)}, 100, (8, "max")),
+        ([1] * 3, {"preferred": (4, 2)}, 0, (2, "preferred")),
+        ([1] * 3, {"preferred": (4, 3)}, 0, (3, "preferred")),
+        ([1] * 3, {"others": True}, 100, (3, "delay")),
+        ([1] * 3, {"others": True, "delay_ns": 0}, 0, (3, "shape")),
+        ([1] * 3, {"delay_ns": 0}, 0, (3, "empty")),
+        ([1] * 3, {"volumes": [5, 4, 2], "max_volume": 10}, 0, (2, "order")),
+        ([1] * 3, {"volumes": [5, 5, 0], "max_volume": 10, "delay_ns": 0}, 0, (3, "empty")),
+        ([1] * 3, {"volumes": [50, 5, 5], "max_volume": 10}, 0, (1, "order")),  # too large for any batch: alone
+    ],
+)
+def test_what_ends_a_batch(sizes, options, now, result):
+    taken, _, reason = decide(sizes, 0, now, **{"max_batch": 8, "delay_ns": 100, **options})
+    assert (taken, reason) == result
 
 
 def test_too_many_preferred_sizes_are_refused():

@@ -239,6 +239,17 @@ def test_the_real_proc() -> None:
         assert 0 < figures.memory_used < figures.memory_total
 
 
+def test_what_ended_batches() -> None:
+    batches = ModelSnapshot("m", "1", breaks={"max": 3, "delay": 0})
+    text = Metrics(lambda: [batches, ModelSnapshot("n", "1")]).render().decode()
+    assert text.endswith(
+        "# HELP tf_batch_break_total Batches that were executed, by what kept them from growing\n"
+        "# TYPE tf_batch_break_total counter\n"
+        'tf_batch_break_total{model="m",reason="max",version="1"} 3\n'
+        'tf_batch_break_total{model="m",reason="delay",version="1"} 0\n'
+    )
+
+
 # --- the metrics port ------------------------------------------------------------------------------------------
 
 

@@ -213,13 +213,11 @@ def test_batch_outputs_need_a_backend_that_cuts_them():
     [
         ("", []),
         ("max_batch_size: 4 dynamic_batching { }", []),
-        ("max_batch_size: 4 dynamic_batching { priority_levels: 2 default_priority_level: 1 }",
-         ["dynamic_batching.priority_levels"]),
-        ("max_batch_size: 4 dynamic_batching { preserve_ordering: true }", []),
+        ("max_batch_size: 4 dynamic_batching { priority_levels: 2 default_priority_level: 1 }", []),
         ("max_batch_size: 4 dynamic_batching { preserve_ordering: true } instance_group { kind: KIND_CPU count: 2 }",
-         ["dynamic_batching.preserve_ordering"]),
-        ("max_batch_size: 4 dynamic_batching { default_queue_policy { timeout_action: DELAY } }",
-         ["dynamic_batching.default_queue_policy.timeout_action: DELAY"]),
+         []),
+        ("max_batch_size: 4 dynamic_batching { default_queue_policy { timeout_action: DELAY } }", []),
+        ("max_batch_size: 4 dynamic_batching { } optimization { eager_batching: true }", []),
         ("response_cache { enable: false }", []),
         ("response_cache { enable: true } model_warmup { name: 'w' }", ["response_cache"]),
     ],
@@ -231,9 +229,9 @@ def test_ignored_fields_are_named(text, expected):
 def test_ignored_fields_are_logged(monkeypatch):
     lines = []
     monkeypatch.setattr(log, "warning", lambda message, **fields: lines.append((message, fields)))
-    runtime, _ = started("max_batch_size: 4 dynamic_batching { priority_levels: 2 default_priority_level: 1 }")
+    runtime, _ = started("response_cache { enable: true }")
     assert runtime.stop(LONG_S)
-    text = "dynamic_batching.priority_levels is accepted but has no effect in this version"
+    text = "response_cache is accepted but has no effect in this version"
     assert lines == [(text, {"model": "m"})]
 
 

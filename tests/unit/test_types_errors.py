@@ -35,6 +35,7 @@ def test_sizes_follow_the_names() -> None:
         (Code.UNSUPPORTED, "Unsupported", 501, 12),
         (Code.ALREADY_EXISTS, "Already exists", 400, 6),
         (Code.CANCELLED, "Cancelled", 400, 1),
+        (Code.RESOURCE_EXHAUSTED, "Resource exhausted", 429, 8),
     ],
 )
 def test_every_code(code: Code, label: str, http: int, grpc: int) -> None:

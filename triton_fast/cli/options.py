@@ -138,6 +138,7 @@ class Options:
     grpc_max_connections: int
     grpc_stall_timeout_secs: int
     request_memory_limit: int  # 0: three quarters of what the process may use
+    overload_status: str
     access_log: float
     allow_code_upload: bool
 

@@ -247,6 +247,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("request-memory-limit", v.bounded(0, v.INT64[1]), 0, OURS, "Memory that requests and responses in hand may "
          "take together; more bytes are refused until some of it is free. 0 is three quarters of what the process "
          "may use.", unit="bytes"),
+    Flag("overload-status", v.choice("overload-status", "503", "429"), "503", OURS, "What a request gets for which a "
+         "model's queue has no place: 503 and UNAVAILABLE as Triton, or 429 with Retry-After and RESOURCE_EXHAUSTED."),
     Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
         later="there is no access log yet"),
     Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "

@@ -34,7 +34,10 @@ class Histogram:
 
 @dataclass(frozen=True)
 class ModelSnapshot:
-    """Counters of one loaded model version at one moment; times in ns. ``histograms`` is keyed by ``PHASES``."""
+    """Counters of one loaded model version at one moment; times in ns. ``histograms`` is keyed by ``PHASES``.
+
+    ``breaks`` are batches by what ended them; empty where requests share none.
+    """
 
     model: str
     version: str
@@ -51,6 +54,7 @@ class ModelSnapshot:
     pending: int = 0
     load_seconds: float = 0.0
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    breaks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ class Metrics:
             yield from _host_families(self._host)
         for phase in PHASES:
             yield _histogram(phase, models)
+        yield _breaks(models)
 
     def describe(self) -> list[Metric]:
         """Return nothing: registering must not take a snapshot."""
@@ -238,6 +243,14 @@ def _histogram(phase: str, models: Sequence[tuple[dict[str, str], ModelSnapshot]
             metric.add_sample(f"{name}_bucket", {**labels, "le": bound}, total)
         metric.add_sample(f"{name}_count", labels, total)
         metric.add_sample(f"{name}_sum", labels, histogram.sum_ns / 1e9)
+    return metric
+
+
+def _breaks(models: Sequence[tuple[dict[str, str], ModelSnapshot]]) -> Metric:
+    metric = Metric("tf_batch_break", "Batches that were executed, by what kept them from growing", "counter")
+    for labels, snapshot in models:
+        for reason, count in snapshot.breaks.items():
+            metric.add_sample("tf_batch_break_total", {**labels, "reason": reason}, count)
     return metric
 
 

@@ -12,6 +12,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends import host_policy
 from triton_fast.backends.base import BackendModel, InstanceSpec
 from triton_fast.backends.host_policy import HostPolicy
+from triton_fast.errors import Code
 from triton_fast.scheduling import warmup
 from triton_fast.scheduling.threads import threads_per_instance, usable_cores
 
@@ -23,10 +24,14 @@ _DEFAULT_POLICY = {"KIND_CPU": "cpu", "KIND_MODEL": "model"}
 
 @dataclass(frozen=True)
 class Limits:
-    """What holds for the instances of all models: ``--rate-limit`` (None: off) and ``--host-policy``, by name."""
+    """What holds for all models: ``--rate-limit`` (None: off) and ``--host-policy``, by name.
+
+    ``full_code`` is the code of the error that a request gets when a queue has no place for it.
+    """
 
     limiter: Limiter | None = None
     policies: Mapping[str, HostPolicy] = field(default_factory=dict)
+    full_code: Code = Code.UNAVAILABLE
 
     def policy(self, named: str, kind: str, device: int) -> HostPolicy:
         """Return the policy of an instance: that which its group names, else that of its kind or GPU."""

@@ -18,6 +18,7 @@ from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
 from triton_fast.scheduling import warmup
 from triton_fast.scheduling.instances import NO_LIMITS, Limits, Starter, threads_of
+from triton_fast.scheduling.queues import queue_options, refuse_strategy
 
 
 def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec]:
@@ -57,17 +58,7 @@ def refuse_unsupported(config: Any, backend: Backend) -> None:
 
 def ignored_fields(config: Any) -> list[str]:
     """Return the fields given in the config that have no effect in this build; the loader logs them."""
-    batching = config.dynamic_batching
-    found = []
-    if batching.priority_levels:
-        found.append("dynamic_batching.priority_levels")
-    if batching.preserve_ordering and sum(1 for _ in instance_specs(config)) > 1:
-        found.append("dynamic_batching.preserve_ordering")
-    if batching.default_queue_policy.timeout_action:
-        found.append("dynamic_batching.default_queue_policy.timeout_action: DELAY")
-    if config.response_cache.enable:
-        found.append("response_cache")
-    return found
+    return ["response_cache"] if config.response_cache.enable else []
 
 
 class ServedVersion(ABC):
@@ -134,20 +125,14 @@ class ServedVersion(ABC):
             self._stopped.set()
 
 
-def native_model(context: LoadContext) -> NativeModel:
+def native_model(context: LoadContext, limits: Limits = NO_LIMITS) -> NativeModel:
     """Return the engine's handle of a version, without instances."""
     config = context.config
     inputs, outputs = io_specs(config, context.model_dir)
-    batching, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
     return NativeModel(
         context.name, context.version, config.max_batch_size, inputs, outputs,
         config.model_transaction_policy.decoupled,
-        dynamic=config.HasField("dynamic_batching"),
-        preferred=tuple(batching.preferred_batch_size),
-        delay_us=batching.max_queue_delay_microseconds,
-        max_queue_size=policy.max_queue_size,
-        timeout_us=policy.default_timeout_microseconds,
-        timeout_override=policy.allow_timeout_override,
+        **queue_options(config), full_code=int(limits.full_code),
     )  # fmt: skip
 
 
@@ -170,13 +155,14 @@ class ModelRuntime(ServedVersion):
         """
         config = context.config
         refuse_unsupported(config, backend)
+        refuse_strategy(context)
         for name in ignored_fields(config):
             log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
         specs = instance_specs(config, limits)
         if not specs:
             raise Internal(f"model '{context.name}' has no instances")
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
-        native = native_model(context)
+        native = native_model(context, limits)
         # What a backend makes once for all instances goes by the first's policy.
         with specs[0].host_policy.bound():
             model = backend.load(dataclasses.replace(context, native=native))

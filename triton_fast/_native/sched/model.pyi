@@ -43,7 +43,20 @@ class NativeModel(ModelHandle):
         How long a request may wait in the queue; 0: no limit. Later it is refused with ``Request timeout expired``.
     timeout_override : bool
         Whether a request's own timeout may shorten ``timeout_us``.
-
+    timeout_delay : bool
+        Whether requests whose time is over are executed behind all others of their level, instead of being refused.
+    levels : sequence of (max_queue_size, timeout_us, timeout_override, timeout_delay)
+        The four above for each priority from 1, the highest, on; at most 1024. They count instead of those.
+    default_level : int
+        The level of requests whose priority is none of these.
+    preserve_ordering : bool
+        Responses leave in the order in which the requests came. Errors of requests that were not executed do not wait.
+    max_volume : int
+        Elements that the inputs of one batch may have together; 0: any number. A request with more goes alone.
+    max_queue_bytes : int
+        Bytes of inputs that may wait; 0: no limit.
+    full_code : int
+        Code of the error that a request gets for which there is no place: 4 UNAVAILABLE or 8 RESOURCE_EXHAUSTED.
     added_inputs, added_outputs : sequence of config.IoSpec
         What the scheduler adds to requests and takes from responses (controls, states): instances see them behind the
         others, clients never.
@@ -51,7 +64,7 @@ class NativeModel(ModelHandle):
     Raises
     ------
     ValueError
-        Too many preferred sizes.
+        Too many preferred sizes or levels, or a default level that is none of them.
     """
 
     def __init__(
@@ -69,12 +82,23 @@ class NativeModel(ModelHandle):
         max_queue_size: int = 0,
         timeout_us: int = 0,
         timeout_override: bool = False,
+        timeout_delay: bool = False,
+        levels: Sequence[tuple[int, int, bool, bool]] = (),
+        default_level: int = 1,
+        preserve_ordering: bool = False,
+        max_volume: int = 0,
+        max_queue_bytes: int = 0,
+        full_code: int = 4,
         added_inputs: Sequence[Io] = (),
         added_outputs: Sequence[Io] = (),
     ) -> None: ...
     @property
     def pending(self) -> int:
         """Requests waiting in the queue."""
+
+    @property
+    def late(self) -> list[tuple[int | None, int]]:
+        """How long after their deadline requests were refused: upper bound in ns, None for the last, and how many."""
 
     @property
     def n_instances(self) -> int:

@@ -194,7 +194,7 @@ def _tell(call: Call, callback: Callback) -> None:
 
 
 def _failed(text: str, error: ServerError | None = None) -> InferenceResponse:
-    code = ErrorCode.INTERNAL if error is None else ErrorCode(int(error.code))
+    code = ErrorCode.INTERNAL if error is None else ErrorCode.of(int(error.code))
     return InferenceResponse([], TritonError(text, code))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from triton_fast.errors import STATUS, Code, Internal, InvalidArg, ServerError
+from triton_fast.errors import RETRY_AFTER, STATUS, Code, Internal, InvalidArg, ServerError
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 JSON_HEADERS = [("Content-Type", "application/json")]
@@ -93,8 +93,11 @@ def error_answer(status: int, text: str, *headers: tuple[str, str]) -> Answer:
 
 
 def failure(error: ServerError) -> Answer:
-    return error_answer(STATUS[error.code].http, str(error))
+    return code_answer(error.code, str(error))
 
 
-def code_status(code: int) -> int:
-    return STATUS[Code(code)].http
+def code_answer(code: int, text: str, *headers: tuple[str, str]) -> Answer:
+    """Answer with an error of the engine or of a verb; ``code`` picks its status, and when to ask again."""
+    if code in RETRY_AFTER:
+        headers = (*headers, ("Retry-After", str(RETRY_AFTER[Code(code)])))
+    return error_answer(STATUS[Code(code)].http, text, *headers)

@@ -10,7 +10,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast.frontends import compression
 from triton_fast.frontends.http import load, routes
 from triton_fast.frontends.http.accept import choose_encoding
-from triton_fast.frontends.http.messages import Answer, Verb, code_status, error_answer
+from triton_fast.frontends.http.messages import Answer, Verb, code_answer, error_answer
 from triton_fast.frontends.metrics import Handler
 from triton_fast.frontends.v2 import V2App
 from triton_fast.frontends.work import Offload, Where
@@ -62,8 +62,8 @@ class InferApp(V2App):
         """Answer with an error of the engine."""
         message = text.decode("utf-8", "replace")
         if message == "Unsupported compression type":
-            return error_answer(code_status(code), message, ("Accept-Encoding", "gzip, deflate"))
-        return error_answer(code_status(code), message)
+            return code_answer(code, message, ("Accept-Encoding", "gzip, deflate"))
+        return code_answer(code, message)
 
     @staticmethod
     def refusal(status: int, text: bytes) -> Answer:

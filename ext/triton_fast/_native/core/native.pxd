@@ -48,7 +48,7 @@ cdef extern from "tf_types.h" nogil:
     int32_t dtype_from_name(const void* p, size_t n)
 
 
-# The eight Triton error codes (triton_fast/errors.py), and success.
+# The eight Triton error codes and ours (triton_fast/errors.py), and success.
 cdef enum:
     TF_OK = -1
     TF_UNKNOWN = 0
@@ -59,6 +59,7 @@ cdef enum:
     TF_UNSUPPORTED = 5
     TF_ALREADY_EXISTS = 6
     TF_CANCELLED = 7
+    TF_EXHAUSTED = 8        # no place now, by choice of the operator told apart from TF_UNAVAILABLE
 
 # Datatypes; numbers of inference.DataType (triton_fast/types.py).
 cdef enum:

@@ -34,12 +34,14 @@ cdef extern from "tf_error.h" nogil:
     enum: TF_ERROR_TEXT
 
 cdef int32_t[16] statuses
+for _code in range(16):
+    statuses[_code] = 2
 for _code, _row in STATUS.items():
     statuses[int(_code)] = _row.grpc
 
 
 cdef int32_t grpc_status(int32_t code) noexcept:
-    return statuses[code] if 0 <= code < 8 else 2
+    return statuses[code] if 0 <= code < 16 else 2
 
 
 cdef int error_of(tf_error* e, error) except -1:

@@ -8,7 +8,7 @@
 #define TF_ERROR_TEXT 2048
 
 typedef struct {
-    int32_t code; /* one of the eight Triton codes, or TF_OK (-1) */
+    int32_t code; /* TF_* of core/native.pxd, or TF_OK (-1) */
     uint32_t len;
     char text[TF_ERROR_TEXT];
 } tf_error;

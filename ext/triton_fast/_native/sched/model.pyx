@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from triton_fast._native.core.native cimport (
-    TF_INTERNAL, TF_OK, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
+    TF_INTERNAL, TF_OK, TF_UNAVAILABLE, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
@@ -21,22 +21,19 @@ from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_clear, stats_execution, stats_snapshot,
 )
+from triton_fast._native.sched.due cimport due_histogram
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
 from triton_fast._native.sched.limiter cimport (
     LimiterPlace, Place, place_acquire, place_asked, place_interrupt, place_release,
 )
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
-from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_watch
+from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_ns, queue_set, queue_watch
 from triton_fast._native.sched.scheduler cimport (
     TAKE_LOOK, TAKE_NOW, TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
 )
 from triton_fast._native.core.labels cimport LabelTable
 
 from triton_fast.errors import Internal
-
-# The longest delay or queue timeout: 31 years, which still fits when added to a clock in ns.
-cdef int64_t MAX_US = 1000000000000000
-
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:
@@ -266,10 +263,6 @@ cdef int start_thread(NativeModel self, Runner* run, void* (*main)(void*) noexce
     return 0
 
 
-cdef inline int64_t ns_of(microseconds) except -1:
-    return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
-
-
 cdef void free_runners(NativeModel self):
     cdef Runner* run
     cdef size_t address
@@ -318,26 +311,40 @@ cdef class NativeModel(ModelHandle):
         How long the oldest request may wait for its batch to fill.
     max_queue_size : int
         Requests that may wait; 0 = no limit.
-    timeout_us, timeout_override
-        Default queue timeout (0 = none), and whether a request may shorten it.
+    timeout_us, timeout_override, timeout_delay
+        Default queue timeout (0 = none), whether a request may shorten it, and whether requests whose time is over go
+        behind the others instead of being refused.
+    levels : sequence of (max_queue_size, timeout_us, timeout_override, timeout_delay)
+        The same for each priority from 1, the highest, on; instead of the arguments above.
+    default_level : int
+        The priority of requests that name none of these.
+    preserve_ordering : bool
+        Responses leave in the order in which the requests came.
+    max_volume : int
+        Elements that the inputs of one batch may have together; 0 = any number.
+    max_queue_bytes : int
+        Bytes of inputs that may wait; 0 = no limit.
+    full_code : int
+        Code of the error that a request gets when there is no place for it.
     """
 
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
-                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False,
-                 added_inputs=(), added_outputs=()):
+                 preferred=(), delay_us=0, max_queue_size=0, timeout_us=0, timeout_override=False,
+                 timeout_delay=False, levels=(), default_level=1, bint preserve_ordering=False, int64_t max_volume=0,
+                 int64_t max_queue_bytes=0, int32_t full_code=TF_UNAVAILABLE, added_inputs=(), added_outputs=()):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
         set_labels(self, outputs)
         self.queue.policy.single = not dynamic or max_batch < 1
         self.queue.policy.max_batch = max_batch if max_batch > 0 else 1
-        self.queue.policy.delay_ns = 0 if self.queue.policy.single else ns_of(delay_us)
+        self.queue.policy.delay_ns = 0 if self.queue.policy.single else queue_ns(delay_us)
         self.queue.policy.n_preferred = <int32_t>len(preferred)
         for i, size in enumerate(sorted(preferred)):
             self.queue.policy.preferred[i] = size
-        self.queue.max_size = max_queue_size
-        self.queue.timeout_ns = ns_of(timeout_us)
-        self.queue.timeout_override = timeout_override
+        self.queue.policy.max_volume = max_volume
+        queue_set(self.queue, levels or ((max_queue_size, timeout_us, timeout_override, timeout_delay),),
+                  default_level, preserve_ordering, max_queue_bytes, full_code)
 
     def __cinit__(self, *args, **kwargs):
         self.instances = []
@@ -417,7 +424,7 @@ cdef class NativeModel(ModelHandle):
         self.instances.append(instance)
         if place is not None:
             self.places.append(place)
-        if self.source == &self.queue.base and self.queue.timeout_ns and not self.watched:
+        if self.source == &self.queue.base and self.queue.refuses_late and not self.watched:
             run = <Runner*>calloc(1, sizeof(Runner))
             if run == NULL:
                 raise MemoryError
@@ -468,6 +475,11 @@ cdef class NativeModel(ModelHandle):
     @property
     def n_instances(self):
         return len(self.instances)
+
+    @property
+    def late(self):
+        """How late queue timeouts were kept: ``[(upper bound in ns or None, requests refused)]``."""
+        return due_histogram(&self.queue.due)
 
     def snapshot(self):
         """Return the counters as one consistent dict (see core.stats)."""

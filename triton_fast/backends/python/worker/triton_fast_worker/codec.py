@@ -105,8 +105,7 @@ def decode_answer(transport: Transport, off: int, length: int) -> tuple[int, Inf
     tensors, at = _tensors(region, off + REPLY.size, outputs, off, lease, [])
     error = None
     if code >= 0:
-        known = ErrorCode(code) if code < len(ErrorCode) else ErrorCode.UNKNOWN
-        error = TritonError(_text(region, at, error_bytes), known)
+        error = TritonError(_text(region, at, error_bytes), ErrorCode.of(code))
     params = _text(region, at + padded(error_bytes), params_bytes)
     return kind, InferenceResponse.received(tensors, error, params, bool(flags & FLAG_FINAL))
 

@@ -38,6 +38,9 @@ def _as_code(value: int) -> ErrorCode:
     return ErrorCode(value)
 
 
+_RESOURCE_EXHAUSTED = 8
+
+
 class ErrorCode(enum.IntEnum):
     UNKNOWN = 0
     INTERNAL = 1
@@ -56,6 +59,13 @@ class ErrorCode(enum.IntEnum):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _as_code, (int(self),)
+
+    @classmethod
+    def of(cls, number: int) -> ErrorCode:
+        """The code that models know for one of the server, which has one more: no place, told from unavailable."""
+        if number == _RESOURCE_EXHAUSTED:
+            return cls.UNAVAILABLE
+        return cls(number) if 0 <= number < len(cls) else cls.UNKNOWN
 
 
 ErrorCode.__name__ = "__ErrorCode"

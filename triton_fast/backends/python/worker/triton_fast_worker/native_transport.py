@@ -73,7 +73,7 @@ class Transport(client.Transport):  # type: ignore[misc]
 
 
 def _error(message: str, code: int) -> TritonError:
-    return TritonError(message, ErrorCode(code) if code < len(ErrorCode) else ErrorCode.UNKNOWN)
+    return TritonError(message, ErrorCode.of(code))
 
 
 def _encoded(function: Any, *arguments: Any) -> Encoded:

@@ -1,0 +1,65 @@
+"""What a client of either protocol is told when a model's queue is full: as Triton, or 429; and what ends batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import raw
+from tests.helpers.grpc_channel import Channel, infer_request
+from tests.helpers.server import Model, ServerProcess, repository, until
+
+FULL = "Exceeds maximum queue size"
+# A request waits in the queue for the rest of its batch, which never comes.
+ONE_PLACE = """
+instance_group [{ count: 1 kind: KIND_CPU }]
+dynamic_batching { max_queue_delay_microseconds: 600000000 default_queue_policy { max_queue_size: 1 } }
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository(
+        tmp_path_factory.mktemp("overload"), Model("m", max_batch=2, extra=ONE_PLACE),
+        Model("alone", max_batch=2), Model("pairs", max_batch=2, extra="dynamic_batching { }"),
+    )  # fmt: skip
+
+
+@pytest.fixture(params=["", "--overload-status=503", "--overload-status=429"])
+def served(root: Path, request: pytest.FixtureRequest) -> Iterator[tuple[ServerProcess, bool]]:
+    with ServerProcess(root, *filter(None, [request.param])) as process:
+        yield process, request.param.endswith("429")
+
+
+def scrape(process: ServerProcess) -> str:
+    return raw.ask(process.metrics, raw.get("/metrics")).body.decode()
+
+
+def test_a_full_queue(served: tuple[ServerProcess, bool]) -> None:
+    process, told_apart = served
+    with raw.Client(process.http) as waiting, Channel(process.grpc) as channel:
+        waiting.send(raw.infer_json("m", [1.0], shape=[1, 1]))
+        assert until(lambda: 'nv_inference_pending_request_count{model="m",version="1"} 1' in scrape(process))
+        over_http = raw.ask(process.http, raw.infer_json("m", [1.0], shape=[1, 1]))
+        over_grpc = channel.infer(infer_request("m", [1.0], shape=[1, 1]))
+        assert (over_http.status, over_http.error) == (429 if told_apart else 503, FULL)
+        assert over_http.headers.get("retry-after") == ("1" if told_apart else None)
+        assert over_grpc.outcome == (8 if told_apart else 14, FULL)
+        # Other errors have the codes that they always have.
+        wrong = raw.ask(process.http, raw.infer_json("nobody", [1.0]))
+        assert "retry-after" not in wrong.headers
+        assert channel.infer(infer_request("nobody", [1.0])).status in (5, 14)
+    # A client that goes away gives its place back.
+    assert until(lambda: 'nv_inference_pending_request_count{model="m",version="1"} 0' in scrape(process))
+
+
+def test_what_ends_batches_is_counted(root: Path) -> None:
+    with ServerProcess(root) as process:
+        for model in ("alone", "pairs"):
+            assert raw.ask(process.http, raw.infer_json(model, [1.0, 2.0], shape=[2, 1])).status == 200
+        text = scrape(process)
+    assert 'tf_batch_break_total{model="pairs",reason="max",version="1"} 1\n' in text
+    assert 'tf_batch_break_total{model="pairs",reason="delay",version="1"} 0\n' in text
+    assert 'tf_batch_break_total{model="alone"' not in text

@@ -1,0 +1,1 @@
+"""The order of responses has only a C interface. Source: sched/order.pyx; tested through ``queue_driver``."""
