@@ -297,8 +297,15 @@ cdef void part_ways(Layer* l, Seat* seat) noexcept nogil:
         seat = after
 
 
+# The last of a request's responses, as if it had never been here.
+cdef inline void hand_back(Seat* seat, Response* first, Response* last) noexcept nogil:
+    cdef Sink* sink = seat.tap.sink.outer
+    tap_end(&seat.tap)
+    sink.deliver(sink, first, last)
+
+
 cdef void pass_on(Sink* sink, Response* first, Response* last) noexcept nogil:
-    tap_pass(<Tap*>sink, first, last)
+    hand_back(<Seat*>sink, first, last)
 
 
 # Make followers lead, one after the other, until one is taken. The caller has set f.turning, and is a user of f.
@@ -385,7 +392,7 @@ cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept no
         tf_lock(&s.lock)
         mine = leave(f, seat)
         tf_unlock(&s.lock)
-        tap_pass(&seat.tap, first, last)
+        hand_back(seat, first, last)
         if mine:
             turn(l, f)
         return
@@ -407,7 +414,7 @@ cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept no
         stats_missed(l.base.stats, 0, now_ns() - began)
         if s.keep != NULL:
             s.keep(s, entry, digest)
-    tap_pass(&seat.tap, first, last)
+    hand_back(seat, first, last)
     finish(l, f, followers, entry)
     block_unref(entry)
 

@@ -13,8 +13,8 @@ from triton_fast._native.core.pthread cimport (
     pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, T_STARTED,
-    response_fail,
+    FLAG_PADDING, FLAG_PART, FLAG_REST, REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request,
+    T_QUEUED, T_STARTED, response_fail,
 )
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
@@ -211,7 +211,7 @@ cdef int queue_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noexcep
         pthread_mutex_unlock(&q.lock)
         tf_fail(e, TF_UNAVAILABLE, "%s", STOPPING)
         return SUBMIT_STOPPED
-    if q.max_size and q.count >= q.max_size:
+    if q.max_size and q.count >= q.max_size and not r.flags & FLAG_REST:
         pthread_mutex_unlock(&q.lock)
         stats_failure(q.base.stats, FAIL_REJECTED, 0)
         tf_fail(e, TF_UNAVAILABLE, "Exceeds maximum queue size")
@@ -274,8 +274,14 @@ cdef bint queue_cancel(Scheduler* s, Request* r, bint tell) noexcept nogil:
         return False
     unlink(q, r)
     pthread_mutex_unlock(&q.lock)
-    stats_failure(q.base.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
+    count_failure(q, r, FAIL_CANCELED)
     return True
+
+
+# A part is no request: who cut it counts.
+cdef inline void count_failure(Queue* q, Request* r, int reason) noexcept nogil:
+    if not r.flags & (FLAG_PART | FLAG_PADDING):
+        stats_failure(q.base.stats, reason, now_ns() - r.stamps[T_QUEUED])
 
 
 # Requests taken off the queue to be refused, oldest first, linked by q_next.
@@ -307,7 +313,7 @@ cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
         if tf_load32(&r.state) == REQ_EXPIRED:
             text = EXPIRED
         response_fail(&r.response, TF_UNAVAILABLE, text, strlen(text))
-        stats_failure(q.base.stats, FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
+        count_failure(q, r, FAIL_REJECTED)
         r.response.next = NULL
         r.sink.deliver(r.sink, &r.response, &r.response)
         r = after
