@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from triton_fast._version import TRITON_COMPAT
 from triton_fast.backends.host import Host
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
-from triton_fast.errors import ServerError
+from triton_fast.errors import STATUS, ServerError
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.listener import Listener
@@ -38,6 +39,7 @@ from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.runtime import ModelRuntime
 from triton_fast.scheduling.threads import usable_cores
 
@@ -67,7 +69,11 @@ def run(options: Options) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    return uvloop.run(Server(options).run())
+    try:
+        server = Server(options)
+    except ServerError as error:
+        return Server.failed_to_start(error)
+    return uvloop.run(server.run())
 
 
 class Server:
@@ -77,6 +83,7 @@ class Server:
         self.options = options
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
+        self.cache: ResponseCache | None = make_cache(options.cache_config, options.cache_directory)
         self.epoch = Epoch()
         self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
         self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")
@@ -99,7 +106,8 @@ class Server:
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ModelRuntime] = ModelRepositoryManager(
-            [LocalSource(Path(path)) for path in options.model_repository], preparer, ModelRuntime.start,
+            [LocalSource(Path(path)) for path in options.model_repository], preparer,
+            partial(ModelRuntime.start, cache=self.cache),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
@@ -123,7 +131,7 @@ class Server:
         try:
             failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         except (OSError, ServerError) as error:
-            return self._failed_to_start(error)
+            return self.failed_to_start(error)
         self._print_tables()
         if failed and self.options.exit_on_error:
             for name, reason in failed:
@@ -134,7 +142,7 @@ class Server:
         try:
             await self._listen()
         except (OSError, ServerError) as error:
-            return self._failed_to_start(error)
+            return self.failed_to_start(error)
         self.plane.started = True
         gc.collect()
         gc.freeze()
@@ -145,9 +153,11 @@ class Server:
         return await self._drain()
 
     @staticmethod
-    def _failed_to_start(error: Exception) -> int:
+    def failed_to_start(error: Exception) -> int:
+        """Say why there is no server; return the exit code."""
+        label = STATUS[error.code].label if isinstance(error, ServerError) else "Internal"
         log.error(str(error))
-        print(f"error: creating server: Internal - {error}", file=sys.stderr)
+        print(f"error: creating server: {label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
 
     async def _listen(self) -> None:
@@ -178,6 +188,7 @@ class Server:
             metrics = Metrics(
                 self.snapshots, options.metrics_config,
                 HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
+                cache=None if self.cache is None else self.cache.native.stats,
             )  # fmt: skip
             metrics.registry.register(self.custom_metrics)
             self.metrics = metrics_listener(options, MetricsApp(handler(metrics.render), self.work), self.epoch)
@@ -266,6 +277,8 @@ class Server:
             self.metrics.begin_drain()
         for listener in self._listeners():
             listener.close()
+        if self.cache is not None:
+            await loop.run_in_executor(None, self.cache.close)
         with contextlib.suppress(RuntimeError):
             self.work.shutdown(wait=True)
             # A load that still waits for its turn is answered by the repository, which is closed.
@@ -293,7 +306,7 @@ class Server:
             ("rate_limit", options.rate_limit.upper()),
             ("strict_readiness", str(int(options.strict_readiness))),
             ("exit_timeout", str(options.exit_timeout_secs)),
-            ("cache_enabled", "0"),
+            ("cache_enabled", str(int(self.cache is not None))),
         ]
         log.table(tables.options(rows))
 
@@ -320,4 +333,5 @@ def _snapshot(runtime: ModelRuntime, load_seconds: float) -> ModelSnapshot:
             phase: Histogram(HISTOGRAM_BOUNDS_US, counts, total)
             for phase, (counts, total) in taken["histograms"].items()
         },
+        cache=taken["cache"] if runtime.cached else None,
     )

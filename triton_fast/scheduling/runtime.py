@@ -15,6 +15,8 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.config import io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
+from triton_fast.scheduling.caches import ResponseCache
+from triton_fast.scheduling.layers import add_layers
 from triton_fast.scheduling.threads import threads_per_instance, usable_cores
 
 # How long an instance looks for work before it sleeps, while that has been paying (see sched/queue.pyx).
@@ -59,13 +61,9 @@ def ignored_fields(config: Any) -> list[str]:
         found.append("dynamic_batching.preserve_ordering")
     if batching.default_queue_policy.timeout_action:
         found.append("dynamic_batching.default_queue_policy.timeout_action: DELAY")
-    found += [name for name in ("model_warmup", "response_cache") if _given(config, name)]
+    if config.model_warmup:
+        found.append("model_warmup")
     return found
-
-
-def _given(config: Any, name: str) -> bool:
-    value = getattr(config, name)
-    return value.enable if name == "response_cache" else bool(value)
 
 
 class ModelRuntime:
@@ -77,9 +75,12 @@ class ModelRuntime:
         The engine's handle; requests are submitted to it.
     config
         The completed, normalised ``ModelConfig``.
+    cached
+        Whether the response cache answers for it.
     """
 
-    def __init__(self, context: LoadContext, native: NativeModel, model: BackendModel) -> None:
+    def __init__(self, context: LoadContext, native: NativeModel, model: BackendModel, cached: bool = False) -> None:
+        self.cached = cached
         self.name = context.name
         self.version = context.version
         self.config = context.config
@@ -90,8 +91,8 @@ class ModelRuntime:
         self._stopper: threading.Thread | None = None
 
     @classmethod
-    def start(cls, context: LoadContext, backend: Backend) -> ModelRuntime:
-        """Open the model and start its instance threads.
+    def start(cls, context: LoadContext, backend: Backend, *, cache: ResponseCache | None = None) -> ModelRuntime:
+        """Open the model and start its instance threads. ``cache``: the server's, if it has one.
 
         Raises
         ------
@@ -118,6 +119,7 @@ class ModelRuntime:
             timeout_us=policy.default_timeout_microseconds,
             timeout_override=policy.allow_timeout_override,
         )  # fmt: skip
+        cached = add_layers(native, context, cache)
         model = backend.load(dataclasses.replace(context, native=native))
         try:
             model.prepare(specs)
@@ -125,7 +127,7 @@ class ModelRuntime:
                 instance = model.create_instance(spec)
                 if not spec.passive:
                     native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0)
-            return cls(context, native, model)
+            return cls(context, native, model, cached)
         except BaseException:
             native.stop(abort=True)
             with contextlib.suppress(ServerError):

@@ -115,7 +115,7 @@ cdef struct Model:
     uint32_t version_len
     int64_t version
     int64_t max_batch       # 0: no batch dimension
-    int64_t split_rows      # requests of up to so many rows are cut into parts; 0: larger ones than max_batch are refused
+    int64_t split_rows      # requests of up to so many rows are cut into parts; 0: none is
     int32_t n_inputs
     int32_t n_outputs
     int32_t n_required      # inputs that are not optional

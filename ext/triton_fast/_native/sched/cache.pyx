@@ -1,11 +1,10 @@
-# Store, flights and the layer of the response cache; see cache.pxd. Nothing here takes the GIL, waits or copies what a
+# Flights and the layer of the response cache; see cache.pxd. Nothing here takes the GIL, waits or copies what a
 # hit hands out. Knows packed entries (entry.pxd), no model and no protocol.
 import itertools
-import os
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_ref, block_unref
 from triton_fast._native.core.native cimport (
@@ -21,16 +20,15 @@ from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_QUEUE, PHASE_REQUEST, stats_cached, stats_failure, stats_missed,
 )
 from triton_fast._native.sched.entry cimport entry_answer, entry_pack, head_of
-from triton_fast._native.sched.key cimport request_key, tf_digest_key
+from triton_fast._native.sched.key cimport request_key
 from triton_fast._native.sched.scheduler cimport (
-    SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, NativeScheduler, Scheduler, layer_begin,
+    SUBMIT_OK, SUBMIT_STOPPED, NativeScheduler, Scheduler, layer_begin,
+)
+from triton_fast._native.sched.store cimport (
+    DIGEST, FLIGHT_SLOTS, SEAT_FOLLOWS, SEAT_LEADS, SEAT_LEFT, SEAT_LOOKS, SEAT_TURNS, Flight, Layer, NativeCache, Seat,
+    Store, link_newest, release, store_find, store_insert, store_remove_all, unlink_use,
 )
 from triton_fast._native.sched.tap cimport tap_begin, tap_end, tap_pass
-
-cdef enum:
-    MIN_SLOTS = 64
-    MAX_SLOTS = 1 << 20
-    BYTES_A_SLOT = 4096     # of the budget
 
 cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* CANCELLED = b"the request was cancelled"
@@ -38,114 +36,29 @@ cdef const char* CANCELLED = b"the request was cancelled"
 _owners = itertools.count(1)
 
 
-# ---- the store; all under its lock
-
-cdef inline int64_t charge(Block* entry) noexcept nogil:
-    return <int64_t>(entry.cap + sizeof(Block))
-
-
-cdef inline Block** slot_of(Store* s, const uint64_t* key) noexcept nogil:
-    return &s.table[key[0] & (s.slots - 1)]
-
-
-cdef Block* store_find(Store* s, const uint64_t* key) noexcept nogil:
-    cdef Block* entry
-    if s.table == NULL:
-        return NULL
-    entry = slot_of(s, key)[0]
-    while entry != NULL and (head_of(entry).key[0] != key[0] or head_of(entry).key[1] != key[1]):
-        entry = head_of(entry).chain
-    return entry
-
-
-cdef void unlink_use(Store* s, Block* entry) noexcept nogil:
-    cdef Block* newer = head_of(entry).newer
-    cdef Block* older = head_of(entry).older
-    if newer != NULL:
-        head_of(newer).older = older
-    else:
-        s.newest = older
-    if older != NULL:
-        head_of(older).newer = newer
-    else:
-        s.oldest = newer
-
-
-cdef void link_newest(Store* s, Block* entry) noexcept nogil:
-    head_of(entry).newer = NULL
-    head_of(entry).older = s.newest
-    if s.newest != NULL:
-        head_of(s.newest).newer = entry
-    else:
-        s.oldest = entry
-    s.newest = entry
-
-
-# Take an entry out and put it before `taken`, whose blocks are released when the lock is free.
-cdef void store_remove(Store* s, Block* entry, Block** taken) noexcept nogil:
-    cdef Block** link = slot_of(s, head_of(entry).key)
-    while link[0] != entry:
-        link = &head_of(link[0]).chain
-    link[0] = head_of(entry).chain
-    unlink_use(s, entry)
-    s.used -= charge(entry)
-    s.entries -= 1
-    head_of(entry).chain = taken[0]
-    taken[0] = entry
-
-
-# Whether it was kept; then the store has a reference of its own.
-cdef bint store_insert(Store* s, Block* entry, Block** taken) noexcept nogil:
-    cdef int64_t cost = charge(entry)
-    cdef Block* other
-    if s.table == NULL or cost > s.budget - <int64_t>(s.slots * sizeof(Block*)):
-        return False
-    other = store_find(s, head_of(entry).key)
-    if other != NULL:
-        store_remove(s, other, taken)
-    while s.used > s.budget - cost:
-        store_remove(s, s.oldest, taken)
-        s.evictions += 1
-    block_ref(entry)
-    head_of(entry).chain = slot_of(s, head_of(entry).key)[0]
-    slot_of(s, head_of(entry).key)[0] = entry
-    link_newest(s, entry)
-    s.used += cost
-    s.entries += 1
-    return True
-
-
-cdef void release(Block* taken) noexcept nogil:
-    cdef Block* after
-    while taken != NULL:
-        after = head_of(taken).chain
-        block_unref(taken)
-        taken = after
-
-
 # ---- flights; all under the lock
 
-cdef inline Flight** flight_slot(Layer* l, const uint64_t* key) noexcept nogil:
-    return &l.flights[key[1] & (FLIGHT_SLOTS - 1)]
+cdef inline Flight** flight_slot(Layer* layer, const uint64_t* key) noexcept nogil:
+    return &layer.flights[key[1] & (FLIGHT_SLOTS - 1)]
 
 
-cdef Flight* flight_find(Layer* l, const uint64_t* key) noexcept nogil:
-    cdef Flight* f = flight_slot(l, key)[0]
+cdef Flight* flight_find(Layer* layer, const uint64_t* key) noexcept nogil:
+    cdef Flight* f = flight_slot(layer, key)[0]
     while f != NULL and (f.key[0] != key[0] or f.key[1] != key[1]):
         f = f.next
     return f
 
 
 # Takes the store's spare one, which there must be.
-cdef Flight* flight_begin(Layer* l, const uint64_t* key, Request* leader) noexcept nogil:
-    cdef Flight* f = l.store.spare
-    l.store.spare = f.next
+cdef Flight* flight_begin(Layer* layer, const uint64_t* key, Request* leader) noexcept nogil:
+    cdef Flight* f = layer.store.spare
+    layer.store.spare = f.next
     memset(f, 0, sizeof(Flight))
     memcpy(f.key, key, sizeof(f.key))
-    f.layer = l
+    f.layer = layer
     f.leader = leader
-    f.next = flight_slot(l, key)[0]
-    flight_slot(l, key)[0] = f
+    f.next = flight_slot(layer, key)[0]
+    flight_slot(layer, key)[0] = f
     return f
 
 
@@ -194,7 +107,7 @@ cdef void unfollow(Flight* f, Seat* seat) noexcept nogil:
 # ---- answers
 
 # Fill r from the entry, stamp and count it as a hit. queue_ns: how long it waited for it.
-cdef void answer(Layer* l, Request* r, Block* entry, int64_t queue_ns, int64_t began) noexcept nogil:
+cdef void answer(Layer* layer, Request* r, Block* entry, int64_t queue_ns, int64_t began) noexcept nogil:
     cdef int64_t[N_PHASES] phase
     cdef tf_error e
     cdef int64_t done
@@ -209,16 +122,16 @@ cdef void answer(Layer* l, Request* r, Block* entry, int64_t queue_ns, int64_t b
     if not filled:
         tf_fail(&e, TF_UNAVAILABLE, "out of memory")
         response_fail_error(&r.response, &e)
-        stats_failure(l.base.stats, FAIL_REJECTED, done - r.stamps[T_QUEUED])
+        stats_failure(layer.base.stats, FAIL_REJECTED, done - r.stamps[T_QUEUED])
         return
     memset(phase, 0, sizeof(phase))
     phase[PHASE_REQUEST] = done - r.stamps[T_QUEUED]
     phase[PHASE_QUEUE] = queue_ns
-    stats_cached(l.base.stats, phase, done - began)
+    stats_cached(layer.base.stats, phase, done - began)
 
 
 # Answer all that followed. Responses of one sink travel as one chain.
-cdef void answer_all(Layer* l, Seat* seat, Block* entry) noexcept nogil:
+cdef void answer_all(Layer* layer, Seat* seat, Block* entry) noexcept nogil:
     cdef Request* r
     cdef Seat* after
     cdef Sink* sink = NULL
@@ -229,8 +142,8 @@ cdef void answer_all(Layer* l, Seat* seat, Block* entry) noexcept nogil:
         after = seat.next
         r = seat.tap.request
         began = now_ns()
-        answer(l, r, entry, began - r.stamps[T_QUEUED], began - seat.looked_ns)
-        tf_add32(&l.waiting, -1)
+        answer(layer, r, entry, began - r.stamps[T_QUEUED], began - seat.looked_ns)
+        tf_add32(&layer.waiting, -1)
         tap_end(&seat.tap)
         tf_store32(&seat.state, SEAT_LEFT)
         if r.sink != sink:
@@ -249,51 +162,51 @@ cdef void answer_all(Layer* l, Seat* seat, Block* entry) noexcept nogil:
 
 
 # Answer a request that nothing has with an error.
-cdef void answer_error(Layer* l, Seat* seat, tf_error* e, int reason) noexcept nogil:
+cdef void answer_error(Layer* layer, Seat* seat, tf_error* e, int reason) noexcept nogil:
     cdef Request* r = seat.tap.request
     tap_end(&seat.tap)
     tf_store32(&seat.state, SEAT_LEFT)
     response_fail_error(&r.response, e)
     if reason >= 0:
-        stats_failure(l.base.stats, reason, now_ns() - r.stamps[T_QUEUED])
+        stats_failure(layer.base.stats, reason, now_ns() - r.stamps[T_QUEUED])
     tf_store32(&r.state, REQ_DONE)
     r.response.next = NULL
     r.sink.deliver(r.sink, &r.response, &r.response)
 
 
 # Hand r to what is below, from a thread that did not bring it; a refusal is its answer. False: it was refused.
-cdef bint hand_down(Layer* l, Seat* seat) noexcept nogil:
+cdef bint hand_down(Layer* layer, Seat* seat) noexcept nogil:
     cdef Request* r = seat.tap.request
-    cdef Scheduler* inner = l.base.inner
+    cdef Scheduler* inner = layer.base.inner
     cdef tf_error e
     cdef bint wake = False
     cdef int status
     if tf_load32(&r.cancelled):
         tf_fail(&e, TF_CANCELLED, "%s", CANCELLED)
-        answer_error(l, seat, &e, FAIL_CANCELED)
+        answer_error(layer, seat, &e, FAIL_CANCELED)
         return False
-    stats_missed(l.base.stats, 1, seat.looked_ns)
+    stats_missed(layer.base.stats, 1, seat.looked_ns)
     status = inner.submit(inner, r, &wake, &e)
     if wake:
         inner.wake(inner)
     if status != SUBMIT_OK:
         # A full queue has counted it.
-        answer_error(l, seat, &e, FAIL_REJECTED if status == SUBMIT_STOPPED else -1)
+        answer_error(layer, seat, &e, FAIL_REJECTED if status == SUBMIT_STOPPED else -1)
     return status == SUBMIT_OK
 
 
 # Each of those that followed goes its own way: their answer can not be shared.
-cdef void part_ways(Layer* l, Seat* seat) noexcept nogil:
+cdef void part_ways(Layer* layer, Seat* seat) noexcept nogil:
     cdef Seat* after
     cdef Request* r
     while seat != NULL:
         after = seat.next
         r = seat.tap.request
-        tf_add32(&l.waiting, -1)
+        tf_add32(&layer.waiting, -1)
         tf_store32(&r.state, REQ_NEW)
         tf_store32(&seat.state, SEAT_TURNS)
         seat.tap.sink.deliver = pass_on
-        hand_down(l, seat)
+        hand_down(layer, seat)
         seat = after
 
 
@@ -309,8 +222,8 @@ cdef void pass_on(Sink* sink, Response* first, Response* last) noexcept nogil:
 
 
 # Make followers lead, one after the other, until one is taken. The caller has set f.turning, and is a user of f.
-cdef void turn(Layer* l, Flight* f) noexcept nogil:
-    cdef Store* s = l.store
+cdef void turn(Layer* layer, Flight* f) noexcept nogil:
+    cdef Store* s = layer.store
     cdef Seat* seat
     cdef bint taken
     while True:
@@ -331,8 +244,8 @@ cdef void turn(Layer* l, Flight* f) noexcept nogil:
         seat.state = SEAT_TURNS
         tf_store32(&f.leader.state, REQ_NEW)    # what is below has not seen it yet
         tf_unlock(&s.lock)
-        tf_add32(&l.waiting, -1)
-        taken = hand_down(l, seat)
+        tf_add32(&layer.waiting, -1)
+        taken = hand_down(layer, seat)
         tf_lock(&s.lock)
         if not taken:
             f.leader = NULL
@@ -364,21 +277,21 @@ cdef Seat* flight_over(Flight* f) noexcept nogil:
     return followers
 
 
-cdef void finish(Layer* l, Flight* f, Seat* followers, Block* entry) noexcept nogil:
+cdef void finish(Layer* layer, Flight* f, Seat* followers, Block* entry) noexcept nogil:
     if entry != NULL:
-        answer_all(l, followers, entry)
+        answer_all(layer, followers, entry)
     else:
-        part_ways(l, followers)
-    tf_lock(&l.store.lock)
-    flight_let_go(l.store, f)
-    tf_unlock(&l.store.lock)
+        part_ways(layer, followers)
+    tf_lock(&layer.store.lock)
+    flight_let_go(layer.store, f)
+    tf_unlock(&layer.store.lock)
 
 
 cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept nogil:
     cdef Seat* seat = <Seat*>sink
     cdef Flight* f = seat.flight
-    cdef Layer* l = f.layer
-    cdef Store* s = l.store
+    cdef Layer* layer = f.layer
+    cdef Store* s = layer.store
     cdef Block* entry = NULL
     cdef Block* taken = NULL
     cdef Seat* followers
@@ -394,13 +307,13 @@ cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept no
         tf_unlock(&s.lock)
         hand_back(seat, first, last)
         if mine:
-            turn(l, f)
+            turn(layer, f)
         return
     began = now_ns()
     entry = entry_pack(last, &unfit)
     if entry != NULL:
         memcpy(head_of(entry).key, f.key, sizeof(f.key))
-        head_of(entry).owner = l.owner
+        head_of(entry).owner = layer.owner
     tf_lock(&s.lock)
     followers = flight_over(f)
     seat.state = SEAT_LEFT
@@ -411,11 +324,11 @@ cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept no
     tf_unlock(&s.lock)
     release(taken)
     if entry != NULL:
-        stats_missed(l.base.stats, 0, now_ns() - began)
+        stats_missed(layer.base.stats, 0, now_ns() - began)
         if s.keep != NULL:
             s.keep(s, entry, digest)
     hand_back(seat, first, last)
-    finish(l, f, followers, entry)
+    finish(layer, f, followers, entry)
     block_unref(entry)
 
 
@@ -423,8 +336,8 @@ cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept no
 
 # What a request finds, under the lock: an entry, with a reference, or a flight: one to follow, or a new one that it
 # leads. Neither: a flight could not be had.
-cdef Block* look(Layer* l, Request* r, const uint64_t* key, Flight** flight, bint* leads) noexcept nogil:
-    cdef Store* s = l.store
+cdef Block* look(Layer* layer, Request* r, const uint64_t* key, Flight** flight, bint* leads) noexcept nogil:
+    cdef Store* s = layer.store
     cdef Block* entry
     flight[0] = NULL
     leads[0] = False
@@ -434,9 +347,9 @@ cdef Block* look(Layer* l, Request* r, const uint64_t* key, Flight** flight, bin
         unlink_use(s, entry)
         link_newest(s, entry)
         return entry
-    flight[0] = flight_find(l, key)
+    flight[0] = flight_find(layer, key)
     if flight[0] == NULL and s.spare != NULL:
-        flight[0] = flight_begin(l, key, r)
+        flight[0] = flight_begin(layer, key, r)
         leads[0] = True
     return NULL
 
@@ -452,8 +365,8 @@ cdef bint more_flights(Store* s) noexcept nogil:
 
 
 cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noexcept nogil:
-    cdef Layer* l = <Layer*>sched
-    cdef Store* s = l.store
+    cdef Layer* layer = <Layer*>sched
+    cdef Store* s = layer.store
     cdef Scheduler* inner = sched.inner
     cdef int64_t began = now_ns()
     cdef uint64_t[2] key
@@ -464,7 +377,7 @@ cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noe
     wake[0] = False
     r.seat = NULL
     if (tf_load32(&sched.stopping) or r.flags & (FLAG_PART | FLAG_PADDING)
-            or request_key(r, &s.secret, l.owner, key) != 0):
+            or request_key(r, &s.secret, layer.owner, key) != 0):
         return inner.submit(inner, r, wake, e)
     seat = <Seat*>request_alloc(r, sizeof(Seat))
     if seat == NULL:
@@ -473,18 +386,18 @@ cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noe
     if r.stamps[T_QUEUED] == 0:
         r.stamps[T_QUEUED] = began
     tf_lock(&s.lock)
-    entry = look(l, r, key, &f, &leads)
+    entry = look(layer, r, key, &f, &leads)
     if entry == NULL and f == NULL:
         tf_unlock(&s.lock)
         if not more_flights(s):
             return inner.submit(inner, r, wake, e)
-        entry = look(l, r, key, &f, &leads)     # locked again
+        entry = look(layer, r, key, &f, &leads)     # locked again
     seat.looked_ns = now_ns() - began
     s.lookup_ns += seat.looked_ns
     if entry != NULL:
         s.hits += 1
         tf_unlock(&s.lock)
-        answer(l, r, entry, 0, began)
+        answer(layer, r, entry, 0, began)
         block_unref(entry)
         r.sink.deliver(r.sink, &r.response, &r.response)
         return SUBMIT_OK
@@ -494,48 +407,49 @@ cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noe
     if not leads:
         tf_store32(&r.state, REQ_QUEUED)
         follow(f, seat)
-        tf_add32(&l.waiting, 1)
+        tf_add32(&layer.waiting, 1)
         tf_unlock(&s.lock)
         return SUBMIT_OK
     seat.flight = f
     seat.state = SEAT_LEADS
     if s.ask != NULL:
         seat.state = SEAT_LOOKS
-        tf_add32(&l.looking, 1)
+        tf_add32(&layer.looking, 1)
         asks = s.ask(s, f)
         if asks:
             tf_store32(&r.state, REQ_QUEUED)
-            tf_add32(&l.waiting, 1)
+            tf_add32(&layer.waiting, 1)
         else:
             seat.state = SEAT_LEADS
-            tf_add32(&l.looking, -1)
+            tf_add32(&layer.looking, -1)
     tf_unlock(&s.lock)
     if asks:
+        s.kick(s)
         return SUBMIT_OK
-    return lead(l, f, seat, wake, e)
+    return lead(layer, f, seat, wake, e)
 
 
 # The first leader, on the thread that brought it: a refusal is the caller's to tell.
-cdef int lead(Layer* l, Flight* f, Seat* seat, bint* wake, tf_error* e) noexcept nogil:
-    cdef Scheduler* inner = l.base.inner
+cdef int lead(Layer* layer, Flight* f, Seat* seat, bint* wake, tf_error* e) noexcept nogil:
+    cdef Scheduler* inner = layer.base.inner
     cdef Request* r = seat.tap.request
     cdef int status
-    stats_missed(l.base.stats, 1, seat.looked_ns)
+    stats_missed(layer.base.stats, 1, seat.looked_ns)
     status = inner.submit(inner, r, wake, e)
     if status == SUBMIT_OK:
         return status
-    tf_lock(&l.store.lock)
+    tf_lock(&layer.store.lock)
     leave(f, seat)
-    tf_unlock(&l.store.lock)
+    tf_unlock(&layer.store.lock)
     tap_end(&seat.tap)
     r.seat = NULL
-    turn(l, f)
+    turn(layer, f)
     return status
 
 
 cdef void flight_looked(Flight* f, Block* entry) noexcept nogil:
-    cdef Layer* l = f.layer
-    cdef Store* s = l.store
+    cdef Layer* layer = f.layer
+    cdef Store* s = layer.store
     cdef Seat* seat
     tf_lock(&s.lock)
     seat = <Seat*>f.leader.seat
@@ -549,11 +463,11 @@ cdef void flight_looked(Flight* f, Block* entry) noexcept nogil:
         f.users += 1
     tf_unlock(&s.lock)
     if entry != NULL:
-        finish(l, f, seat, entry)
+        finish(layer, f, seat, entry)
     else:
-        turn(l, f)
-    tf_add32(&l.looking, -1)
-    park_wake(&l.sleepers)
+        turn(layer, f)
+    tf_add32(&layer.looking, -1)
+    park_wake(&layer.sleepers)
 
 
 cdef void follow_first(Flight* f, Seat* seat) noexcept nogil:
@@ -568,8 +482,8 @@ cdef void follow_first(Flight* f, Seat* seat) noexcept nogil:
 
 
 cdef bint cache_cancel(Scheduler* sched, Request* r, bint tell) noexcept nogil:
-    cdef Layer* l = <Layer*>sched
-    cdef Store* s = l.store
+    cdef Layer* layer = <Layer*>sched
+    cdef Store* s = layer.store
     cdef Seat* seat = <Seat*>r.seat
     cdef Flight* f
     cdef bint shared, mine
@@ -582,9 +496,9 @@ cdef bint cache_cancel(Scheduler* sched, Request* r, bint tell) noexcept nogil:
         seat.state = SEAT_LEFT
         tf_store32(&r.state, REQ_CANCELLED)
         tf_unlock(&s.lock)
-        tf_add32(&l.waiting, -1)
+        tf_add32(&layer.waiting, -1)
         tap_end(&seat.tap)
-        stats_failure(l.base.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
+        stats_failure(layer.base.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
         return True
     if seat.state != SEAT_LEADS:
         tf_unlock(&s.lock)
@@ -601,13 +515,13 @@ cdef bint cache_cancel(Scheduler* sched, Request* r, bint tell) noexcept nogil:
     tf_unlock(&s.lock)
     tap_end(&seat.tap)
     if mine:
-        turn(l, f)
+        turn(layer, f)
     return True
 
 
 # Answer all that follow with an error. Their leaders are the business of what is below.
-cdef void abort_followers(Layer* l) noexcept nogil:
-    cdef Store* s = l.store
+cdef void abort_followers(Layer* layer) noexcept nogil:
+    cdef Store* s = layer.store
     cdef Flight* f
     cdef Seat* seat
     cdef Seat* left = NULL
@@ -616,7 +530,7 @@ cdef void abort_followers(Layer* l) noexcept nogil:
     tf_fail(&e, TF_UNAVAILABLE, "%s", STOPPING)
     tf_lock(&s.lock)
     for k in range(FLIGHT_SLOTS):
-        f = l.flights[k]
+        f = layer.flights[k]
         while f != NULL:
             while f.first != NULL:
                 seat = f.first
@@ -629,8 +543,8 @@ cdef void abort_followers(Layer* l) noexcept nogil:
     while left != NULL:
         seat = left
         left = seat.next
-        tf_add32(&l.waiting, -1)
-        answer_error(l, seat, &e, FAIL_REJECTED)
+        tf_add32(&layer.waiting, -1)
+        answer_error(layer, seat, &e, FAIL_REJECTED)
 
 
 cdef void cache_stop(Scheduler* sched, bint abort) noexcept nogil:
@@ -641,11 +555,11 @@ cdef void cache_stop(Scheduler* sched, bint abort) noexcept nogil:
 
 
 cdef void cache_join(Scheduler* sched) noexcept nogil:
-    cdef Layer* l = <Layer*>sched
-    park_begin(&l.sleepers)
-    while tf_load32(&l.looking):
-        park_wait(&l.sleepers, 0)
-    park_end(&l.sleepers)
+    cdef Layer* layer = <Layer*>sched
+    park_begin(&layer.sleepers)
+    while tf_load32(&layer.looking):
+        park_wait(&layer.sleepers, 0)
+    park_end(&layer.sleepers)
     if sched.inner.join != NULL:
         sched.inner.join(sched.inner)
 
@@ -656,92 +570,11 @@ cdef int32_t cache_pending(Scheduler* sched) noexcept nogil:
 
 # ---- Python's side
 
-cdef class NativeCache:
-    """Responses of all models that a layer was made for, the least recently used evicted first.
-
-    Parameters
-    ----------
-    size : int
-        Bytes for entries and table together. 0 keeps nothing: equal requests under way still share one execution.
-    """
-
-    def __cinit__(self, int64_t size=0, **_):
-        cdef size_t slots = MIN_SLOTS
-        self.store = <Store*>calloc(1, sizeof(Store))
-        if self.store == NULL:
-            raise MemoryError
-        secret = os.urandom(sizeof(tf_digest_key))
-        memcpy(&self.store.secret, <const char*>secret, sizeof(tf_digest_key))
-        if size <= 0:
-            return
-        while slots < MAX_SLOTS and slots * BYTES_A_SLOT < <size_t>size:
-            slots *= 2
-        if size < <int64_t>(slots * sizeof(Block*)):
-            raise ValueError(f"a response cache needs at least {slots * sizeof(Block*)} bytes, got {size}")
-        self.store.table = <Block**>calloc(slots, sizeof(Block*))
-        if self.store.table == NULL:
-            raise MemoryError
-        self.store.slots = slots
-        self.store.budget = size
-        self.store.used = <int64_t>(slots * sizeof(Block*))
-
-    def __dealloc__(self):
-        cdef Flight* f
-        if self.store == NULL:
-            return
-        remove_all(self.store, 0)
-        while self.store.spare != NULL:
-            f = self.store.spare
-            self.store.spare = f.next
-            free(f)
-        free(self.store.table)
-        free(self.store)
-
-    def clear(self):
-        """Drop every entry; responses on their way keep what they were given."""
-        remove_all(self.store, 0)
-
-    def layer(self, bytes identity=b""):
-        """Return a layer for one model version, to be given to ``NativeModel.add_layer``.
-
-        identity: what names this model version, and what it computes, to other servers that use the same cache.
-        """
-        return CacheLayer(self, identity)
-
-    def stats(self):
-        """Return the counters: budget, used, entries, hits, misses, evictions, lookup_ns, insert_ns.
-
-        Those that waited for an equal request are misses here, and hits of their model.
-        """
-        cdef Store* s = self.store
-        cdef Store copy
-        tf_lock(&s.lock)
-        memcpy(&copy, s, sizeof(Store))
-        tf_unlock(&s.lock)
-        return {
-            "budget": copy.budget, "used": copy.used, "entries": copy.entries, "hits": copy.hits,
-            "misses": copy.misses, "evictions": copy.evictions, "lookup_ns": copy.lookup_ns,
-            "insert_ns": copy.insert_ns,
-        }
-
-
-cdef void remove_all(Store* s, uint64_t owner) noexcept nogil:
-    cdef Block* entry
-    cdef Block* after
-    cdef Block* taken = NULL
-    tf_lock(&s.lock)
-    entry = s.oldest
-    while entry != NULL:
-        after = head_of(entry).newer
-        if owner == 0 or head_of(entry).owner == owner:
-            store_remove(s, entry, &taken)
-        entry = after
-    tf_unlock(&s.lock)
-    release(taken)
-
-
 cdef class CacheLayer(NativeScheduler):
-    """The response cache before one model version. Made by ``NativeCache.layer``; its entries end with it."""
+    """The response cache before one model version, for ``NativeModel.add_layer``. Its entries end with it.
+
+    identity: what names this model version, and what it computes, to other servers that use the same cache.
+    """
 
     def __cinit__(self, NativeCache cache not None, bytes identity=b""):
         self.cache = cache
@@ -762,5 +595,5 @@ cdef class CacheLayer(NativeScheduler):
 
     def __dealloc__(self):
         if self.layer != NULL:
-            remove_all(self.layer.store, self.layer.owner)
+            store_remove_all(self.layer.store, self.layer.owner)
             free(self.layer)

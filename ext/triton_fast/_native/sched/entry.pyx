@@ -153,13 +153,13 @@ cdef size_t check_rows(const uint8_t* data, size_t n, Model* m, uint32_t* n_rows
     cdef Start start
     cdef Row row
     cdef size_t off = sizeof(Start)
-    cdef uint32_t i
+    cdef uint32_t _
     if n < sizeof(Start):
         return 0
     memcpy(&start, data, sizeof(Start))
     if memcmp(start.magic, MAGIC, 4) != 0 or start.n > <uint32_t>m.n_outputs:
         return 0
-    for i in range(start.n):
+    for _ in range(start.n):
         if n - off < sizeof(Row):
             return 0
         memcpy(&row, data + off, sizeof(Row))
@@ -185,7 +185,7 @@ cdef bint tensor_fits(Row* row, const uint8_t* dims, const uint8_t* data, size_t
 
 
 cdef Block* entry_read(const uint8_t* data, size_t n, Model* m) noexcept nogil:
-    cdef uint32_t i, n_rows = 0
+    cdef uint32_t _, n_rows = 0
     cdef size_t at = sizeof(Start), off
     cdef Row row
     cdef Block* entry
@@ -194,7 +194,7 @@ cdef Block* entry_read(const uint8_t* data, size_t n, Model* m) noexcept nogil:
     off = check_rows(data, n, m, &n_rows)
     if off == 0 or off > n:
         return NULL
-    for i in range(n_rows):
+    for _ in range(n_rows):
         memcpy(&row, data + at, sizeof(Row))
         at += sizeof(Row)
         if not tensor_fits(&row, data + at, data + off, n - off):

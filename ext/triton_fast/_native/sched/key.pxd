@@ -19,3 +19,6 @@ cdef extern from "tf_digest.h" nogil:
 # its parameters and correlation. `owner` stands for the model version and its load. 0, or -1: not all inputs are where
 # this can read them, or memory ran out; such a request has no key.
 cdef int request_key(Request* r, const tf_digest_key* secret, uint64_t owner, uint64_t* key) noexcept nogil
+# The same as Python objects, for a digest that other servers agree on: ints and bytes-like, which are those of the
+# request's memory. Names stand for positions.
+cdef list request_fields(Request* r)

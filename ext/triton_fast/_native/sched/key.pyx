@@ -1,5 +1,7 @@
 # The response cache's key of a request. Triton hashes names and bytes of the inputs alone; two requests that differ in
 # what this adds may have different answers. See key.pxd.
+from cpython.buffer cimport PyBUF_READ
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -65,8 +67,40 @@ cdef int request_key(Request* r, const tf_digest_key* secret, uint64_t owner, ui
     return 0
 
 
+cdef object view_of(const void* p, size_t n):
+    return PyMemoryView_FromMemory(<char*>p, <Py_ssize_t>n, PyBUF_READ) if n else b""
+
+
+cdef list request_fields(Request* r):
+    cdef Model* m = r.model
+    cdef const Param* p = r.params
+    cdef Tensor* t
+    cdef int32_t i
+    fields = []
+    for i in range(m.n_inputs):
+        t = r.by_index[i]
+        if t == NULL:
+            continue
+        fields += [m.inputs[i].name[:m.inputs[i].name_len], t.dtype, t.ndim, view_of(t.dims, <size_t>t.ndim * 8),
+                   view_of(t.ptr, t.nbytes)]
+    wanted = [r.wanted[i].index for i in range(r.n_wanted)] if r.n_wanted else range(m.n_outputs)
+    names = sorted([m.outputs[i].name[:m.outputs[i].name_len] for i in wanted])
+    fields += [len(names), *names, r.correlation, view_of(r.correlation_text, r.correlation_len),
+               r.flags & (FLAG_SEQUENCE_START | FLAG_SEQUENCE_END)]
+    while p != NULL:
+        fields += [view_of(p.key, p.key_len), p.kind]
+        if p.kind == PARAM_STRING:
+            fields.append(view_of(p.text, p.text_len))
+        elif p.kind == PARAM_DOUBLE:
+            fields.append(view_of(&p.number, 8))
+        else:
+            fields.append(p.integer)
+        p = p.next
+    return fields
+
+
 def digest(bytes secret, fields):
-    """Return the 16 bytes that a key of 1056 bytes (two words, then 130) gives for fields: int is a word (tests only)."""
+    """Return the 16 bytes that a key of 1056 bytes (two words, then 130) gives for fields: int is a word (tests)."""
     cdef tf_digest_key key
     cdef tf_digest d
     cdef uint64_t out[2]

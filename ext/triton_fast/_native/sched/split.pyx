@@ -1,7 +1,7 @@
 # Cutting, joining, and what may happen between; see split.pxd. Parts have max_batch rows each but for the last, as a
 # client would cut them. Knows no queue and no protocol.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
@@ -11,7 +11,7 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.request cimport (
     FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request, Response, Sink,
     T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, request_alloc, request_free, request_new,
-    response_fail, response_outputs,
+    response_fail,
 )
 from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
@@ -36,7 +36,7 @@ cdef inline int64_t rows_of(Split* s, int32_t k) noexcept nogil:
 cdef size_t* offsets_of(Split* s, Tensor* t) noexcept nogil:
     cdef size_t* at = <size_t*>request_alloc(s.whole, <size_t>(s.n + 1) * sizeof(size_t))
     cdef size_t row, off = 0
-    cdef int64_t each = 1, i
+    cdef int64_t each = 1, _
     cdef int32_t k
     cdef uint32_t length = 0
     if at == NULL:
@@ -53,7 +53,7 @@ cdef size_t* offsets_of(Split* s, Tensor* t) noexcept nogil:
         each *= t.dims[k]
     for k in range(s.n):
         at[k] = off
-        for i in range(each * rows_of(s, k)):
+        for _ in range(each * rows_of(s, k)):
             if t.nbytes - off < 4:
                 return NULL
             memcpy(&length, t.ptr + off, 4)
