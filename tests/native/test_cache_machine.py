@@ -10,7 +10,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.helpers.models import ANY, ANY_OUT, LONG_S, Gate, counters_at_base, first_number, make_model, submit, value_of
+from tests.helpers.models import (
+    ANY,
+    ANY_OUT,
+    LONG_S,
+    Gate,
+    counters_at_base,
+    first_number,
+    make_model,
+    submit,
+    value_of,
+)
 from triton_fast._native.sched.cache import CacheLayer
 from triton_fast._native.sched.store import NativeCache
 from triton_fast.errors import Internal

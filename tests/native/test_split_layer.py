@@ -44,7 +44,9 @@ MOST = 4
 
 
 @contextlib.contextmanager
-def splitting(*instances: object, most_rows: int = 1000, max_batch: int = MOST, **options: object) -> Iterator[NativeModel]:
+def splitting(
+    *instances: object, most_rows: int = 1000, max_batch: int = MOST, **options: object
+) -> Iterator[NativeModel]:
     with served(*instances, max_batch=max_batch, **options) as model:
         model.add_layer(SplitLayer(model, most_rows))
         yield model
@@ -96,7 +98,9 @@ def tensor(dtype: DataType, shape: tuple[int, ...], seed: int) -> tuple[list[byt
         items = [struct.pack("<I", (k + seed) % 5) + bytes([k % 256]) * ((k + seed) % 5) for k in range(count)]
     else:
         size = TYPES[dtype].size
-        items = [bytes((seed + k + i) % (2 if dtype == DataType.BOOL else 256) for i in range(size)) for k in range(count)]
+        items = [
+            bytes((seed + k + i) % (2 if dtype == DataType.BOOL else 256) for i in range(size)) for k in range(count)
+        ]
     return items, b"".join(items)
 
 
@@ -114,7 +118,12 @@ def test_it_equals_what_a_client_gets_that_cuts(dtypes, inner, n, most, seed, wa
     made = [tensor(dtype, (n, *inner), seed + k) for k, dtype in enumerate(dtypes)]
     each = len(made[0][0]) // n
     with splitting(
-        IdentityInstance("a"), IdentityInstance("b"), inputs=inputs, outputs=outputs, max_batch=most, most_rows=most + 30
+        IdentityInstance("a"),
+        IdentityInstance("b"),
+        inputs=inputs,
+        outputs=outputs,
+        max_batch=most,
+        most_rows=most + 30,
     ) as model:
 
         def run(first: int, count: int) -> dict[str, object]:
