@@ -146,10 +146,10 @@ def test_who_asks_for_it():
     ("text", "error"),
     [
         (SPLIT, "max_batch_size is 0, so that requests have no rows: set it to the largest batch"),
-        ("max_batch_size: 4 model_transaction_policy { decoupled: true } " + SPLIT, "is decoupled, its responses can not be"),
+        ("max_batch_size: 4 model_transaction_policy { decoupled: true } " + SPLIT, "is decoupled, its responses can"),
         ("max_batch_size: 4 sequence_batching { } " + SPLIT, "a request of a sequence is one step and can not be cut"),
         ("max_batch_size: 4 " + parameter("batch_splitting", "yes"), "must be true or false, got 'yes'"),
-        ("max_batch_size: 4 " + SPLIT + parameter("batch_splitting_max_rows", "4"), "a number over max_batch_size 4, got '4'"),
+        ("max_batch_size: 4 " + SPLIT + parameter("batch_splitting_max_rows", "4"), "over max_batch_size 4, got '4'"),
         ("max_batch_size: 4 " + SPLIT + parameter("batch_splitting_max_rows", "x"), "over max_batch_size 4, got 'x'"),
     ],
 )  # fmt: skip

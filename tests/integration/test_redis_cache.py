@@ -130,7 +130,7 @@ def test_a_password_is_needed_and_given(clean):
             cache = RedisCache(settings(locked, password=password), pause=lambda _: True)
             with model(cache, gate) as one:
                 assert value_of(submit(one, 5)) == 5
-                with locked.client(password="secret") as client:
+                with locked.client(password="secret") as client:  # noqa: S106
                     assert until(lambda client=client: len(client.keys()) == 1)
                 assert until(lambda cache=cache, open_=password is not None: cache.native.open == open_)
             cache.close()
@@ -219,15 +219,16 @@ def test_settings_have_tritons_names():
     assert found == RedisSettings("h", 6380, "u", "p", 3, 5, 6, 2, 7, 60, cacert="/ca.pem")
     assert "p'" not in repr(found)
     environ = {"TRITONCACHE_REDIS_USERNAME": "eu", "TRITONCACHE_REDIS_PASSWORD": "ep"}
-    assert settings_of({"host": "h", "port": "1"}, environ).password == "ep"
-    assert settings_of({"host": "h", "port": "1", "password": "own"}, environ).password == "own"
+    assert settings_of({"host": "h", "port": "1"}, environ).password == "ep"  # noqa: S105
+    assert settings_of({"host": "h", "port": "1", "password": "own"}, environ).password == "own"  # noqa: S105
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
         ({}, "didn't specify address. Must at a minimum specify 'host' and 'port'"),
-        ({"host": "h"}, "didn't specify address"), ({"host": "h", "port": "x"}, "'port' must be a whole number, got 'x'"),
+        ({"host": "h"}, "didn't specify address"),
+        ({"host": "h", "port": "x"}, "'port' must be a whole number, got 'x'"),
         ({"host": "h", "port": "70000"}, "'port' must be 1 to 65535"),
         ({"host": "h", "port": "1", "pool_size": "0"}, "'pool_size' 1 to 64"),
         ({"host": "h", "port": "1", "hots": "x"}, "no setting 'hots'; there are cacert, "),

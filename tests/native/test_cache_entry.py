@@ -1,4 +1,4 @@
-"""Packed responses that come from elsewhere: whole ones are read, and nothing else is, whatever is done to the bytes."""
+"""Packed responses that come from elsewhere: whole ones are read, nothing else is, whatever is done to the bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keyed digest: SipHash against OpenSSL, NH against whole numbers, framing, and that keys differ where they must."""
+"""The keyed digest: SipHash against OpenSSL, NH against whole numbers, framing; keys differ where they must."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The response cache before a gated model: hits and misses, what the key holds, one flight for equal requests, and every
-way a leader or a follower ends. Each test gives back all blocks and requests."""
+"""The response cache before a gated model: hits and misses, what the key holds, one flight for equal requests, and
+every way a leader or a follower ends. Each test gives back all blocks and requests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A state machine over the response cache against a plain LRU: what is a hit, what is executed, what is evicted, and how
-many bytes are in use, to the byte. Two models share the cache; bursts of equal requests fail, cancel and share."""
+"""A state machine over the response cache against a plain LRU: what is a hit, what is executed, what is evicted, and
+how many bytes are in use, to the byte. Two models share the cache; bursts of equal requests fail, cancel and share."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def tensor(dtype: DataType, shape: tuple[int, ...], seed: int) -> tuple[list[byt
     inner=st.lists(st.integers(0, 3), min_size=0, max_size=2), n=st.integers(1, 30), most=st.integers(1, 7),
     seed=st.integers(0, 200), wanted=st.integers(1, 7),
 )  # fmt: skip
-def test_it_equals_what_a_client_gets_that_cuts(dtypes, inner, n, most, seed, wanted):
+def test_it_equals_what_a_client_gets_that_cuts(dtypes, inner, n, most, seed, wanted):  # noqa: PLR0917
     dims = tuple(-1 for _ in inner)
     inputs = tuple(IoSpec(f"IN{k}", dtype, dims) for k, dtype in enumerate(dtypes))
     outputs = tuple(IoSpec(f"OUT{k}", dtype, dims) for k, dtype in enumerate(dtypes))
@@ -219,7 +219,7 @@ def misfit(change):
         (lambda k, dtype, shape, data: {"OUT": (DataType.UINT32 if k else dtype, shape, data)}, Unsupported,
          "differs between the parts in datatype or rank"),
         (lambda k, dtype, shape, data: {"OUT": (dtype, (1, shape[0]), data)}, Unsupported,
-         "the request was cut into parts of at most 4 rows, and output 'OUT' of model 'm' does not have one row for each"),
+         "the request was cut into parts of at most 4 rows, and output 'OUT' of model 'm' does not have one row for"),
         (lambda k, dtype, shape, data: {} if k else {"OUT": (dtype, shape, data)}, Internal,
          "different numbers of outputs"),
     ],
