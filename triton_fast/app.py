@@ -42,6 +42,7 @@ from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
@@ -80,7 +81,11 @@ def run(options: Options) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    return uvloop.run(Server(options, policies).run())
+    try:
+        server = Server(options, policies)
+    except ServerError as error:
+        return Server.failed_to_start(error)
+    return uvloop.run(server.run())
 
 
 class Server:
@@ -95,6 +100,7 @@ class Server:
         )
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
+        self.cache: ResponseCache | None = make_cache(options.cache_config, options.cache_directory)
         self.epoch = Epoch()
         self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
         self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")
@@ -118,7 +124,8 @@ class Server:
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
             [LocalSource(Path(path)) for path in options.model_repository], preparer,
-            partial(ModelRuntime.start, limits=self.limits), EnsembleRuntime.start,
+            partial(ModelRuntime.start, limits=self.limits, cache=self.cache),
+            partial(EnsembleRuntime.start, cache=self.cache),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
@@ -142,7 +149,7 @@ class Server:
         try:
             failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         except (OSError, ServerError) as error:
-            return self._failed_to_start(error)
+            return self.failed_to_start(error)
         self._print_tables()
         if failed and self.options.exit_on_error:
             for name, reason in failed:
@@ -153,7 +160,7 @@ class Server:
         try:
             await self._listen()
         except (OSError, ServerError) as error:
-            return self._failed_to_start(error)
+            return self.failed_to_start(error)
         self.plane.started = True
         gc.collect()
         gc.freeze()
@@ -164,9 +171,11 @@ class Server:
         return await self._drain()
 
     @staticmethod
-    def _failed_to_start(error: Exception) -> int:
+    def failed_to_start(error: Exception) -> int:
+        """Say why there is no server; return the exit code."""
+        label = STATUS[error.code].label if isinstance(error, ServerError) else "Internal"
         log.error(str(error))
-        print(f"error: creating server: Internal - {error}", file=sys.stderr)
+        print(f"error: creating server: {label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
 
     async def _listen(self) -> None:
@@ -199,6 +208,7 @@ class Server:
             metrics = Metrics(
                 self.snapshots, options.metrics_config,
                 HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
+                cache=None if self.cache is None else self.cache.native.stats,
             )  # fmt: skip
             metrics.registry.register(self.custom_metrics)
             self.metrics = metrics_listener(options, MetricsApp(handler(metrics.render), self.work), self.epoch)
@@ -287,6 +297,8 @@ class Server:
             self.metrics.begin_drain()
         for listener in self._listeners():
             listener.close()
+        if self.cache is not None:
+            await loop.run_in_executor(None, self.cache.close)
         with contextlib.suppress(RuntimeError):
             self.work.shutdown(wait=True)
             # A load that still waits for its turn is answered by the repository, which is closed.
@@ -314,7 +326,7 @@ class Server:
             ("rate_limit", options.rate_limit.upper()),
             ("strict_readiness", str(int(options.strict_readiness))),
             ("exit_timeout", str(options.exit_timeout_secs)),
-            ("cache_enabled", "0"),
+            ("cache_enabled", str(int(self.cache is not None))),
         ]
         log.table(tables.options(rows))
 
@@ -342,4 +354,5 @@ def _snapshot(runtime: ServedVersion, load_seconds: float) -> ModelSnapshot:
             for phase, (counts, total) in taken["histograms"].items()
         },
         breaks=taken["breaks"] if runtime.batches else {},
+        cache=taken["cache"] if runtime.cached else None,
     )

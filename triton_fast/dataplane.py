@@ -214,6 +214,8 @@ def _tensor_metadata(tensor: Any, max_batch_size: int) -> dict[str, Any]:
 def _statistics(runtime: ServedVersion) -> dict[str, Any]:
     taken = runtime.native.snapshot()
     success, failed = taken["success"], sum(taken["failures"].values())
+    hits, hit_ns, misses, miss_ns = taken["cache"]
+    computed = success - hits
 
     def duration(count: int, ns: int) -> dict[str, int]:
         return {"count": count, "ns": ns}
@@ -228,11 +230,11 @@ def _statistics(runtime: ServedVersion) -> dict[str, Any]:
             "success": duration(success, taken["ns"]["request"]),
             "fail": duration(failed, taken["fail_ns"]),
             "queue": duration(success, taken["ns"]["queue"]),
-            "compute_input": duration(success, taken["ns"]["compute_input"]),
-            "compute_infer": duration(success, taken["ns"]["compute_infer"]),
-            "compute_output": duration(success, taken["ns"]["compute_output"]),
-            "cache_hit": duration(0, 0),
-            "cache_miss": duration(0, 0),
+            "compute_input": duration(computed, taken["ns"]["compute_input"]),
+            "compute_infer": duration(computed, taken["ns"]["compute_infer"]),
+            "compute_output": duration(computed, taken["ns"]["compute_output"]),
+            "cache_hit": duration(hits, hit_ns),
+            "cache_miss": duration(misses, miss_ns),
         },
         "response_stats": {},
         "batch_stats": [

@@ -19,7 +19,7 @@ from triton_fast.errors import Internal, InvalidArg, Unavailable, Unsupported
 from triton_fast.observability import log
 from triton_fast.scheduling import runtime as scheduling
 from triton_fast.scheduling import threads
-from triton_fast.scheduling.runtime import ModelRuntime, ignored_fields, instance_specs, refuse_unsupported
+from triton_fast.scheduling.runtime import ModelRuntime, instance_specs, refuse_unsupported
 
 __all__ = ["counters_at_base"]
 
@@ -208,31 +208,14 @@ def test_batch_outputs_need_a_backend_that_cuts_them():
     refuse_unsupported(config, able)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", []),
-        ("max_batch_size: 4 dynamic_batching { }", []),
-        ("max_batch_size: 4 dynamic_batching { priority_levels: 2 default_priority_level: 1 }", []),
-        ("max_batch_size: 4 dynamic_batching { preserve_ordering: true } instance_group { kind: KIND_CPU count: 2 }",
-         []),
-        ("max_batch_size: 4 dynamic_batching { default_queue_policy { timeout_action: DELAY } }", []),
-        ("max_batch_size: 4 dynamic_batching { } optimization { eager_batching: true }", []),
-        ("response_cache { enable: false }", []),
-        ("response_cache { enable: true } model_warmup { name: 'w' }", ["response_cache"]),
-    ],
-)  # fmt: skip
-def test_ignored_fields_are_named(text, expected):
-    assert ignored_fields(config_of(text)) == expected
-
-
-def test_ignored_fields_are_logged(monkeypatch):
+def test_a_cache_that_the_server_does_not_have_is_logged(monkeypatch):
     lines = []
-    monkeypatch.setattr(log, "warning", lambda message, **fields: lines.append((message, fields)))
+    monkeypatch.setattr(log, "warning", lambda message, **fields: lines.append(message))
     runtime, _ = started("response_cache { enable: true }")
     assert runtime.stop(LONG_S)
-    text = "response_cache is accepted but has no effect in this version"
-    assert lines == [(text, {"model": "m"})]
+    assert not runtime.cached
+    (line,) = lines
+    assert "--cache-config" in line
 
 
 # --- start and stop ---------------------------------------------------------------------------------------------------

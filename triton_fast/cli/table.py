@@ -37,7 +37,7 @@ _TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUP
 _NO_SAGE = "the SageMaker front end is not there yet"
 _NO_VERTEX = "the Vertex AI front end is not there yet"
 _NO_TRACE = "tracing is not there yet: no trace is written"
-_NO_CACHE = "the response cache is not there yet"
+_NO_CACHE = "compiled caches are not loaded: local and redis are built in"
 _NO_GPU = "GPU memory is not managed yet"
 _NO_SHM = "shared-memory regions are not there yet: registering one is refused"
 
@@ -194,8 +194,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("repoagent-directory", v.STR, "/opt/tritonserver/repoagents", _AGENT, "Directory of repository agents.",
          later="repository agents are not there yet"),
 
-    Flag("cache-config", v.CACHE, v.EMPTY, _CACHE, "<cache>,<setting>=<value>; one cache only. May be given several "
-         "times.", repeatable=True, later=_NO_CACHE),
+    Flag("cache-config", v.CACHE, v.EMPTY, _CACHE, "<cache>,<setting>=<value>; one cache only: local (size=<bytes>) or "
+         "redis (host, port, ...; docs/response_cache.md). May be given several times.", repeatable=True),
     Flag("cache-directory", v.STR, "/opt/tritonserver/caches", _CACHE, "Directory of compiled caches.",
          later=_NO_CACHE),
 
@@ -257,7 +257,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("strict-model-config", v.BOOL, None, DEPRECATED, "True: as --disable-auto-complete-config.",
          replaced_by="--disable-auto-complete-config"),
     Flag("response-cache-byte-size", v.SIZE, None, DEPRECATED, "As --cache-config=local,size=<bytes>.", unit="bytes",
-         replaced_by="--cache-config", later=_NO_CACHE),
+         replaced_by="--cache-config"),
     Flag("trace-file", v.STR, None, DEPRECATED, "File for traces.", later=_NO_TRACE,
          replaced_by="--trace-config triton,file=<filepath>"),
     Flag("trace-level", v.TRACE_LEVEL, (), DEPRECATED, "OFF, TIMESTAMPS or TENSORS; may be given several times.",

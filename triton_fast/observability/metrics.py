@@ -55,6 +55,8 @@ class ModelSnapshot:
     load_seconds: float = 0.0
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     breaks: Mapping[str, int] = field(default_factory=dict)
+    # hits, their ns, misses, their ns; None: the response cache does not answer for this model
+    cache: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,27 @@ _FAMILIES = (
     ),
     _Family("nv_model_load_duration_secs", "gauge", "Model load time in seconds", lambda s: s.load_seconds),
 )
+_CACHE_FAMILIES: tuple[tuple[str, str, Callable[[tuple[int, int, int, int]], int]], ...] = (
+    ("nv_cache_num_hits_per_model", "Number of cache hits per model", lambda cache: cache[0]),
+    ("nv_cache_hit_duration_per_model", "Total cache hit duration per model, in microseconds",
+     lambda cache: cache[1] // 1000),
+    ("nv_cache_num_misses_per_model", "Number of cache misses per model", lambda cache: cache[2]),
+    ("nv_cache_miss_duration_per_model", "Total cache miss (insert+lookup) duration per model, in microseconds",
+     lambda cache: cache[3] // 1000),
+)  # fmt: skip
+# Of the local cache as a whole; Triton's has these too, and leaves them at 0.
+_STORE_FAMILIES: tuple[tuple[str, str, Callable[[Mapping[str, int]], float]], ...] = (
+    ("nv_cache_util", "Cache utilization [0.0 - 1.0]", lambda s: s["used"] / s["budget"]),
+    ("nv_cache_num_entries", "Number of responses stored in response cache", lambda s: s["entries"]),
+    ("nv_cache_num_hits", "Number of cache hits in response cache", lambda s: s["hits"]),
+    ("nv_cache_num_misses", "Number of cache misses in response cache", lambda s: s["misses"]),
+    ("nv_cache_num_lookups", "Number of cache lookups in response cache", lambda s: s["hits"] + s["misses"]),
+    ("nv_cache_num_evictions", "Number of cache evictions in response cache", lambda s: s["evictions"]),
+    ("nv_cache_lookup_duration", "Total cache lookup duration (hit and miss), in microseconds",
+     lambda s: s["lookup_ns"] // 1000),
+    ("nv_cache_insertion_duration", "Total cache insertion duration, in microseconds",
+     lambda s: s["insert_ns"] // 1000),
+)  # fmt: skip
 _PHASE_HELP = {
     "request": "End-to-end time of successful requests",
     "queue": "Time requests waited before execution",
@@ -140,6 +163,8 @@ class Metrics:
         Source of CPU and memory figures; None leaves those families out.
     pinned
         Total and used bytes of the pinned memory pool.
+    cache
+        Counters of the response cache (``NativeCache.stats``); None leaves its families out.
     """
 
     def __init__(
@@ -148,7 +173,9 @@ class Metrics:
         config: MetricsConfig | None = None,
         host: HostSampler | None = None,
         pinned: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        cache: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
+        self._cache = cache
         self._snapshot = snapshot
         self._counts = config is None or config.counter_latencies
         self._host = host
@@ -162,12 +189,10 @@ class Metrics:
         models = [(_labels(snapshot), snapshot) for snapshot in self._snapshot()]
         yield self._success(models)
         yield self._failure(models)
-        for family in _FAMILIES:
-            metric = Metric(family.name, family.help, family.kind)
-            for labels, snapshot in models:
-                counted = self._counts or family.kind != "counter"
-                metric.add_sample(family.name, labels, family.value(snapshot) if counted else 0)
-            yield metric
+        yield from self._families("counter", models)
+        if self._cache is not None:
+            yield from self._caches(models, self._cache())
+        yield from self._families("gauge", models)
         yield from self._pool()
         if self._host is not None:
             yield from _host_families(self._host)
@@ -198,6 +223,29 @@ class Metrics:
                 count = snapshot.failures.get(reason, 0) if self._counts else 0
                 metric.add_sample(name, {**labels, "reason": reason}, count)
         return metric
+
+    def _families(self, kind: str, models: Sequence[tuple[dict[str, str], ModelSnapshot]]) -> Iterator[Metric]:
+        for family in _FAMILIES:
+            if family.kind != kind:
+                continue
+            metric = Metric(family.name, family.help, family.kind)
+            for labels, snapshot in models:
+                counted = self._counts or family.kind != "counter"
+                metric.add_sample(family.name, labels, family.value(snapshot) if counted else 0)
+            yield metric
+
+    def _caches(
+        self, models: Sequence[tuple[dict[str, str], ModelSnapshot]], stats: Mapping[str, int]
+    ) -> Iterator[Metric]:
+        for name, text, value in _CACHE_FAMILIES:
+            metric = Metric(name, text, "counter")
+            for labels, snapshot in models:
+                if snapshot.cache is not None:
+                    metric.add_sample(name, labels, value(snapshot.cache) if self._counts else 0)
+            yield metric
+        if stats["budget"]:
+            for name, text, figure in _STORE_FAMILIES:
+                yield _gauge(name, text, figure(stats))
 
     def _pool(self) -> Iterator[Metric]:
         total, used = self._pinned()

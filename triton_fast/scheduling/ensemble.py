@@ -14,8 +14,9 @@ from triton_fast.backends.base import LoadContext
 from triton_fast.backends.host import Caller
 from triton_fast.config import EnsemblePlan
 from triton_fast.errors import ServerError, Unsupported
-from triton_fast.observability import log
-from triton_fast.scheduling.runtime import ServedVersion, ignored_fields, native_model
+from triton_fast.scheduling.caches import ResponseCache
+from triton_fast.scheduling.layers import add_layers
+from triton_fast.scheduling.runtime import ServedVersion, native_model
 
 Resolve = Callable[[str, int], NativeModel]
 
@@ -42,20 +43,22 @@ def attach_ensemble(native: NativeModel, plan: EnsemblePlan, resolve: Resolve) -
 class EnsembleRuntime(ServedVersion):
     """A version of an ensemble. ``plan``: its steps."""
 
-    def __init__(self, context: LoadContext, native: NativeModel, plan: EnsemblePlan, steps: EnsembleScheduler) -> None:
-        super().__init__(context, native)
+    def __init__(
+        self, context: LoadContext, native: NativeModel, plan: EnsemblePlan, steps: EnsembleScheduler,
+        cached: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(context, native, cached)
         self.plan = plan
         self._steps = steps
         self._control = context.host.control
 
     @classmethod
-    def start(cls, context: LoadContext, plan: EnsemblePlan) -> EnsembleRuntime:
+    def start(cls, context: LoadContext, plan: EnsemblePlan, cache: ResponseCache | None = None) -> EnsembleRuntime:
         """Start over the members as they are served. Raises ServerError."""
-        for name in ignored_fields(context.config):
-            log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
         native = native_model(context)
         try:
-            return cls(context, native, plan, attach_ensemble(native, plan, context.host.resolve))
+            steps = attach_ensemble(native, plan, context.host.resolve)
+            return cls(context, native, plan, steps, add_layers(native, context, cache))
         except BaseException:
             native.stop(abort=True)
             raise

@@ -17,7 +17,9 @@ from triton_fast.config import io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
 from triton_fast.scheduling import warmup
+from triton_fast.scheduling.caches import ResponseCache
 from triton_fast.scheduling.instances import NO_LIMITS, Limits, Starter, threads_of
+from triton_fast.scheduling.layers import add_layers
 from triton_fast.scheduling.queues import queue_options, refuse_strategy
 
 
@@ -56,11 +58,6 @@ def refuse_unsupported(config: Any, backend: Backend) -> None:
         raise Unsupported(f"model '{config.name}' has batch_output, which backend '{backend.name}' does not cut")
 
 
-def ignored_fields(config: Any) -> list[str]:
-    """Return the fields given in the config that have no effect in this build; the loader logs them."""
-    return ["response_cache"] if config.response_cache.enable else []
-
-
 class ServedVersion(ABC):
     """A model version that takes requests: what the repository and the verbs need of it.
 
@@ -70,9 +67,12 @@ class ServedVersion(ABC):
         The engine's handle; requests are submitted to it.
     config
         The completed, normalised ``ModelConfig``.
+    cached
+        Whether the response cache answers for it.
     """
 
-    def __init__(self, context: LoadContext, native: NativeModel) -> None:
+    def __init__(self, context: LoadContext, native: NativeModel, cached: bool = False) -> None:
+        self.cached = cached
         self.name = context.name
         self.version = context.version
         self.config = context.config
@@ -80,6 +80,11 @@ class ServedVersion(ABC):
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
         self._stopper: threading.Thread | None = None
+
+    @property
+    def batches(self) -> bool:
+        """Whether requests may share an execution."""
+        return bool(self.config.HasField("dynamic_batching") and self.config.max_batch_size > 0)
 
     @property
     @abstractmethod
@@ -139,13 +144,15 @@ def native_model(context: LoadContext, limits: Limits = NO_LIMITS) -> NativeMode
 class ModelRuntime(ServedVersion):
     """A version that a backend executes."""
 
-    def __init__(self, context: LoadContext, native: NativeModel, model: BackendModel) -> None:
-        super().__init__(context, native)
+    def __init__(self, context: LoadContext, native: NativeModel, model: BackendModel, cached: bool = False) -> None:
+        super().__init__(context, native, cached)
         self._model = model
 
     @classmethod
-    def start(cls, context: LoadContext, backend: Backend, limits: Limits = NO_LIMITS) -> ModelRuntime:
-        """Open the model, warm up its instances and start their threads.
+    def start(
+        cls, context: LoadContext, backend: Backend, limits: Limits = NO_LIMITS, cache: ResponseCache | None = None
+    ) -> ModelRuntime:
+        """Open the model, warm up its instances and start their threads. ``cache``: the server's, if it has one.
 
         Raises
         ------
@@ -156,13 +163,12 @@ class ModelRuntime(ServedVersion):
         config = context.config
         refuse_unsupported(config, backend)
         refuse_strategy(context)
-        for name in ignored_fields(config):
-            log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
         specs = instance_specs(config, limits)
         if not specs:
             raise Internal(f"model '{context.name}' has no instances")
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
         native = native_model(context, limits)
+        cached = add_layers(native, context, cache)
         # What a backend makes once for all instances goes by the first's policy.
         with specs[0].host_policy.bound():
             model = backend.load(dataclasses.replace(context, native=native))
@@ -171,7 +177,7 @@ class ModelRuntime(ServedVersion):
             Starter(config, native, limits).start(model, specs, samples)
             if samples:
                 log.info(f"warmed up with {len(samples)} sample(s)", model=context.name, instances=native.n_instances)
-            return cls(context, native, model)
+            return cls(context, native, model, cached)
         except BaseException:
             native.stop(abort=True)
             with contextlib.suppress(ServerError):

@@ -39,6 +39,7 @@ cdef enum:
     FLAG_EMPTY_FINAL = 4    # a decoupled model's end without outputs is told to the client too
     FLAG_PART = 8           # of a request that was cut: its rows count as executed, it does not count as a request
     FLAG_PADDING = 16       # fills an empty place of a batch: counts nowhere
+    FLAG_REST = 32          # a part that shares the place in the queue of the request's first: no limit refuses it
 
 cdef enum:
     MAX_RANK = 64           # dimensions of one tensor
@@ -114,6 +115,7 @@ cdef struct Model:
     uint32_t version_len
     int64_t version
     int64_t max_batch       # 0: no batch dimension
+    int64_t split_rows      # requests of up to so many rows are cut into parts; 0: none is
     int32_t n_inputs
     int32_t n_outputs
     int32_t n_required      # inputs that are not optional
@@ -169,6 +171,8 @@ cdef struct Request:
     bint again              # set by an instance of an iterative model: not at its end, to be queued again
     uint64_t order          # place in its queue's order of arrival
     void* sched             # the scheduler's own record of it
+    void* seat              # the response cache's
+    void* cut               # that of the layer which splits batches
     char* arena
     size_t arena_left
     void* overflow

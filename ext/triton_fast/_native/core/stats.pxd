@@ -59,6 +59,10 @@ cdef struct Stats:
 cdef void stats_success(Stats* s, int64_t* phase_ns) noexcept nogil
 cdef void stats_execution(Stats* s, int64_t rows, int64_t* compute_ns) noexcept nogil
 # These take the lock themselves.
+# Answered by the response cache: phase_ns as for stats_success, of which only request and queue count.
+cdef void stats_cached(Stats* s, int64_t* phase_ns, int64_t hit_ns) noexcept nogil
+# n requests that the response cache had no answer for; ns: looking up, copying in.
+cdef void stats_missed(Stats* s, int64_t n, int64_t ns) noexcept nogil
 cdef void stats_failure(Stats* s, int reason, int64_t request_ns) noexcept nogil
 cdef void stats_clear(Stats* s) noexcept nogil
 cdef object stats_snapshot(Stats* s)

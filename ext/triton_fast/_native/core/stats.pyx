@@ -28,16 +28,35 @@ cdef inline int bucket_of(int64_t ns) noexcept nogil:
     return i
 
 
+cdef inline void add_phase(Stats* s, int p, int64_t ns) noexcept nogil:
+    s.ns[p] += ns
+    s.us[p] += ns // 1000
+    s.hist[p][bucket_of(ns)] += 1
+    s.hist_ns[p] += ns
+
+
 cdef void stats_success(Stats* s, int64_t* phase_ns) noexcept nogil:
     cdef int p
-    cdef int64_t ns
     s.success += 1
     for p in range(N_PHASES):
-        ns = phase_ns[p]
-        s.ns[p] += ns
-        s.us[p] += ns // 1000
-        s.hist[p][bucket_of(ns)] += 1
-        s.hist_ns[p] += ns
+        add_phase(s, p, phase_ns[p])
+
+
+cdef void stats_cached(Stats* s, int64_t* phase_ns, int64_t hit_ns) noexcept nogil:
+    tf_lock(&s.lock)
+    s.success += 1
+    add_phase(s, PHASE_REQUEST, phase_ns[PHASE_REQUEST])
+    add_phase(s, PHASE_QUEUE, phase_ns[PHASE_QUEUE])
+    s.cache_hits += 1
+    s.cache_hit_ns += hit_ns
+    tf_unlock(&s.lock)
+
+
+cdef void stats_missed(Stats* s, int64_t n, int64_t ns) noexcept nogil:
+    tf_lock(&s.lock)
+    s.cache_misses += n
+    s.cache_miss_ns += ns
+    tf_unlock(&s.lock)
 
 
 cdef void stats_execution(Stats* s, int64_t rows, int64_t* compute_ns) noexcept nogil:

@@ -348,6 +348,7 @@ cdef int check_presence(Request* r, tf_error* e) noexcept nogil:
 cdef int check_batch(Request* r, tf_error* e) noexcept nogil:
     cdef Tensor* t
     cdef int32_t i
+    cdef int64_t most = max(r.model.max_batch, r.model.split_rows)
     r.batch = 1
     if r.model.max_batch <= 0:
         return 0
@@ -365,10 +366,10 @@ cdef int check_batch(Request* r, tf_error* e) noexcept nogil:
             begin_with_id(r, e)
             about(e, b"input ", t.name, t.name_len, b" batch size does not match other inputs")
             return for_model(r, e, b" for ", b"")
-    if r.batch > r.model.max_batch:
+    if r.batch > most:
         begin_with_id(r, e)
         lit(e, b"inference request batch-size must be <= ")
-        number(e, r.model.max_batch)
+        number(e, most)
         return for_model(r, e, b" for ", b"")
     return 0
 

@@ -13,8 +13,8 @@ from triton_fast._native.core.pthread cimport (
     pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, T_STARTED,
-    response_fail,
+    FLAG_PADDING, FLAG_PART, FLAG_REST, REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request,
+    T_QUEUED, T_STARTED, response_fail,
 )
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport BREAK_ORDER, FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
@@ -209,7 +209,8 @@ cdef void remove(Queue* q, Request* r) noexcept nogil:
 # Whether r may come in: e says why not. Under the lock.
 cdef int check_room(Queue* q, Level* level, Request* r, Place* place, tf_error* e) noexcept nogil:
     cdef int64_t n
-    if level.max_size and level.count >= level.max_size:
+    # The rest of a request that was cut goes where its first part went.
+    if level.max_size and level.count >= level.max_size and not r.flags & FLAG_REST:
         return tf_fail(e, q.full_code, "%s", FULL)
     if q.max_bytes:
         n = bytes_of(r)
@@ -318,8 +319,14 @@ cdef bint queue_cancel(Scheduler* s, Request* r, bint tell) noexcept nogil:
     pthread_mutex_unlock(&q.lock)
     if q.ordered:
         order_leave(r)
-    stats_failure(q.base.stats, FAIL_CANCELED, now_ns() - r.stamps[T_QUEUED])
+    count_failure(q, r, FAIL_CANCELED)
     return True
+
+
+# A part is no request: who cut it counts.
+cdef inline void count_failure(Queue* q, Request* r, int reason) noexcept nogil:
+    if not r.flags & (FLAG_PART | FLAG_PADDING):
+        stats_failure(q.base.stats, reason, now_ns() - r.stamps[T_QUEUED])
 
 
 # Requests taken off the queue to be refused, in the order in which they are answered, linked by q_next.
@@ -354,7 +361,7 @@ cdef void refuse(Queue* q, Refused* refused) noexcept nogil:
             text = EXPIRED
             due_late(&q.due, now - r.deadline)
         response_fail(&r.response, TF_UNAVAILABLE, text, strlen(text))
-        stats_failure(q.base.stats, FAIL_REJECTED, now - r.stamps[T_QUEUED])
+        count_failure(q, r, FAIL_REJECTED)
         r.response.next = NULL
         if q.ordered:
             order_leave(r)      # an error waits for nobody
