@@ -82,7 +82,7 @@ cdef int ensemble_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noex
     if run == NULL:
         members_unref(members)
         run_gone(ens)
-        tf_fail(e, TF_UNAVAILABLE, "out of memory")
+        tf_fail(e, TF_UNAVAILABLE, "no memory to begin with ensemble '%s'", ens.name)
         return SUBMIT_REFUSED
     r.sched = run
     pthread_mutex_lock(&ens.lock)

@@ -278,7 +278,7 @@ cdef int fill_members(Members* m, void** memory, Plan* p, object resolve) except
             reached.append(frozenset())
             continue
         found.append(native)
-        reached.append(reached_by(native))
+        reached.append(reached_by(native) if p.n_levels > 1 else frozenset())
         fill_member(m, memory, to, s, native)
     # The producer of a stream is not held back where its own model must run to make room for it.
     for i in range(p.n_steps):

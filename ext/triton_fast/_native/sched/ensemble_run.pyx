@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
-from triton_fast._native.core.memory cimport Block, block_wrap
+from triton_fast._native.core.memory cimport Block, block_unref, block_wrap
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, now_ns, tf_add32, tf_error, tf_fail, tf_load32, tf_lock,
     tf_store32, tf_unlock,
@@ -261,6 +261,14 @@ cdef void count_compute(Run* run, Request* c) noexcept nogil:
             run.compute_ns[i] += at[i + 1] - at[i]
 
 
+# A child that is back keeps what it made, not what it was made of.
+cdef void drop_inputs(Request* c) noexcept nogil:
+    cdef int32_t i
+    for i in range(c.n_inputs):
+        block_unref(c.inputs[i].block)
+    c.n_inputs = 0
+
+
 cdef void take_news(Run* run, Response* p) noexcept nogil:
     cdef Response* after
     cdef Exec* x
@@ -272,7 +280,9 @@ cdef void take_news(Run* run, Response* p) noexcept nogil:
         if not run.ending:
             take_response(run, x, p)
         if p.is_final:
-            x.child = NULL      # run_fail may have asked to take it back: it was too late
+            x.child = NULL
+            if run.ensemble.plan.steps[x.step].opens < 0:
+                drop_inputs(p.request)
             exec_end(run, x)
         request_free(p.request)
         p = after
