@@ -72,9 +72,8 @@ class Zoo:
         **policy: Any,
     ) -> NativeModel:
         """Start a model; IN and OUT are what it has unless told otherwise."""
-        model = NativeModel(
-            name, 1, max_batch, inputs or (io("IN"),), outputs or (io("OUT"),), decoupled, dynamic=True, **policy
-        )
+        policy.setdefault("dynamic", True)
+        model = NativeModel(name, 1, max_batch, inputs or (io("IN"),), outputs or (io("OUT"),), decoupled, **policy)
         for instance in instances:
             if isinstance(instance, Gate):
                 self.gates.append(instance)
