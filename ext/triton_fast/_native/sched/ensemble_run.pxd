@@ -66,12 +66,13 @@ cdef struct Run:
     Run* next               # of the ensemble
     Run* prev
     Run* next_driven        # of the thread that is to work on it
-    int32_t lock            # of the next five
+    int32_t lock            # of the next seven
     bint working            # stays set after the end
     int32_t wishes          # WISH_*
     Response* news
     Response* news_last
     Exec* granted           # they have got the place that they waited for
+    Exec* granted_last
     bint ending             # failed or cancelled: nothing more is started
     int32_t under_way       # execs that are ready, wait for a place or are with a member
     Exec* out               # all of them but the ready ones

@@ -107,8 +107,12 @@ cdef void grant(Exec* x) noexcept nogil:
     cdef Run* run = x.run
     cdef bint mine
     tf_lock(&run.lock)
-    x.q_next = run.granted
-    run.granted = x
+    x.q_next = NULL
+    if run.granted == NULL:
+        run.granted = x
+    else:
+        run.granted_last.q_next = x
+    run.granted_last = x
     mine = claim(run)
     tf_unlock(&run.lock)
     if mine:
@@ -236,6 +240,7 @@ cdef void take_response(Run* run, Exec* x, Response* p) noexcept nogil:
     cdef Frame* f = x.frame
     cdef tf_error e
     if p.code != TF_OK:
+        send_answers(run)       # what came before
         run_fail(run, p.code, p.text, p.text_len, True)
         return
     if opens >= 0:
