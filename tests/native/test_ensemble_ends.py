@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.helpers.ensembles import chain, ints, io, mapped, step, values, zoo
+from tests.helpers.ensemble_models import chain, ints, io, mapped, step, values, zoo
 from tests.helpers.models import INT32, LONG_S, STOPPED, Gate, counters_at_base, in_threads
 from triton_fast._native.backends.identity import IdentityInstance
 from triton_fast._native.sched.ensemble import NativeEnsemble

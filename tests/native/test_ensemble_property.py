@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.ensembles import Zoo, ints, io, mapped, step, values, zoo
+from tests.helpers.ensemble_models import Zoo, ints, io, mapped, step, values, zoo
 from tests.helpers.models import LONG_S, counters_at_base
 from triton_fast._native.sched.inprocess import StreamCall
 from triton_fast.errors import InvalidArg, ServerError

@@ -8,7 +8,7 @@ import threading
 import numpy
 import pytest
 
-from tests.helpers.ensembles import chain, ints, io, mapped, step, values, zoo
+from tests.helpers.ensemble_models import chain, ints, io, mapped, step, values, zoo
 from tests.helpers.models import INT32, LONG_S, Gate, counters_at_base, live
 from triton_fast._native.backends.identity import IdentityInstance
 from triton_fast._native.sched.ensemble import NativeEnsemble

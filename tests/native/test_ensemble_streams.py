@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 import pytest
 
-from tests.helpers.ensembles import chain, ints, io, mapped, step, values, zoo
+from tests.helpers.ensemble_models import chain, ints, io, mapped, step, values, zoo
 from tests.helpers.models import LONG_S, Gate, counters_at_base, in_threads
 from triton_fast._native.backends.identity import IdentityInstance
 from triton_fast._native.backends.repeat import RepeatInstance
