@@ -38,7 +38,8 @@ from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
-from triton_fast.scheduling.runtime import ModelRuntime
+from triton_fast.scheduling.ensemble import EnsembleRuntime
+from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
 from triton_fast.scheduling.threads import usable_cores
 
 A = TypeVar("A", InferApp, GrpcApp)
@@ -98,8 +99,9 @@ class Server:
             strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
-        self.repository: ModelRepositoryManager[ModelRuntime] = ModelRepositoryManager(
+        self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
             [LocalSource(Path(path)) for path in options.model_repository], preparer, ModelRuntime.start,
+            EnsembleRuntime.start,
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
@@ -298,7 +300,7 @@ class Server:
         log.table(tables.options(rows))
 
 
-def _snapshot(runtime: ModelRuntime, load_seconds: float) -> ModelSnapshot:
+def _snapshot(runtime: ServedVersion, load_seconds: float) -> ModelSnapshot:
     taken = runtime.native.snapshot()
     ns = taken["ns"]
     return ModelSnapshot(

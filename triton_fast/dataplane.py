@@ -14,7 +14,7 @@ from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
 from triton_fast.repository import IndexRow, ModelRepositoryManager, State
-from triton_fast.scheduling.runtime import ModelRuntime
+from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.types import TYPES, DataType
 
 EXTENSIONS = (
@@ -53,7 +53,7 @@ class Dataplane:
         ``--id``.
     """
 
-    def __init__(self, repository: ModelRepositoryManager[ModelRuntime], *, server_id: str = "triton") -> None:
+    def __init__(self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton") -> None:
         self.repository = repository
         self.server_id = server_id
         self._started = False
@@ -127,7 +127,7 @@ class Dataplane:
         """Return the version that an infer request goes to. The hot path caches the answer by the epoch."""
         return self._runtime(name, version).native
 
-    def _runtime(self, name: str, version: int) -> ModelRuntime:
+    def _runtime(self, name: str, version: int) -> ServedVersion:
         if self.exiting:
             raise Unavailable("Server exiting")
         return self.repository.resolve(name, version)
@@ -211,7 +211,7 @@ def _tensor_metadata(tensor: Any, max_batch_size: int) -> dict[str, Any]:
     }
 
 
-def _statistics(runtime: ModelRuntime) -> dict[str, Any]:
+def _statistics(runtime: ServedVersion) -> dict[str, Any]:
     taken = runtime.native.snapshot()
     success, failed = taken["success"], sum(taken["failures"].values())
 

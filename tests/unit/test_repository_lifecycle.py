@@ -295,7 +295,7 @@ def test_unknown_model_texts(repo: Path, engine: FakeEngine) -> None:
     # Names from outside leave nothing behind.
     assert rows(manager) == [("resnet50", -1, "UNKNOWN", "")]
     assert manager.summary() == []
-    assert manager._operations == {}
+    assert manager._operations.waiting == []
 
 
 def test_foreign_exceptions_become_reasons_without_server_paths(repo: Path, engine: FakeEngine) -> None:
@@ -312,12 +312,6 @@ def test_foreign_exceptions_become_reasons_without_server_paths(repo: Path, engi
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        (
-            'platform: "ensemble" ensemble_scheduling { step { model_name: "x" model_version: -1 '
-            'input_map { key: "I" value: "I" } output_map { key: "O" value: "O" } } }\n'
-            'input { name: "I" data_type: TYPE_FP32 dims: [1] }\noutput { name: "O" data_type: TYPE_FP32 dims: [1] }',
-            "Unsupported: model 'm' uses ensembles ('ensemble_scheduling'), which this version does not serve",
-        ),
         (
             CONFIG + "sequence_batching { }",
             "Unsupported: model 'm' uses sequence batching ('sequence_batching'), which this version does not serve",
@@ -592,7 +586,7 @@ def test_operations_on_one_model_wait_for_each_other(repo: Path, engine: FakeEng
     for operation in (first, second, third):
         operation.join()
     assert engine.started == [("m", 1), ("n", 1)]
-    assert manager._operations == {}
+    assert manager._operations.waiting == []
 
 
 def test_unload_during_a_load_comes_after_it(repo: Path, engine: FakeEngine) -> None:
@@ -631,7 +625,7 @@ def test_many_operations_at_once_leave_one_runtime_a_model(repo: Path, engine: F
         manager.load(name)
     settle(manager)
     assert engine.alive == {manager.resolve("a"), manager.resolve("b")}
-    assert manager._operations == {}
+    assert manager._operations.waiting == []
 
 
 # The end.

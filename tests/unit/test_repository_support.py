@@ -175,8 +175,7 @@ class Background:
 
 def settle(manager: ModelRepositoryManager[Any]) -> None:
     """Wait until no load and no unload is under way."""
-    with manager._idle:
-        assert manager._idle.wait_for(lambda: manager._busy == 0, WAIT_S)
+    assert manager._operations.wait_idle(WAIT_S)
 
 
 def rows(manager: ModelRepositoryManager[Any]) -> list[tuple[str, int, str, str]]:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from triton_fast.config.complete import ModelTensor, check_against_model, complete_from_model
 from triton_fast.config.defaults import fill_backend, normalize_blocks, normalize_groups
+from triton_fast.config.ensemble_members import EnsemblePlan, check_members, member_names
 from triton_fast.config.errors import ConfigError
 from triton_fast.config.hints import templates
 from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file
@@ -25,9 +26,10 @@ from triton_fast.types import DataType
 ModelConfig: TypeAlias = Any
 
 __all__ = [
-    "ConfigError", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model", "check_groups",
-    "check_name", "check_tensors", "complete_from_model", "io_specs", "load_model_config", "normalize",
-    "read_model_config", "templates", "to_json", "validate", "version_dirs",
+    "ConfigError", "EnsemblePlan", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model",
+    "check_groups", "check_members", "check_name", "check_tensors", "complete_from_model", "io_specs",
+    "load_model_config", "member_names", "normalize", "read_member_names", "read_model_config", "templates", "to_json",
+    "validate", "version_dirs",
 ]  # fmt: skip
 
 
@@ -91,6 +93,22 @@ def read_model_config(
             parsed = parse_text(b"", label)
     fill_backend(parsed.config, model_dir, name)
     return parsed
+
+
+def read_member_names(model_dir: Path, config_name: str = "", override_json: str | None = None) -> list[str]:
+    """Return the models that an ensemble names, [] for another model. Cheap where it is none.
+
+    Raises
+    ------
+    ServerError, OSError
+        The config can not be read.
+    """
+    if override_json is not None:
+        return member_names(parse_json(override_json).config)
+    path = config_path(model_dir, config_name)
+    data = read_file(path, path.name) if path.exists() else b""
+    # The name of a field can not be written otherwise.
+    return member_names(parse_text(data, path.name).config) if b"ensemble_scheduling" in data else []
 
 
 def config_path(model_dir: Path, config_name: str = "") -> Path:

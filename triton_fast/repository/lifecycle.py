@@ -6,34 +6,36 @@ Source: spec/model_config.md sections 1 and 12, spec/http.md section 7. Must not
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, NoReturn
 
 from triton_fast._native.sched.model import Epoch
 from triton_fast.backends.base import Backend, LoadContext
-from triton_fast.config import Parsed
-from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unavailable, Unsupported, describe
+from triton_fast.config import EnsemblePlan
+from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported, describe
 from triton_fast.observability import log
 from triton_fast.repository.changes import Changes, detect
-from triton_fast.repository.fingerprint import Fingerprint, fingerprint
-from triton_fast.repository.overrides import write_override
+from triton_fast.repository.dependencies import levels
+from triton_fast.repository.ensembles import Ensembles, reasons_text
+from triton_fast.repository.fingerprint import fingerprint
+from triton_fast.repository.operations import Asking, Operations, unasked
+from triton_fast.repository.planning import Plan, Planner, without_path
 from triton_fast.repository.prepare import Preparer
-from triton_fast.repository.sources import DUPLICATE, MaterializedDir, Repositories, Source, check_name, odd_names
+from triton_fast.repository.sources import Repositories, Source, check_name, odd_names
 from triton_fast.repository.sources import shown as shown_name
 from triton_fast.repository.table import UNLOADED, Entry, IndexRow, ModelTable, R, State
-from triton_fast.repository.versions import discover, select
 from triton_fast.repository.workers import Workers
 
 _WILDCARD = "*"
 # Each may wait for the requests in flight of one version; a load never waits for them.
 _UNLOAD_THREADS = 16
+# How long an unload waits for an ensemble's requests before its members end too.
+_DEPENDENTS_WAIT_S = 30.0
 
 
 class ControlMode(str, Enum):
@@ -47,17 +49,8 @@ class LoadFailure(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A load that is about to start: ``versions`` (number -> directory name) are new, ``keep`` stay as they are."""
-
-    name: str
-    directory: MaterializedDir
-    parsed: Parsed
-    versions: dict[int, str]
-    keep: frozenset[int]
-    mark: Fingerprint | None
-    location: str
+def _no_ensembles(context: LoadContext, _: Any) -> NoReturn:
+    raise Unsupported(f"model '{context.name}' uses ensembles ('ensemble_scheduling'), which is not served here")
 
 
 class ModelRepositoryManager(Generic[R]):
@@ -67,6 +60,8 @@ class ModelRepositoryManager(Generic[R]):
     ----------
     start_runtime
         Opens a version and returns it running; raises ServerError. Called on a load thread.
+    start_ensemble
+        The same for a version of an ensemble, whose members are served.
     allow_code_upload
         Take ``file:`` parameters of a load request.
     work_dir
@@ -82,6 +77,7 @@ class ModelRepositoryManager(Generic[R]):
         sources: Sequence[Source],
         preparer: Preparer,
         start_runtime: Callable[[LoadContext, Backend], R],
+        start_ensemble: Callable[[LoadContext, EnsemblePlan], R] = _no_ensembles,
         *,
         mode: ControlMode = ControlMode.NONE,
         load_threads: int = 4,
@@ -100,16 +96,21 @@ class ModelRepositoryManager(Generic[R]):
         self._attempts = 1 + max(0, load_retries)
         self._strict_readiness = strict_readiness
         self._allow_code_upload = allow_code_upload
-        self._work_dir = work_dir
         self._clock = clock
         self._loads = Workers(self._load_threads, "model-load")
         self._unloads = Workers(_UNLOAD_THREADS, "model-unload")
         self._table: ModelTable[R] = ModelTable(epoch)
-        # Counts what shutdown waits for: loads under way and versions that are ending.
-        self._busy = 0
-        self._idle = threading.Condition()
-        self._operations: dict[str, tuple[threading.Lock, int]] = {}
-        self._operations_lock = threading.Lock()
+        self._operations = Operations(lambda: self._table.closing)
+        self._planner = Planner(self._repositories, preparer, self._table, work_dir)
+        self._ensembles: Ensembles[R] = Ensembles(
+            self._table, self._operations, self._planner, start_ensemble,
+            load=lambda name, config, is_nested: self._load(
+                name, config, None, keep_reason=False, is_nested=is_nested
+            ),
+            end=self._end, threads=self._load_threads, clock=clock,
+        )  # fmt: skip
+        # Loaded by name, not only as some ensemble's member.
+        self._explicit: set[str] = set()
         self._is_started = False
         self._stop_by: float | None = None
         # Straight to the table: these are on the data path.
@@ -176,12 +177,15 @@ class ModelRepositoryManager(Generic[R]):
             raise InvalidArg("Wildcard model name '*' must be the ONLY startup model if specified at all.")
         if self._mode is not ControlMode.EXPLICIT or names == [_WILDCARD]:
             names = list(listing)
+        self._explicit.update(names)
+        reasons = dict.fromkeys(names, "")
         starters = Workers(self._load_threads, "model-start")
-        jobs = [(name, starters.submit(partial(self._load_at_start, name))) for name in names]
-        failures = [LoadFailure(shown_name(name), reason) for name, job in jobs if (reason := job.result())]
+        for level in levels(self._ensembles.claim(names)):
+            jobs = {name: starters.submit(partial(self._load_at_start, name, name in reasons)) for name in level}
+            reasons.update({name: job.result() for name, job in jobs.items()})
         starters.close()
         self._is_started = True
-        return failures
+        return [LoadFailure(shown_name(name), reason) for name, reason in reasons.items() if reason]
 
     def load(
         self,
@@ -190,11 +194,14 @@ class ModelRepositoryManager(Generic[R]):
         config_json: str | None = None,
         files: Mapping[str, bytes] | None = None,
         is_nested: bool = False,
+        asking: Asking = unasked,
     ) -> None:
-        """Load or reload a model; returns when it is served.
+        """Load or reload a model, an ensemble with its members; returns when it is served.
 
         Parameters
         ----------
+        asking
+            Entered around each wait for a model's turn; see ``Operations``.
         is_nested
             A model asks for it, perhaps during its own load: it must not queue behind that.
         config_json
@@ -214,28 +221,62 @@ class ModelRepositoryManager(Generic[R]):
             )
         if files and config_json is None:
             raise InvalidArg("Load parameter 'config' must be specified for model file override")
-        with self._operation(name):
-            self._load(name, config_json, files, keep_reason=False, is_nested=is_nested)
+        edges = self._ensembles.claim([name], config_json, is_uploaded=bool(files))
+        changed = self._ensembles.load_members(name, edges, is_nested, asking)
+        try:
+            with self._operations.turn(name, asking):
+                if self._load(name, config_json, files, keep_reason=False, is_nested=is_nested):
+                    changed.append(name)
+            self._explicit.add(name)
+        finally:
+            if self._table.record(name) is None:
+                self._ensembles.forget(name)
+            self._ensembles.recheck(changed, asking)
 
-    def unload(self, name: str, *, unload_dependents: bool = False) -> None:
+    def unload(self, name: str, *, unload_dependents: bool = False, asking: Asking = unasked) -> None:
         """Stop serving a model and return; its requests in flight finish in the background.
 
-        An unknown model is no error. ``unload_dependents`` has no meaning before there are ensembles.
+        An unknown model is no error. Ensembles that need it are not served until it is back.
+
+        Parameters
+        ----------
+        unload_dependents
+            Of an ensemble: unload those of its members too that nobody loaded by name and no other ensemble has.
         """
         self._check_request(name)
-        with self._operation(name):
-            self._end(name, self._table.retire(name))
+        with self._operations.turn(name, asking):
+            members, ended = self._retire(name)
+        gone = [name]
+        if unload_dependents and members:
+            # Its requests in flight still need them.
+            wait(ended, _DEPENDENTS_WAIT_S)
+            todo = sorted(members)
+            for member in todo:
+                with self._operations.turn(member, asking):
+                    if member not in self._explicit and not self._ensembles.graph.is_used(member):
+                        todo += sorted(self._retire(member)[0])
+                        gone.append(member)
+        self._ensembles.recheck(gone, asking)
+
+    def _retire(self, name: str) -> tuple[frozenset[str], list[Future[None]]]:
+        """Stop serving a model; return the members that it had, and what waits for its end."""
+        ended = self._end(name, self._table.retire(name))
+        members = self._ensembles.forget(name)
+        self._explicit.discard(name)
+        return members, ended
 
     def shutdown(self, timeout_s: float) -> list[str]:
         """Unload everything and wait; return ``model:version STATE`` of what has not ended in time. Idempotent."""
         deadline = self._clock() + timeout_s
         self._stop_by = deadline
         self._table.close()
-        for name in self._table.names():
-            self._end(name, self._table.retire(name))
-        with self._idle:
-            self._idle.wait_for(lambda: self._busy == 0, max(0.0, deadline - self._clock()))
-            is_idle = self._busy == 0
+        edges = self._ensembles.graph.edges()
+        is_idle = True
+        # Ensembles before what they need.
+        for level in reversed(levels({name: edges.get(name, ()) for name in self._table.names()}) or [[]]):
+            for name in level:
+                self._end(name, self._table.retire(name))
+            is_idle = self._operations.wait_idle(max(0.0, deadline - self._clock()))
         if is_idle:
             # Else a load that ends late still needs them; they are daemon threads.
             self._loads.close()
@@ -251,12 +292,12 @@ class ModelRepositoryManager(Generic[R]):
             raise Unavailable("Server not ready")
         check_name(name)
 
-    def _load_at_start(self, name: str) -> str:
+    def _load_at_start(self, name: str, keep_reason: bool) -> str:
         """Load one model; return the reason when it failed, else an empty string."""
         try:
             check_name(name)
-            with self._operation(name):
-                self._load(name, None, None, keep_reason=True)
+            with self._operations.turn(name):
+                self._load(name, None, None, keep_reason=keep_reason)
         except ServerError as error:
             return str(error).rstrip("\n")
         return ""
@@ -269,81 +310,39 @@ class ModelRepositoryManager(Generic[R]):
         *,
         keep_reason: bool,
         is_nested: bool = False,
-    ) -> None:
-        directory, location = self._open(name, files, keep_reason=keep_reason)
+    ) -> bool:
+        """Load one model in its turn; return False when there was nothing to do."""
+        directory, location = self._planner.open(name, files, keep_reason=keep_reason)
         try:
             mark = fingerprint(directory.path) if config_json is None else None
             record = self._table.record(name)
             if record is not None and mark is not None and record.ready and record.is_at(location, mark):
                 log.verbose(1, f"model '{name}' is loaded and its files have not changed")
-                return
-            plan = self._plan(name, directory, location, mark, config_json)
+                return False
+            plan = self._planner.plan(name, directory, location, mark, config_json)
+            if plan.members:
+                plan = self._ensembles.fit(plan)
             self._table.loading(name, plan.versions)
             self._run(plan, is_nested)
+            self._ensembles.loaded(name, plan.members)
+            return True
+        except BaseException:
+            self._ensembles.not_loaded(name)
+            raise
         finally:
             directory.release()
 
-    def _open(self, name: str, files: Mapping[str, bytes] | None, *, keep_reason: bool) -> tuple[MaterializedDir, str]:
-        """Return the directory to load from, and the repository it belongs to."""
-        if files:
-            return write_override(name, files, self._work_dir), ""
-        try:
-            source = self._repositories.locate(name)
-            return source.materialize(name), source.location
-        except (NotFound, InvalidArg) as error:
-            cause = str(error)
-        log.error(f"failed to poll model '{shown_name(name)}': {cause}")
-        # A name from the network that no repository has leaves no trace: there is no end to such names.
-        if keep_reason or cause == DUPLICATE:
-            self._table.failed(shown_name(name), cause)
-        raise Internal(f"failed to load '{shown_name(name)}', failed to poll from model repository: {cause}")
-
-    def _plan(
-        self, name: str, directory: MaterializedDir, location: str, mark: Fingerprint | None, config_json: str | None
-    ) -> _Plan:
-        """Read the config and choose the versions."""
-        try:
-            parsed = self._preparer.read(name, directory.path, config_json)
-        except Exception as error:
-            cause = _without_path(str(error) if isinstance(error, ServerError) else describe(error), name, directory)
-            log.error(f"Poll failed for model directory '{name}': {cause}")
-            self._table.failed(name, cause)
-            if config_json is not None and cause.startswith("Invalid config override"):
-                raise InvalidArg(cause) from None
-            raise Internal(f"failed to load '{name}', failed to poll from model repository: {cause}") from error
-        available = discover(directory.path, name, log.warning)
-        try:
-            chosen = select(parsed.config, available, name, log.warning)
-        except InvalidArg as error:
-            log.error(f"failed to load model '{name}': {error}")
-            self._table.failed(name, str(error))
-            raise InvalidArg(f"load failed for model '{name}': {error}\n") from None
-        keep = self._unchanged(name, location, mark, {version: available[version] for version in chosen})
-        versions = {version: available[version] for version in chosen if version not in keep}
-        return _Plan(name, directory, parsed, versions, keep, mark, location)
-
-    def _unchanged(
-        self, name: str, location: str, mark: Fingerprint | None, chosen: Mapping[int, str]
-    ) -> frozenset[int]:
-        """Return the chosen versions that are served already from just these files."""
-        record = self._table.record(name)
-        if record is None or mark is None or record.mark is None or record.location != location:
-            return frozenset()
-        return frozenset(
-            version
-            for version, entry in record.ready.items()
-            if version in chosen and entry.dirname == chosen[version] and mark.same_version(record.mark, entry.dirname)
-        )
-
-    def _run(self, plan: _Plan, is_nested: bool) -> None:
+    def _run(self, plan: Plan, is_nested: bool) -> None:
         """Start the new versions in parallel; serve them all, or none and say why."""
         # The common threads may all be waiting for loads that are waiting for this one.
-        loads = Workers(len(plan.versions), "model-load-nested") if is_nested else self._loads
+        # An ensemble's start is short, and must not wait for models that ask for it.
+        own = is_nested or plan.ensemble is not None
+        loads = Workers(len(plan.versions), "model-load-nested") if own else self._loads
         jobs = {}
         for version, dirname in plan.versions.items():
             log.info(f"loading: {plan.name}:{version}")
             jobs[version] = loads.submit(partial(self._start_version, plan, version, dirname))
-        if is_nested:
+        if own:
             loads.close()
         fresh: list[Entry[R]] = []
         reasons: dict[int, str] = {}
@@ -353,7 +352,7 @@ class ModelRepositoryManager(Generic[R]):
             if error is None:
                 fresh.append(job.result())
             else:
-                reasons[version] = _without_path(describe(error), plan.name, plan.directory)
+                reasons[version] = without_path(describe(error), plan.name, plan.directory)
                 log.error(f"failed to load '{plan.name}' version {version}: {reasons[version]}")
         retired = None if reasons else self._table.swap(plan.name, fresh, plan.keep, plan.mark, plan.location)
         if retired is not None:
@@ -365,36 +364,39 @@ class ModelRepositoryManager(Generic[R]):
         log.info(f"failed to load '{plan.name}'")
         if not reasons:
             raise Unavailable("Server not ready")
-        text = "".join(f"version {v} is at UNAVAILABLE state: {reason};" for v, reason in sorted(reasons.items()))
-        raise InvalidArg(f"load failed for model '{plan.name}': {text}\n")
+        raise InvalidArg(f"load failed for model '{plan.name}': {reasons_text(reasons)}\n")
 
-    def _start_version(self, plan: _Plan, version: int, dirname: str) -> Entry[R]:
+    def _start_version(self, plan: Plan, version: int, dirname: str) -> Entry[R]:
         """Start one version, again if it fails and retries are left. Runs on a load thread."""
         begin = self._clock()
         model_dir = plan.directory.path
         for attempt in range(1, self._attempts + 1):
             try:
-                prepared = self._preparer.version(plan.name, version, model_dir, model_dir / dirname, plan.parsed)
-                runtime = self._start_runtime(*prepared)
+                if plan.ensemble is not None:
+                    runtime, kept = self._ensembles.start(plan, version, dirname)
+                else:
+                    where = plan.name, version, model_dir, model_dir / dirname, plan.parsed
+                    runtime, kept = self._start_runtime(*self._preparer.version(*where)), None
             except Exception as error:
                 if attempt == self._attempts or self._table.closing:
                     raise
-                cause = _without_path(describe(error), plan.name, plan.directory)
+                cause = without_path(describe(error), plan.name, plan.directory)
                 left = self._attempts - attempt
                 log.warning(f"failed to load '{plan.name}' version {version}, {left} more to try: {cause}")
             else:
                 seconds = self._clock() - begin
                 directory = plan.directory.hold()
-                return Entry(version, State.LOADING, "", runtime, seconds, directory, dirname)
+                return Entry(version, State.LOADING, "", runtime, seconds, directory, dirname, kept)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     # The end of versions.
 
-    def _end(self, name: str, entries: Iterable[Entry[R]]) -> None:
+    def _end(self, name: str, entries: Iterable[Entry[R]]) -> list[Future[None]]:
+        ended = []
         for entry in entries:
-            with self._idle:
-                self._busy += 1
-            self._unloads.submit(partial(self._end_version, name, entry))
+            self._operations.begin()
+            ended.append(self._unloads.submit(partial(self._end_version, name, entry)))
+        return ended
 
     def _end_version(self, name: str, entry: Entry[R]) -> None:
         """Wait for the requests in flight and close the version. Runs on an unload thread."""
@@ -414,36 +416,4 @@ class ModelRepositoryManager(Generic[R]):
                 log.error(f"'{name}' version {entry.version} still has requests in flight")
             if entry.directory is not None:
                 entry.directory.release()
-            self._done()
-
-    def _done(self) -> None:
-        with self._idle:
-            self._busy -= 1
-            self._idle.notify_all()
-
-    @contextmanager
-    def _operation(self, name: str) -> Iterator[None]:
-        """Let one operation a model run at a time; the lock lives only while somebody wants it."""
-        with self._operations_lock:
-            lock, users = self._operations.get(name, (threading.Lock(), 0))
-            self._operations[name] = lock, users + 1
-        with self._idle:
-            self._busy += 1
-        try:
-            with lock:
-                if self._table.closing:
-                    raise Unavailable("Server not ready")
-                yield
-        finally:
-            with self._operations_lock:
-                lock, users = self._operations[name]
-                if users == 1:
-                    del self._operations[name]
-                else:
-                    self._operations[name] = lock, users - 1
-            self._done()
-
-
-def _without_path(text: str, name: str, directory: MaterializedDir) -> str:
-    """Return a reason without the server's own directories: it goes to clients."""
-    return text.replace(str(directory.path), name)
+            self._operations.done()

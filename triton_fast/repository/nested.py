@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from triton_fast.backends.host import Caller
@@ -30,12 +31,12 @@ class NestedControl:
 
     def load_model(self, caller: Caller, name: str, config: str, files: Mapping[str, bytes]) -> None:
         """Load or reload. Raises ServerError; Unavailable where it would wait for the caller's own load."""
-        with self._waiting(caller, name):
-            self._repository().load(name, config_json=config or None, files=files or None, is_nested=True)
+        self._repository().load(
+            name, config_json=config or None, files=files or None, is_nested=True, asking=partial(self._waiting, caller)
+        )
 
     def unload_model(self, caller: Caller, name: str, unload_dependents: bool) -> None:
-        with self._waiting(caller, name):
-            self._repository().unload(name, unload_dependents=unload_dependents)
+        self._repository().unload(name, unload_dependents=unload_dependents, asking=partial(self._waiting, caller))
 
     def is_model_ready(self, caller: Caller, name: str, version: str) -> bool:
         try:

@@ -12,12 +12,13 @@ from pathlib import Path
 from triton_fast import config as configs
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
-from triton_fast.errors import InvalidArg, Unsupported
+from triton_fast.errors import InvalidArg, ServerError, Unsupported
 
 _SCHEDULERS = {
     "sequence_batching": "sequence batching",
     "ensemble_scheduling": "ensembles",
 }
+_SERVED = frozenset({"dynamic_batching", "ensemble_scheduling"})
 
 
 class Preparer:
@@ -48,7 +49,7 @@ class Preparer:
         config_name: str = "",
         cpu_count: int = 1,
         gpus: Sequence[int] = (),
-        schedulers: frozenset[str] = frozenset({"dynamic_batching"}),
+        schedulers: frozenset[str] = _SERVED,
         host: Host | None = None,
     ) -> None:
         self._find_backend = find_backend
@@ -71,8 +72,17 @@ class Preparer:
             model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name
         )
         configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
-        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=self._strict)
+        # Nothing completes an ensemble.
+        io = self._strict or parsed.config.HasField("ensemble_scheduling")
+        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=io)
         return parsed
+
+    def members(self, model_dir: Path, override_json: str | None = None) -> list[str]:
+        """Return the models that an ensemble's config names; none when it is no ensemble or can not be read."""
+        try:
+            return configs.read_member_names(model_dir, self._config_name, override_json)
+        except (ServerError, OSError):
+            return []  # said where it is loaded
 
     def version(
         self, name: str, version: int, model_dir: Path, version_dir: Path, parsed: configs.Parsed
@@ -85,18 +95,14 @@ class Preparer:
             The build has no such scheduler or backend, or the model file contradicts the config.
         """
         config = parsed.config
-        scheduler = config.WhichOneof("scheduling_choice")
-        if scheduler is not None and scheduler not in self._schedulers:
-            what = _SCHEDULERS.get(scheduler, scheduler)
-            raise Unsupported(f"model '{name}' uses {what} ('{scheduler}'), which this version does not serve")
+        self._refuse_scheduler(name, config)
         backend = self._find_backend(config.backend)
         if backend is None:
             raise InvalidArg(
                 f"unable to find backend library for backend '{config.backend}', try specifying runtime on the "
                 "model configuration."
             )
-        own = type(config)()
-        own.CopyFrom(config)
+        own = _copy(config)
         settings = dict(self._settings(config.backend))
         context = LoadContext(name, version, model_dir, version_dir, own, settings, given=parsed.given, host=self._host)
         if self._strict:
@@ -105,3 +111,33 @@ class Preparer:
         configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus)
         configs.validate(own, model_dir, name=name, gpus=self._gpus)
         return dataclasses.replace(context, config=own), backend
+
+    def ensemble(self, context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
+        """Return the context to start one version of an ensemble with; it is decoupled if a step is.
+
+        Raises
+        ------
+        Unsupported
+            The build has no ensembles.
+        """
+        self._refuse_scheduler(context.name, context.config)
+        return self.refit(dataclasses.replace(context, host=self._host), plan)
+
+    @staticmethod
+    def refit(context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
+        """Return the context of an ensemble's version with what a new plan changes in its config."""
+        own = _copy(context.config)
+        own.model_transaction_policy.decoupled = plan.decoupled
+        return dataclasses.replace(context, config=own)
+
+    def _refuse_scheduler(self, name: str, config: configs.ModelConfig) -> None:
+        scheduler = config.WhichOneof("scheduling_choice")
+        if scheduler is not None and scheduler not in self._schedulers:
+            what = _SCHEDULERS.get(scheduler, scheduler)
+            raise Unsupported(f"model '{name}' uses {what} ('{scheduler}'), which this version does not serve")
+
+
+def _copy(config: configs.ModelConfig) -> configs.ModelConfig:
+    own = type(config)()
+    own.CopyFrom(config)
+    return own

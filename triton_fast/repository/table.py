@@ -71,6 +71,8 @@ class Entry(Generic[R]):
     load_s: float = 0.0
     directory: MaterializedDir | None = None
     dirname: str = ""
+    # What the repository keeps of an ensemble's version.
+    ensemble: Any = None
 
 
 @dataclass(eq=False)
@@ -81,6 +83,10 @@ class Record(Generic[R]):
     entries: dict[int, Entry[R]] = field(default_factory=dict)
     wanted: bool = True
     failure: str = ""
+    # The failure is that the model was not found or its config could not be read.
+    is_unread: bool = False
+    # Why an ensemble that nobody has unloaded is not served for now; it comes back with its members.
+    suspended: str = ""
     # How the directory looked at the last successful load, where it was; None after unload or a load with overrides.
     mark: Fingerprint | None = None
     location: str = ""
@@ -239,12 +245,26 @@ class ModelTable(Generic[R]):
             record.failure = ""
             self._publish(record)
 
-    def failed(self, name: str, reason: str) -> None:
+    def failed(self, name: str, reason: str, *, is_unread: bool = False) -> None:
         """Note that the model did not get as far as loading a version."""
         with self._lock:
             record = self._wanted(name)
-            record.failure = reason
+            record.failure, record.is_unread = reason, is_unread
             self._publish(record)
+
+    def suspend(self, name: str, reason: str) -> list[Entry[R]]:
+        """Stop serving an ensemble until its members are back; return what was served. Not wanted meanwhile."""
+        with self._lock:
+            record = self._records[name]
+            retired = list(record.ready.values())
+            for entry in record.entries.values():
+                if entry.state in (State.READY, State.UNAVAILABLE):
+                    entry.reason = reason
+            for entry in retired:
+                entry.state = State.UNLOADING
+            record.wanted, record.failure, record.suspended, record.mark = False, "", reason, None
+            self._publish(record)
+            return retired
 
     def versions_failed(self, name: str, reasons: Mapping[int, str]) -> None:
         """Note why the versions that were loading are not served; those that were served before stay."""
@@ -273,6 +293,7 @@ class ModelTable(Generic[R]):
                 entry.state = State.READY
                 record.entries[entry.version] = entry
             record.mark, record.location, record.failure = mark, location, ""
+            record.suspended = ""
             self._publish(record)
             return retired
 
@@ -287,16 +308,18 @@ class ModelTable(Generic[R]):
                 # A failure that the user has answered with an unload is settled.
                 if entry.state is State.UNAVAILABLE:
                     entry.reason = UNLOADED
+                elif entry.state is State.UNLOADING:
+                    entry.reason = ""
             for entry in retired:
                 entry.state = State.UNLOADING
-            record.wanted, record.failure, record.mark = False, "", None
+            record.wanted, record.failure, record.suspended, record.mark = False, "", "", None
             self._publish(record)
             return retired
 
     def gone(self, entry: Entry[R]) -> None:
         """Note that a retired version has ended."""
         with self._lock:
-            entry.state, entry.reason, entry.runtime = State.UNAVAILABLE, UNLOADED, None
+            entry.state, entry.reason, entry.runtime = State.UNAVAILABLE, entry.reason or UNLOADED, None
 
     def close(self) -> None:
         """From now on nothing new is served, and a failed lookup says that the server is not ready."""
@@ -307,7 +330,7 @@ class ModelTable(Generic[R]):
 
     def _wanted(self, name: str) -> Record[R]:
         record = self._records.setdefault(name, Record(name))
-        record.wanted = True
+        record.wanted, record.suspended = True, ""
         return record
 
     def _publish(self, record: Record[R]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+from abc import ABC, abstractmethod
 from typing import Any
 
 from triton_fast._native.sched.model import NativeModel
@@ -68,8 +69,8 @@ def _given(config: Any, name: str) -> bool:
     return value.enable if name == "response_cache" else bool(value)
 
 
-class ModelRuntime:
-    """A model version that takes requests.
+class ServedVersion(ABC):
+    """A model version that takes requests: what the repository and the verbs need of it.
 
     Attributes
     ----------
@@ -79,71 +80,26 @@ class ModelRuntime:
         The completed, normalised ``ModelConfig``.
     """
 
-    def __init__(self, context: LoadContext, native: NativeModel, model: BackendModel) -> None:
+    def __init__(self, context: LoadContext, native: NativeModel) -> None:
         self.name = context.name
         self.version = context.version
         self.config = context.config
         self.native = native
-        self._model = model
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
         self._stopper: threading.Thread | None = None
 
-    @classmethod
-    def start(cls, context: LoadContext, backend: Backend) -> ModelRuntime:
-        """Open the model and start its instance threads.
-
-        Raises
-        ------
-        ServerError
-            The model can not be opened, or asks for what this build does not have.
-        """
-        config = context.config
-        refuse_unsupported(config, backend)
-        for name in ignored_fields(config):
-            log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
-        specs = instance_specs(config)
-        if not specs:
-            raise Internal(f"model '{context.name}' has no instances")
-        context = dataclasses.replace(context, threads_per_instance=threads_per_instance(len(specs)))
-        inputs, outputs = io_specs(config, context.model_dir)
-        batching, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
-        native = NativeModel(
-            context.name, context.version, config.max_batch_size, inputs, outputs,
-            config.model_transaction_policy.decoupled,
-            dynamic=config.HasField("dynamic_batching"),
-            preferred=tuple(batching.preferred_batch_size),
-            delay_us=batching.max_queue_delay_microseconds,
-            max_queue_size=policy.max_queue_size,
-            timeout_us=policy.default_timeout_microseconds,
-            timeout_override=policy.allow_timeout_override,
-        )  # fmt: skip
-        model = backend.load(dataclasses.replace(context, native=native))
-        try:
-            model.prepare(specs)
-            for spec in specs:
-                instance = model.create_instance(spec)
-                if not spec.passive:
-                    native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0)
-            return cls(context, native, model)
-        except BaseException:
-            native.stop(abort=True)
-            with contextlib.suppress(ServerError):
-                model.close()
-            raise
-
     @property
+    @abstractmethod
     def ready_may_block(self) -> bool:
         """Whether ``is_ready`` may wait, so that it must not be called on the loop's thread."""
-        return self._model.ready_may_block
 
+    @abstractmethod
     def is_ready(self) -> bool:
-        """Tell whether the backend takes the model for ready."""
-        return self._model.is_ready()
+        """Tell whether the model can answer now, as far as it knows."""
 
-    def trim(self, keep: int) -> None:
+    def trim(self, keep: int) -> None:  # noqa: B027
         """Give back idle memory of the backend but for ``keep`` bytes an instance."""
-        self._model.trim(keep)
 
     def stop(self, timeout_s: float | None = None) -> bool:
         """Take no new requests, finish those in hand, close the model. Idempotent and blocking.
@@ -163,11 +119,86 @@ class ModelRuntime:
         """Answer what is queued with an error; what runs goes on."""
         self.native.abort()
 
+    @abstractmethod
+    def _close(self) -> None:
+        """Give back what the version holds. Called once, when nothing can be submitted any more."""
+
     def _stop(self) -> None:
         try:
             self.native.stop()
-            self._model.close()
+            self._close()
         except Exception as error:
             log.error(f"closing the model failed: {error}", model=self.name, version=self.version)
         finally:
             self._stopped.set()
+
+
+def native_model(context: LoadContext) -> NativeModel:
+    """Return the engine's handle of a version, without instances."""
+    config = context.config
+    inputs, outputs = io_specs(config, context.model_dir)
+    batching, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
+    return NativeModel(
+        context.name, context.version, config.max_batch_size, inputs, outputs,
+        config.model_transaction_policy.decoupled,
+        dynamic=config.HasField("dynamic_batching"),
+        preferred=tuple(batching.preferred_batch_size),
+        delay_us=batching.max_queue_delay_microseconds,
+        max_queue_size=policy.max_queue_size,
+        timeout_us=policy.default_timeout_microseconds,
+        timeout_override=policy.allow_timeout_override,
+    )  # fmt: skip
+
+
+class ModelRuntime(ServedVersion):
+    """A version that a backend executes."""
+
+    def __init__(self, context: LoadContext, native: NativeModel, model: BackendModel) -> None:
+        super().__init__(context, native)
+        self._model = model
+
+    @classmethod
+    def start(cls, context: LoadContext, backend: Backend) -> ModelRuntime:
+        """Open the model and start its instance threads.
+
+        Raises
+        ------
+        ServerError
+            The model can not be opened, or asks for what this build does not have.
+        """
+        config = context.config
+        refuse_unsupported(config, backend)
+        for name in ignored_fields(config):
+            log.warning(f"{name} is accepted but has no effect in this version", model=context.name)
+        specs = instance_specs(config)
+        if not specs:
+            raise Internal(f"model '{context.name}' has no instances")
+        context = dataclasses.replace(context, threads_per_instance=threads_per_instance(len(specs)))
+        native = native_model(context)
+        model = backend.load(dataclasses.replace(context, native=native))
+        try:
+            model.prepare(specs)
+            for spec in specs:
+                instance = model.create_instance(spec)
+                if not spec.passive:
+                    native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0)
+            return cls(context, native, model)
+        except BaseException:
+            native.stop(abort=True)
+            with contextlib.suppress(ServerError):
+                model.close()
+            raise
+
+    @property
+    def ready_may_block(self) -> bool:
+        return self._model.ready_may_block
+
+    def is_ready(self) -> bool:
+        """Tell whether the backend takes the model for ready."""
+        return self._model.is_ready()
+
+    def trim(self, keep: int) -> None:
+        self._model.trim(keep)
+
+    def _close(self) -> None:
+        self._model.close()

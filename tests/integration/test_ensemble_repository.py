@@ -1,0 +1,183 @@
+"""Ensembles of real servers: start, explicit control, members that change, what the verbs answer.
+
+The steps are executed by a scheduler in Python; requests go in and come out over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers import raw
+from tests.helpers.ensembles import Chain, OneByOne, ensembles
+from tests.helpers.grpc_channel import Channel
+from tests.helpers.server import LocalServer, Model, ServerProcess, repository, until
+from tests.integration.onnx_files import config, index, infer
+from triton_fast import protos
+from triton_fast.scheduling import ensemble
+
+EXPLICIT = "--model-control-mode=explicit"
+
+
+@pytest.fixture(autouse=True)
+def schedulers(monkeypatch: pytest.MonkeyPatch) -> list[OneByOne]:
+    made: list[OneByOne] = []
+
+    def attach(*args: Any) -> OneByOne:
+        made.append(OneByOne(*args))
+        return made[-1]
+
+    monkeypatch.setattr(ensemble, "attach_ensemble", attach)
+    return made
+
+
+def control(server: Any, verb: str, name: str, **parameters: Any) -> raw.Answer:
+    body = json.dumps({"parameters": parameters}).encode() if parameters else b""
+    return raw.ask(server.http, raw.post(f"/v2/repository/models/{name}/{verb}", body))
+
+
+def ready(server: Any, name: str) -> int:
+    return raw.ask(server.http, raw.get(f"/v2/models/{name}/ready")).status
+
+
+def states(server: Any) -> dict[str, str]:
+    return {name: row.get("state", "") for name, row in index(server.http).items()}
+
+
+def echoed(server: Any, name: str, *shape: int) -> None:
+    given = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    answer = infer(server.http, name, {"INPUT0": given})["OUTPUT0"]
+    assert answer.shape == shape
+    assert np.array_equal(answer, given)
+
+
+def test_served_from_the_start(tmp_path: Path, schedulers: list[OneByOne]) -> None:
+    repository(tmp_path, Model("a"), Model("b"))
+    ensembles(tmp_path, Chain("e", ("a", "b", "a")), Chain("outer", ("e", "b")))
+    with LocalServer(tmp_path) as server:
+        assert states(server) == dict.fromkeys(("a", "b", "e", "outer"), "READY")
+        echoed(server, "outer", 3, 5)
+        echoed(server, "e", 2, 1)
+        assert ready(server, "outer") == 200
+        metadata = raw.ask(server.http, raw.get("/v2/models/e")).json()
+        tensor = {"datatype": "FP32", "shape": [-1, -1]}
+        assert metadata == {
+            "name": "e", "versions": ["1"], "platform": "ensemble",
+            "inputs": [{"name": "INPUT0", **tensor}], "outputs": [{"name": "OUTPUT0", **tensor}],
+        }  # fmt: skip
+        shown = config(server.http, "outer")
+        assert shown["ensemble_scheduling"]["step"][0] == {
+            "model_name": "e", "model_version": -1, "model_namespace": "",
+            "input_map": {"INPUT0": "INPUT0"}, "output_map": {"OUTPUT0": "t1"},
+        }  # fmt: skip
+        assert (shown["instance_group"], shown["backend"]) == ([], "")
+        assert shown["model_transaction_policy"] == {"decoupled": False}
+        stats = raw.ask(server.http, raw.get("/v2/models/e/stats")).json()["model_stats"]
+        assert [(row["name"], row["inference_stats"]["success"]["count"]) for row in stats] == [("e", 2)]
+        metrics = raw.ask(server.metrics, raw.get("/metrics")).body.decode()
+        assert 'nv_inference_request_success{model="outer",version="1"} 1' in metrics
+    assert [one.closed for one in schedulers] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("chain", "member", "shape"),
+    [
+        (Chain("e", ("m",), dims="4"), Model("m", dims=(4,), max_batch=0), (1, 4)),
+        (Chain("e", ("m",), dims="4"), Model("m", dims=(-1, 4), max_batch=0), (3, 4)),
+        (Chain("e", ("m",), dims="4", max_batch=0), Model("m", dims=(4,)), (4,)),
+        (Chain("e", ("m",), dims="-1, 4", max_batch=0), Model("m", dims=(4,)), (3, 4)),
+    ],
+)
+def test_the_batch_dimension_comes_and_goes(
+    tmp_path: Path, chain: Chain, member: Model, shape: tuple[int, ...]
+) -> None:
+    repository(tmp_path, member)
+    ensembles(tmp_path, chain)
+    with LocalServer(tmp_path) as server:
+        echoed(server, "e", *shape)
+
+
+def test_explicit_load_and_unload(tmp_path: Path) -> None:
+    repository(tmp_path, Model("a"), Model("b"), Model("c"))
+    ensembles(tmp_path, Chain("e", ("a", "b")), Chain("outer", ("e",)))
+    with LocalServer(tmp_path, EXPLICIT) as server:
+        assert control(server, "load", "outer").status == 200
+        assert states(server) == {**dict.fromkeys(("a", "b", "e", "outer"), "READY"), "c": ""}
+        assert control(server, "unload", "outer").status == 200
+        assert ready(server, "e") == 200
+        assert control(server, "load", "outer").status == 200
+        assert control(server, "unload", "outer", unload_dependents=True).status == 200
+        assert until(lambda: set(states(server).values()) == {"UNAVAILABLE", ""})
+        # The same over gRPC.
+        assert control(server, "load", "outer").status == 200
+        with Channel(server.grpc) as channel:
+            request = protos.RepositoryModelUnloadRequest(model_name="outer")
+            request.parameters["unload_dependents"].bool_param = True
+            reply = channel.ask("RepositoryModelUnload", request)
+            assert reply.outcome == (0, "")
+        assert until(lambda: set(states(server).values()) == {"UNAVAILABLE", ""})
+
+
+def test_a_member_is_reloaded_under_the_ensemble(tmp_path: Path) -> None:
+    repository(tmp_path, Model("a"))
+    ensembles(tmp_path, Chain("e", ("a",)))
+    with LocalServer(tmp_path, EXPLICIT, "--load-model=e") as server:
+        echoed(server, "e", 1, 2)
+        repository(tmp_path, Model("a", extra="parameters { key: 'x' value { string_value: 'y' } }"))
+        assert control(server, "load", "a").status == 200
+        assert config(server.http, "a")["parameters"] == {"x": {"string_value": "y"}}
+        echoed(server, "e", 1, 2)
+        # One that does not fit ends the ensemble, one that fits brings it back.
+        repository(tmp_path, Model("a", datatype="INT32"))
+        assert control(server, "load", "a").status == 200
+        assert until(lambda: states(server)["e"] == "UNAVAILABLE")
+        assert index(server.http)["e"]["reason"] == (
+            "in ensemble e, ensemble tensor INPUT0: inconsistent data type: TYPE_FP32 is inferred from model e while "
+            "TYPE_INT32 is inferred from model a"
+        )
+        answer = raw.ask(server.http, raw.infer_json("e", [1.0], shape=[1, 1]))
+        assert (answer.status, answer.json()) == (
+            404, {"error": "Request for unknown model: 'e' has no available versions"},
+        )  # fmt: skip
+        assert raw.ask(server.http, raw.get("/v2/health/ready")).status == 200
+        repository(tmp_path, Model("a"))
+        assert control(server, "load", "a").status == 200
+        echoed(server, "e", 1, 2)
+
+
+def test_a_failing_member_at_start(tmp_path: Path) -> None:
+    repository(tmp_path, Model("a"), Model("bad", extra='parameters { key: "execute_delay_ms" value { } }'))
+    (tmp_path / "bad" / "config.pbtxt").write_text('backend: "mxnet"\n')
+    ensembles(tmp_path, Chain("e", ("a", "bad")), Chain("fine", ("a",)))
+    with LocalServer(tmp_path) as server:
+        rows = index(server.http)
+        assert (rows["fine"]["state"], rows["e"]["state"]) == ("READY", "UNAVAILABLE")
+        assert rows["e"]["reason"].startswith(
+            "ensemble 'e' depends on 'bad' which has no loaded version. Model 'bad' loading failed with error: version "
+            "1 is at UNAVAILABLE state: Invalid argument: unable to find backend library for backend 'mxnet'"
+        )
+        assert raw.ask(server.http, raw.get("/v2/health/ready")).status == 400
+        echoed(server, "fine", 1, 1)
+
+
+def test_a_cycle_at_start_is_told_and_ends(tmp_path: Path) -> None:
+    repository(tmp_path, Model("a"))
+    ensembles(tmp_path, Chain("e", ("f",)), Chain("f", ("a", "e")))
+    with LocalServer(tmp_path) as server:
+        rows = index(server.http)
+        assert rows["e"]["reason"] == "circular dependency between ensembles: e -> ... -> f -> e"
+        assert rows["f"]["reason"] == "circular dependency between ensembles: f -> ... -> e -> f"
+        echoed(server, "a", 1, 1)
+
+
+def test_a_server_without_the_scheduler_says_so(tmp_path: Path) -> None:
+    repository(tmp_path, Model("a"))
+    ensembles(tmp_path, Chain("e", ("a",)))
+    with ServerProcess(tmp_path, "--exit-on-error=false") as process:
+        reason = index(process.http)["e"]["reason"]
+        assert reason == "Unsupported: model 'e' is an ensemble, which this version does not serve yet"
+        assert f"UNAVAILABLE: {reason}" in process.log()

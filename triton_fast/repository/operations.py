@@ -1,0 +1,77 @@
+"""Turns: one operation a model at a time, and a count of everything that the server's end has to wait for.
+
+Nobody holds two turns at once (but a model that loads others while it is loaded, see nested.py): no circle can form.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from triton_fast.errors import Unavailable
+
+# Entered before a model's turn is waited for; may refuse by raising Unavailable.
+Asking = Callable[[str], AbstractContextManager[None]]
+
+
+def unasked(_: str) -> AbstractContextManager[None]:
+    """Nobody has to be asked."""
+    return nullcontext()
+
+
+class Operations:
+    """``is_closing`` tells whether the server takes no operations any more."""
+
+    def __init__(self, is_closing: Callable[[], bool]) -> None:
+        self._is_closing = is_closing
+        self._turns: dict[str, tuple[threading.Lock, int]] = {}
+        self._turns_lock = threading.Lock()
+        self._busy = 0
+        self._idle = threading.Condition()
+
+    @property
+    def waiting(self) -> list[str]:
+        """Names that somebody works on or waits for."""
+        with self._turns_lock:
+            return sorted(self._turns)
+
+    def begin(self) -> None:
+        """Something begins that the server's end waits for; ``done`` ends it."""
+        with self._idle:
+            self._busy += 1
+
+    def done(self) -> None:
+        with self._idle:
+            self._busy -= 1
+            self._idle.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing is under way; return whether that came true in time."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self._busy == 0, timeout_s)
+
+    @contextmanager
+    def turn(self, name: str, asking: Asking = unasked) -> Iterator[None]:
+        """Let one operation a model run at a time; the lock lives only while somebody wants it.
+
+        Raises Unavailable when the server closes.
+        """
+        with asking(name):
+            with self._turns_lock:
+                lock, users = self._turns.get(name, (threading.Lock(), 0))
+                self._turns[name] = lock, users + 1
+            self.begin()
+            try:
+                with lock:
+                    if self._is_closing():
+                        raise Unavailable("Server not ready")
+                    yield
+            finally:
+                with self._turns_lock:
+                    lock, users = self._turns[name]
+                    if users == 1:
+                        del self._turns[name]
+                    else:
+                        self._turns[name] = lock, users - 1
+                self.done()
