@@ -39,7 +39,7 @@ class NativeEnsemble(NativeScheduler):
         ``resolve(name, version)`` gives the model of a step. Raises ``ServerError``, whose text the request gets.
         Called from any thread.
     epoch : Epoch, optional
-        Changes whenever ``resolve`` may answer otherwise. None: it never does, unless a member stops.
+        Changes whenever ``resolve`` may answer otherwise. None: it is asked for each request.
     max_inflight : int
         Requests of each step that may be with its model at a time; 0: any number. Others wait in order.
 

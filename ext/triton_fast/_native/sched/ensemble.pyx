@@ -33,7 +33,7 @@ cdef Members* look_up(Ensemble* ens, Members* known) noexcept nogil:
     cdef Members* fresh
     pthread_mutex_lock(&ens.lock)
     fresh = ens.members
-    if fresh != NULL and fresh != known and (ens.epoch == NULL or ens.epoch[0] == fresh.epoch):
+    if fresh != NULL and fresh != known and ens.epoch != NULL and ens.epoch[0] == fresh.epoch:
         tf_add32(&fresh.refs, 1)
         pthread_mutex_unlock(&ens.lock)
         return fresh
@@ -75,7 +75,7 @@ cdef int ensemble_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noex
     if members != NULL:
         tf_add32(&members.refs, 1)
     pthread_mutex_unlock(&ens.lock)
-    if members == NULL or (ens.epoch != NULL and ens.epoch[0] != members.epoch):
+    if members == NULL or ens.epoch == NULL or ens.epoch[0] != members.epoch:
         members_unref(members)
         members = look_up(ens, members)
     run = run_new(ens, r, members) if members != NULL else NULL
@@ -171,7 +171,7 @@ cdef class NativeEnsemble(NativeScheduler):
     resolve : callable
         ``resolve(name, version) -> NativeModel``, version -1 for the latest. Raises ``ServerError``.
     epoch : Epoch, optional
-        Changes whenever ``resolve`` may answer otherwise; None: it never does, unless a member stops.
+        Changes whenever ``resolve`` may answer otherwise; None: it is asked for each request.
     max_inflight : int
         Requests of each step that may be with its model at a time; 0: any number.
 

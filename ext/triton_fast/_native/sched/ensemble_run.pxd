@@ -102,7 +102,7 @@ cdef struct Ensemble:
     Limit* limits
     int32_t max_inflight    # requests of each step; 0: any number
     Plan* plan
-    long long* epoch        # NULL: it never changes
+    long long* epoch        # NULL: look the members up for each request
     void* owner             # NativeEnsemble, which outlives all runs
     # The members now, looked up anew if they are still `known`, with a reference; NULL: memory ran out.
     Members* (*look_up)(Ensemble* ens, Members* known) noexcept nogil
