@@ -214,7 +214,11 @@ STREAMS = {
     "stream": Case("streams", [3], [{"Y": [0]}, {"Y": [2]}, {"Y": [4]}]),
     "nothing": Case("streams", [0], []),
     "last": Case("streams_last", [2], [{"Y": [0]}, {"Y": [1]}, {"Y": [2]}, {"Y": [3]}]),
-    "stream_error": Case("streams_last", [4], [*({"Y": [k]} for k in range(7)), "in ensemble 'streams_last', no seven"]),
+    "stream_error": Case(
+        "streams_last",
+        [4],
+        [*({"Y": [k]} for k in range(7)), "in ensemble 'streams_last', no seven"],
+    ),
 }
 BOUNDED = Case("streams_bounded", [6], [{"Y": [2 * k]} for k in range(6)])
 SEQUENCES = {

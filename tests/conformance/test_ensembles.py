@@ -1,4 +1,4 @@
-"""Ensembles of real servers over HTTP and gRPC: what they answer, count and tell their steps; the same by the reference.
+"""Ensembles of real servers over HTTP and gRPC: what they answer, count and tell their steps; the same as Triton.
 
 What needs the reference is skipped without TRITON_REFERENCE (see reference.py).
 """

@@ -6,6 +6,7 @@ Knows the native engine only, as ``tests.helpers.models`` does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,7 +33,7 @@ def step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str], **op
 
 def chain(model: str, *tensors: str, taken: str = "IN", given: str = "OUT") -> list[Step]:
     """Steps of one model, each taking what the one before gives: ``chain("m", "X", "t", "Y")`` are two."""
-    return [step(model, {taken: one}, {given: other}) for one, other in zip(tensors, tensors[1:], strict=False)]
+    return [step(model, {taken: one}, {given: other}) for one, other in itertools.pairwise(tensors)]
 
 
 def ints(*values: int) -> tuple[Any, tuple[int, ...], bytes]:

@@ -1,4 +1,4 @@
-"""Configs of ensembles for tests. Ensembles of engine models, without a repository: ``tests.helpers.ensemble_models``."""
+"""Configs of ensembles for tests. Those of engine models, without a repository: ``tests.helpers.ensemble_models``."""
 
 from __future__ import annotations
 

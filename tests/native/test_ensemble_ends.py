@@ -1,4 +1,4 @@
-"""Ensembles that end early: errors at each place, full queues, members that stop, cancels, stopping the ensemble itself."""
+"""Ensembles that end early: errors at each place, full queues, members that stop, cancels, their own stop."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_errors_of_ensembles_in_each_other():
         z.add("bad", failing(InvalidArg("no")))
         z.ensemble("inner", chain("bad", "X", "Y"))
         model = z.ensemble("outer", chain("inner", "X", "Y", taken="X", given="Y"))
-        with pytest.raises(InvalidArg, match="^in ensemble 'outer', in ensemble 'inner', no$"):
+        with pytest.raises(InvalidArg, match=r"^in ensemble 'outer', in ensemble 'inner', no$"):
             ask(model).wait(LONG_S)
         assert z.models["inner"].snapshot()["failures"]["OTHER"] == 1
 
@@ -74,8 +74,7 @@ def test_a_step_that_gets_what_it_does_not_take():
         with pytest.raises(InvalidArg) as caught:
             ask(model, id="17").wait(LONG_S)
         assert str(caught.value) == (
-            "in ensemble 'e', [request id: 17] inference input 'IN' data-type is 'FP32', "
-            "but model 'id' expects 'INT32'"
+            "in ensemble 'e', [request id: 17] inference input 'IN' data-type is 'FP32', but model 'id' expects 'INT32'"
         )
 
 
@@ -84,7 +83,7 @@ def test_an_output_that_the_step_left_out_and_the_next_needs():
         z.add("less", mapped(lambda given: {}))
         z.add("id", IdentityInstance())
         model = z.ensemble("e", [*chain("less", "X", "t"), *chain("id", "t", "Y")])
-        with pytest.raises(InvalidArg, match="in ensemble 'e', .*expected 1 inputs but got 0 inputs for model 'id'"):
+        with pytest.raises(InvalidArg, match=r"in ensemble 'e', .*expected 1 inputs but got 0 inputs for model 'id'"):
             ask(model).wait(LONG_S)
 
 
@@ -172,7 +171,7 @@ def test_a_full_step_is_an_error_at_once(place):
         model = z.ensemble("e", [*chain(names[0], "X", "t"), *chain(names[1], "t", "Y")])
         calls = [ask(model, k) for k in range(1000)]
         for call in calls:
-            with pytest.raises(Unavailable, match="^in ensemble 'e', Exceeds maximum queue size$"):
+            with pytest.raises(Unavailable, match=r"^in ensemble 'e', Exceeds maximum queue size$"):
                 call.wait(LONG_S)
         assert model.snapshot()["failures"]["OTHER"] == 1000
         assert z.models["full"].snapshot()["failures"]["REJECTED"] == 1000
@@ -398,7 +397,7 @@ def test_a_resolver_that_breaks():
 
     model = NativeModel("e", 1, 8, (io("X"),), (io("Y"),))
     model.use(NativeEnsemble(model, chain("m", "X", "Y"), resolve))
-    with pytest.raises(Internal, match="^in ensemble 'e', it broke$"):
+    with pytest.raises(Internal, match=r"^in ensemble 'e', it broke$"):
         ask(model).wait(LONG_S)
     model.stop()
 

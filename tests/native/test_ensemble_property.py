@@ -1,4 +1,4 @@
-"""Random ensembles against the same graph worked out in plain Python, with streams, optional tensors and failing steps."""
+"""Random ensembles against the same graph worked out in plain Python, with streams and failing steps."""
 
 from __future__ import annotations
 

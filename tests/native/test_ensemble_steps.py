@@ -276,7 +276,7 @@ def test_the_batch_dimension_goes_and_comes():
         model = z.ensemble("e", steps, inputs=(io("X", 3),), outputs=(io("Y", 3),))
         assert infer(model, [("X", *ints(1, 2, 3))])["Y"] == ints(1, 2, 3)
         assert (batched, plain, again) == ([(1, 3)], [(3,)], [(1, 3)])
-        with pytest.raises(InvalidArg, match="in ensemble 'e', .*unexpected shape for input 'IN' for model 'p'"):
+        with pytest.raises(InvalidArg, match=r"in ensemble 'e', .*unexpected shape for input 'IN' for model 'p'"):
             infer(model, [("X", INT32, (2, 3), bytes(24))])
 
 

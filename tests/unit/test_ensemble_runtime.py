@@ -83,7 +83,7 @@ def test_a_member_that_is_gone_fails_the_request():
         raise NotFound(f"no {name}")
 
     runtime = started(resolve)
-    with pytest.raises(NotFound, match="^in ensemble 'e', no m$"):
+    with pytest.raises(NotFound, match=r"^in ensemble 'e', no m$"):
         InferCall(runtime.native, [numbers(7, 2, 1)]).wait(LONG_S)
     runtime.abort()
     assert runtime.stop(LONG_S)

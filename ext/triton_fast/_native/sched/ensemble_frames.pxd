@@ -1,4 +1,4 @@
-# The memory of a run: its frames, their tensors, and which steps are ready. Only the thread that works on it comes here.
+# The memory of a run: its frames, their tensors, and which steps are ready. For the thread that works on it alone.
 from libc.stdint cimport int32_t
 
 from triton_fast._native.core.request cimport Request

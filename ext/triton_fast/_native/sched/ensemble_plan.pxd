@@ -2,7 +2,7 @@
 # with the GIL and read without. A plan never changes; members are made anew when a name means another version.
 #
 # Levels: level 0 runs once for a request. The responses of a decoupled step open a level of their own: what depends on
-# them runs once for each (a frame, sched/ensemble_run.pxd). A tensor or a step is of the deepest level that it depends on.
+# them runs once for each (a frame, sched/ensemble_run.pxd). Tensors and steps are of the deepest level they depend on.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.request cimport Model

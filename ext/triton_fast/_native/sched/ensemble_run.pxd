@@ -1,6 +1,6 @@
-# One request to an ensemble on its way. A run and its first frame lie in the request's own memory, so that a late cancel
-# finds them. One thread at a time works on a run: who has news (a response, a cancel) leaves it in the run's list, and
-# works if nobody does. So no lock is held while models are called, and a step that ends within its submit does not recur.
+# One request to an ensemble on its way. A run and its first frame lie in the request's own memory, so that a late
+# cancel finds them. One thread at a time works on a run: who has news (a response, a cancel) leaves it in its list, and
+# works if nobody does. So no lock is held while models are called; steps that end within their submit need no stack.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t

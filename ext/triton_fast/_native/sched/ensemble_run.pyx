@@ -406,8 +406,8 @@ cdef void start(Run* run, Exec* x) noexcept nogil:
 
 # --- ends -------------------------------------------------------------------------------------------------------------
 
-# The response is this error. What waits is given up, what is queued at members is taken back; those that run it are told
-# with `tell`. The answer goes when the last of them is back, since they use the request's memory.
+# The response is this error. What waits is given up, what is queued at members is taken back; members that run a step
+# are told with `tell`. The answer goes when the last of them is back, since they use the request's memory.
 cdef void run_fail(Run* run, int32_t code, const char* text, size_t n, bint tell) noexcept nogil:
     cdef Ensemble* ens = run.ensemble
     cdef Request* r = run.request
@@ -487,8 +487,8 @@ cdef int send_answer(Run* run, Frame* f) noexcept nogil:
     return 0
 
 
-# Of a decoupled ensemble: the frames that are complete, in the order of the responses that they come from. The last goes
-# with the end.
+# Of a decoupled ensemble: the frames that are complete, in the order of the responses that they come from. The last
+# goes with the end.
 cdef void send_answers(Run* run) noexcept nogil:
     cdef Plan* p = run.ensemble.plan
     cdef Frame* f

@@ -19,8 +19,8 @@ cdef inline Slot* slot_of(Run* run, Frame* frame, int32_t tensor) noexcept nogil
 
 # The request of x for this member, checked; NULL with e filled.
 cdef Request* child_new(Exec* x, Member* m, tf_error* e) noexcept nogil
-# Read what a response of x says of the sequence into mark, which holds what x was told. 1: it says something, 0: it does
-# not, -1: nonsense, e is filled. Texts lie in the response.
+# Read what a response says of the sequence into mark, which holds what the step was told. 1: it says something, 0: it
+# does not, -1: nonsense, e is filled. Texts lie in the response.
 cdef int read_mark(Response* p, Mark* mark, tf_error* e) noexcept nogil
 # Give p the outputs that the client wants, of this frame. -1: memory ran out.
 cdef int fill_answer(Run* run, Frame* frame, Response* p) noexcept nogil

@@ -1,6 +1,6 @@
 # See ensemble_tensors.pxd.
 # Memory shared with the worker of a Python model is passed on like any other: the worker may still write to it, but
-# sizes and shapes are the server's own copies, and strings, whose lengths lie among the data, were copied when they came.
+# sizes and shapes are the server's own, and strings, whose lengths lie among the data, were copied when they came.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
