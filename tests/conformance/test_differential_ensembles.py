@@ -13,9 +13,8 @@ import pytest
 
 from tests.conformance import reference
 from tests.helpers import raw
-from tests.helpers.ensembles import Chain, OneByOne, ensembles
+from tests.helpers.ensembles import Chain, ensembles
 from tests.helpers.server import LocalServer, Model, repository
-from triton_fast.scheduling import ensemble
 
 FOUR = {"dims": (4,)}
 MEMBERS = (
@@ -66,10 +65,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     theirs = reference.python_models(ours, root / "theirs", tuple(model.name for model in MEMBERS))
     ensembles(theirs, *CHAINS)
     flags = "--model-control-mode=explicit"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ensemble, "attach_ensemble", OneByOne)
-        with LocalServer(ours, flags) as near, reference.Reference(theirs, root / "log", flags) as far:
-            yield Pair(near.http, far.http)
+    with LocalServer(ours, flags) as near, reference.Reference(theirs, root / "log", flags) as far:
+        yield Pair(near.http, far.http)
 
 
 def load(address: tuple[str, int], name: str) -> tuple[int, str]:

@@ -1,7 +1,4 @@
-"""Ensembles of real servers: start, explicit control, members that change, what the verbs answer.
-
-The steps are executed by a scheduler in Python; requests go in and come out over HTTP.
-"""
+"""Ensembles of real servers: start, explicit control, members that change, what the verbs answer."""
 
 from __future__ import annotations
 
@@ -13,26 +10,13 @@ import numpy as np
 import pytest
 
 from tests.helpers import raw
-from tests.helpers.ensembles import Chain, OneByOne, ensembles
+from tests.helpers.ensembles import Chain, ensembles
 from tests.helpers.grpc_channel import Channel
-from tests.helpers.server import LocalServer, Model, ServerProcess, repository, until
+from tests.helpers.server import LocalServer, Model, repository, until
 from tests.integration.onnx_files import config, index, infer
 from triton_fast import protos
-from triton_fast.scheduling import ensemble
 
 EXPLICIT = "--model-control-mode=explicit"
-
-
-@pytest.fixture(autouse=True)
-def schedulers(monkeypatch: pytest.MonkeyPatch) -> list[OneByOne]:
-    made: list[OneByOne] = []
-
-    def attach(*args: Any) -> OneByOne:
-        made.append(OneByOne(*args))
-        return made[-1]
-
-    monkeypatch.setattr(ensemble, "attach_ensemble", attach)
-    return made
 
 
 def control(server: Any, verb: str, name: str, **parameters: Any) -> raw.Answer:
@@ -55,7 +39,7 @@ def echoed(server: Any, name: str, *shape: int) -> None:
     assert np.array_equal(answer, given)
 
 
-def test_served_from_the_start(tmp_path: Path, schedulers: list[OneByOne]) -> None:
+def test_served_from_the_start(tmp_path: Path) -> None:
     repository(tmp_path, Model("a"), Model("b"))
     ensembles(tmp_path, Chain("e", ("a", "b", "a")), Chain("outer", ("e", "b")))
     with LocalServer(tmp_path) as server:
@@ -80,7 +64,6 @@ def test_served_from_the_start(tmp_path: Path, schedulers: list[OneByOne]) -> No
         assert [(row["name"], row["inference_stats"]["success"]["count"]) for row in stats] == [("e", 2)]
         metrics = raw.ask(server.metrics, raw.get("/metrics")).body.decode()
         assert 'nv_inference_request_success{model="outer",version="1"} 1' in metrics
-    assert [one.closed for one in schedulers] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +155,3 @@ def test_a_cycle_at_start_is_told_and_ends(tmp_path: Path) -> None:
         assert rows["e"]["reason"] == "circular dependency between ensembles: e -> ... -> f -> e"
         assert rows["f"]["reason"] == "circular dependency between ensembles: f -> ... -> e -> f"
         echoed(server, "a", 1, 1)
-
-
-def test_a_server_without_the_scheduler_says_so(tmp_path: Path) -> None:
-    repository(tmp_path, Model("a"))
-    ensembles(tmp_path, Chain("e", ("a",)))
-    with ServerProcess(tmp_path, "--exit-on-error=false") as process:
-        reason = index(process.http)["e"]["reason"]
-        assert reason == "Unsupported: model 'e' is an ensemble, which this version does not serve yet"
-        assert f"UNAVAILABLE: {reason}" in process.log()

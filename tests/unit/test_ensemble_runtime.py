@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.ensembles import Chain, OneByOne
+from tests.helpers.ensembles import Chain
 from tests.helpers.models import LONG_S, STOPPED, counters_at_base, numbers, served
 from tests.helpers.models import Gate as Instance
 from triton_fast import config as cfg
@@ -16,8 +16,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import LoadContext
 from triton_fast.backends.host import Caller, Host
 from triton_fast.config import EnsemblePlan, check_members, parse
-from triton_fast.errors import NotFound, Unavailable, Unsupported
-from triton_fast.scheduling import ensemble
+from triton_fast.errors import NotFound, Unavailable
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 
 __all__ = ["counters_at_base"]
@@ -57,18 +56,7 @@ def started(resolve: object = None, control: Control | None = None) -> EnsembleR
     return EnsembleRuntime.start(LoadContext("e", 3, Path("e"), Path("e/3"), config, host=host), plan)
 
 
-@pytest.fixture
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ensemble, "attach_ensemble", OneByOne)
-
-
-def test_without_a_scheduler_the_start_fails():
-    with pytest.raises(Unsupported, match=r"^model 'e' is an ensemble, which this version does not serve yet$"):
-        started()
-
-
-@pytest.mark.usefixtures("one_by_one")
-def test_requests_pass_through_the_members_and_the_end_closes_the_scheduler():
+def test_requests_pass_through_the_members_until_the_end():
     gate = Instance(held=False)
     with served(gate) as member:
         asked: list[tuple[str, int]] = []
@@ -86,24 +74,21 @@ def test_requests_pass_through_the_members_and_the_end_closes_the_scheduler():
         assert gate.batches == [[7], [7]]
         assert runtime.stop(LONG_S)
         assert runtime.stop(LONG_S)
-        assert runtime._steps.closed  # type: ignore[attr-defined]
         with pytest.raises(Unavailable, match=STOPPED):
             InferCall(runtime.native, [numbers(7, 2, 1)])
 
 
-@pytest.mark.usefixtures("one_by_one")
 def test_a_member_that_is_gone_fails_the_request():
     def resolve(name: str, version: int) -> NativeModel:
         raise NotFound(f"no {name}")
 
     runtime = started(resolve)
-    with pytest.raises(NotFound, match="no m"):
+    with pytest.raises(NotFound, match=r"^in ensemble 'e', no m$"):
         InferCall(runtime.native, [numbers(7, 2, 1)]).wait(LONG_S)
     runtime.abort()
     assert runtime.stop(LONG_S)
 
 
-@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize(("members", "expected"), [({("m", ""): True}, True), ({("m", ""): False}, False), ({}, False)])
 def test_ready_as_its_members_are(members, expected):
     control = Control(members)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Protocol
 
-from triton_fast._native.sched.model import NativeModel
+from triton_fast._native.sched.ensemble import NativeEnsemble, Step
+from triton_fast._native.sched.model import Epoch, NativeModel
 from triton_fast.backends.base import LoadContext
 from triton_fast.backends.host import Caller
 from triton_fast.config import EnsemblePlan
-from triton_fast.errors import ServerError, Unsupported
+from triton_fast.errors import ServerError
 from triton_fast.scheduling.caches import ResponseCache
 from triton_fast.scheduling.layers import add_layers
 from triton_fast.scheduling.runtime import ServedVersion, native_model
@@ -21,35 +21,32 @@ from triton_fast.scheduling.runtime import ServedVersion, native_model
 Resolve = Callable[[str, int], NativeModel]
 
 
-class EnsembleScheduler(Protocol):
-    """What advances an ensemble's requests."""
-
-    def close(self) -> None:
-        """Return when the last request has been answered. The queue takes no new ones by then."""
-
-
-def attach_ensemble(native: NativeModel, plan: EnsemblePlan, resolve: Resolve) -> EnsembleScheduler:
+def attach_ensemble(native: NativeModel, plan: EnsemblePlan, resolve: Resolve, epoch: Epoch | None = None) -> None:
     """Have the steps of ``plan`` executed for what is submitted to ``native``.
 
     Parameters
     ----------
     resolve
-        (member, version or -1) -> where its requests go now; raises ServerError. The answer holds until the epoch
-        (``Host.epoch``) changes.
+        (member, version or -1) -> where its requests go now; raises ServerError.
+    epoch
+        Changes whenever ``resolve`` may answer otherwise; None: ask for each request.
     """
-    raise Unsupported(f"model '{plan.name}' is an ensemble, which this version does not serve yet")
+    steps = [
+        Step(
+            step.model, step.version, tuple((wire.name, wire.tensor) for wire in step.inputs),
+            tuple((wire.name, wire.tensor) for wire in step.outputs), step.decoupled,
+        )
+        for step in plan.steps
+    ]  # fmt: skip
+    native.use(NativeEnsemble(native, steps, resolve, epoch=epoch, max_inflight=plan.max_inflight))
 
 
 class EnsembleRuntime(ServedVersion):
     """A version of an ensemble. ``plan``: its steps."""
 
-    def __init__(
-        self, context: LoadContext, native: NativeModel, plan: EnsemblePlan, steps: EnsembleScheduler,
-        cached: bool = False,
-    ) -> None:  # fmt: skip
+    def __init__(self, context: LoadContext, native: NativeModel, plan: EnsemblePlan, cached: bool = False) -> None:
         super().__init__(context, native, cached)
         self.plan = plan
-        self._steps = steps
         self._control = context.host.control
 
     @classmethod
@@ -57,8 +54,8 @@ class EnsembleRuntime(ServedVersion):
         """Start over the members as they are served. Raises ServerError."""
         native = native_model(context)
         try:
-            steps = attach_ensemble(native, plan, context.host.resolve)
-            return cls(context, native, plan, steps, add_layers(native, context, cache))
+            attach_ensemble(native, plan, context.host.resolve, context.host.epoch)
+            return cls(context, native, plan, add_layers(native, context, cache))
         except BaseException:
             native.stop(abort=True)
             raise
@@ -79,4 +76,4 @@ class EnsembleRuntime(ServedVersion):
         return False
 
     def _close(self) -> None:
-        self._steps.close()
+        """Nothing is left to close: the scheduler has ended with the last request."""

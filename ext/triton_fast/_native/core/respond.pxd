@@ -19,6 +19,8 @@ cdef Request* request_fork(Request* r) noexcept nogil
 cdef int response_send(Request* carrier) noexcept nogil
 # The same without waiting: 1 when there is no place now; the caller keeps the carrier.
 cdef int response_try_send(Request* carrier) noexcept nogil
+# The same, whatever the limit says: who sends it is held back otherwise.
+cdef void response_push(Request* carrier) noexcept nogil
 # Tell a running model that nobody wants r's responses any more: sets r.cancelled and wakes who waits in response_send
 # or request_sleep. The caller must know that r lives: its final response has not been freed.
 cdef void request_cancel(Request* r) noexcept nogil

@@ -95,6 +95,12 @@ cdef int response_try_send(Request* carrier) noexcept nogil:
     return hand_over(carrier)
 
 
+cdef void response_push(Request* carrier) noexcept nogil:
+    if carrier.parent.max_responses > 0:
+        tf_add32(&carrier.parent.unsent, 1)
+    hand_over(carrier)
+
+
 cdef void request_cancel(Request* r) noexcept nogil:
     tf_store32(&r.cancelled, 1)
     park_wake(&r.waiting)

@@ -11,7 +11,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
 from triton_fast._native.core.request cimport (
-    REQ_QUEUED, Model, Request, Response, Sink, request_free, request_new, response_fail, sink_end,
+    Model, Request, Response, Sink, request_free, request_new, response_fail, sink_end,
 )
 from triton_fast._native.pyworker.channel cimport Channel, channel_kick, channel_publish
 from triton_fast._native.pyworker.decode cimport (
@@ -25,7 +25,7 @@ from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_to
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
-    SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake,
+    SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake, scheduler_withdraw,
 )
 
 cdef enum:
@@ -404,46 +404,68 @@ cdef Call* find_call(Worker* w, uint32_t id) noexcept nogil:
     return call
 
 
-# The lock is held. The child of a call, if it was still queued: it is the caller's now. Else it is told to stop.
-cdef Request* take_back(Call* call) noexcept nogil:
-    if call.child == NULL or call.target.scheduler == NULL:
-        return NULL
-    if scheduler_cancel(call.target.scheduler, call.child):
-        return call.child
-    return NULL
+# A call's child, held so that it can be taken back when the lock is free: a scheduler that is asked may answer this
+# request or others at once, by call_deliver. The lock is held.
+cdef struct Held:
+    Request* child
+    Target* target
+
+
+cdef bint hold_child(Call* call, Held* held) noexcept nogil:
+    if call == NULL or call.child == NULL or call.target.scheduler == NULL:
+        return False
+    held.child = call.child
+    held.target = call.target
+    held.target.refs += 1
+    tf_add32(&held.child.holds, 1)
+    return True
+
+
+# Without the lock. Take the child back and answer it with this error if it was still queued; else it is told to stop.
+cdef bint end_child(Worker* w, Held* held, int32_t code, const char* text) noexcept nogil:
+    cdef Request* r = held.child
+    cdef bint taken = scheduler_cancel(held.target.scheduler, r)
+    target_unref(w, held.target)
+    if taken:
+        response_fail(&r.response, code, text, strlen(text))
+        call_deliver(r.sink, &r.response, &r.response)
+    request_free(r)
+    return taken
 
 
 cdef void call_end(Worker* w, uint32_t id, bint cancel) noexcept nogil:
-    cdef Request* r = NULL
+    cdef Held held
     cdef Call* call
-    cdef const char* text = b"the request was cancelled"
+    cdef bint found = False
     pthread_mutex_lock(&w.lock)
     call = find_call(w, id)
-    if call != NULL:
-        if not cancel:
-            call.closed = True
-        else:
-            r = take_back(call)
+    if call != NULL and not cancel:
+        call.closed = True
+    elif cancel:
+        found = hold_child(call, &held)
     pthread_mutex_unlock(&w.lock)
-    if r != NULL:
-        response_fail(&r.response, TF_CANCELLED, text, strlen(text))
-        call_deliver(r.sink, &r.response, &r.response)
+    if found:
+        end_child(w, &held, TF_CANCELLED, b"the request was cancelled")
 
 
 cdef bint call_refuse(Worker* w, uint32_t id, int32_t code, const char* text, size_t n) noexcept nogil:
-    cdef Request* r = NULL
-    cdef Call* call
+    cdef Request* r
+    cdef Held held
+    cdef bint taken = False
     pthread_mutex_lock(&w.lock)
-    call = find_call(w, id)
-    # Only a queued one: scheduler_cancel would tell a running one to stop.
-    if call != NULL and call.child != NULL and call.child.state == REQ_QUEUED:
-        r = take_back(call)
-    pthread_mutex_unlock(&w.lock)
-    if r == NULL:
+    if not hold_child(find_call(w, id), &held):
+        pthread_mutex_unlock(&w.lock)
         return False
-    response_fail(&r.response, code, text, n)
-    call_deliver(r.sink, &r.response, &r.response)
-    return True
+    pthread_mutex_unlock(&w.lock)
+    # Only one that no instance has: one that runs is not told to stop.
+    r = held.child
+    taken = scheduler_withdraw(held.target.scheduler, r)
+    target_unref(w, held.target)
+    if taken:
+        response_fail(&r.response, code, text, n)
+        call_deliver(r.sink, &r.response, &r.response)
+    request_free(r)
+    return taken
 
 
 # What had arrived and was not told. A call lives until its final response, which may be in another list or come from
@@ -467,27 +489,28 @@ cdef void abandon_responses(Response* p) noexcept nogil:
 
 cdef void calls_abandon(Worker* w) noexcept nogil:
     cdef Call* call
-    cdef Request* taken = NULL
-    cdef Request* r
+    cdef Held* held
     cdef Response* p
+    cdef int32_t i, n = 0
     pthread_mutex_lock(&w.lock)
     w.serving = False
+    held = <Held*>malloc((<size_t>w.n_calls + 1) * sizeof(Held))
     call = w.calls
     while call != NULL:
         call.closed = True
-        r = take_back(call)
-        if r != NULL:
-            r.q_next = taken
-            taken = r
+        if held != NULL and hold_child(call, &held[n]):     # without memory they end by themselves
+            n += 1
         call = call.next
     p = w.arrived
     w.arrived = NULL
     pthread_mutex_unlock(&w.lock)
-    while taken != NULL:
-        r = taken
-        taken = r.q_next
-        call_deliver(r.sink, &r.response, &r.response)
+    for i in range(n):
+        end_child(w, &held[i], TF_CANCELLED, b"the request was cancelled")
+    free(held)
     abandon_responses(p)
     p = w.unanswered
     w.unanswered = NULL
     abandon_responses(p)
+    if n:
+        with gil:
+            targets_drop(w)     # what the last response of a call could not let go of while it was held here

@@ -28,7 +28,8 @@ cdef struct Scheduler:
     int (*submit)(Scheduler* s, Request* r, bint* wake, tf_error* e) noexcept nogil
     void (*wake)(Scheduler* s) noexcept nogil
     # Take r out if no instance has it yet: True, and the caller owns it again (nothing is delivered). False: it will be
-    # delivered; with `tell` it is told that nobody wants it (request_cancel).
+    # delivered; with `tell` it is told that nobody wants it (request_cancel). It, or others that it makes room for, may
+    # be delivered before this returns: the caller holds no lock that a sink takes.
     bint (*cancel)(Scheduler* s, Request* r, bint tell) noexcept nogil
     # Next batch for instance number i: fills out (room for MAX_TAKE) and returns how many, or TAKE_STOPPED.
     # Sources only.

@@ -1,0 +1,1 @@
+"""max_inflight_requests. It has a C interface only (ensemble_places.pxd)."""

@@ -1,0 +1,1 @@
+"""What an ensemble is, and its members. It has a C interface only (ensemble_plan.pxd)."""
