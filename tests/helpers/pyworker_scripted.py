@@ -235,10 +235,10 @@ class Served:
 
 @contextlib.contextmanager
 def python_model(resolve: Any = None, epoch: Any = None, *, in_bytes: int = 1 << 20, out_bytes: int = 1 << 20,
-                 **options: Any) -> Iterator[Served]:
+                 wait_ns: int = 30 * 10**9, **options: Any) -> Iterator[Served]:
     """A started model with one instance whose worker is the test; afterwards that has gone and the model is stopped."""
     channel = WorkerChannel(in_bytes, out_bytes)
-    instance = PythonInstance("py", resolve, epoch)
+    instance = PythonInstance("py", resolve, epoch, wait_ns=wait_ns)
     instance.attach(channel)
     model = make_model(instance, **options)
     with ScriptedWorker(channel) as worker:
