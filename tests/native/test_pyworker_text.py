@@ -14,17 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, live, numbers, submit, value_of
+from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, live, make_model, numbers, submit, value_of
 from tests.helpers.pyworker_peer import EVENTS, pad
 from tests.helpers.pyworker_scripted import BY_SENDER, python_model
 from triton_fast._native.pyworker import region
+from triton_fast._native.pyworker.local import LocalInstance
 from triton_fast._native.sched.inprocess import InferCall
 from triton_fast._native.sched.model import Epoch
 
 # Cut, overlong, surrogates, beyond Unicode, stray continuations, and whole.
 TEXTS = [
-    b"\xff", b"a\xe2\x82", b"\xe2\x82 b", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80\x80", b"\xf0\x9f\x98",
-    b"\xf0\x80\x80\x80", b"12345678\xfe12345678\xc3", "h\u00e9 \u20ac \U0001f600".encode(), b"\xc3\xa9" * 9 + b"\xe9",
+    b"\xff", b"a\xe2\x82", b"\xe2\x82 b", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80\x80",
+    b"\xf0\x9f\x98", b"\xf0\x80\x80\x80", b"12345678\xfe12345678\xc3", "h\u00e9 \u20ac \U0001f600".encode(), b"\xc3\xa9" * 9 + b"\xe9",
 ]  # fmt: skip
 
 
@@ -173,6 +174,22 @@ def test_the_context_of_a_trace_is_carried():
         assert s.worker.execution().requests[0].trace == ""
 
 
+def test_a_model_in_this_process_sees_the_context_too():
+    def execute(requests):
+        for request in requests:
+            seen.append(request.facts()[-1])
+            request.send([("OUT", INT32, (1, 1), bytes(4))], final=True)
+
+    seen = []
+    model = make_model(LocalInstance("local", execute))
+    try:
+        for context in ("{}", "", "h\u00e9"):
+            assert value_of(InferCall(model, [numbers(1, 1, 1)], trace=context)) == 0
+    finally:
+        model.stop()
+    assert seen == ["{}", "", "h\u00e9"]
+
+
 def test_an_output_may_come_twice_and_of_another_type():
     with pair() as (s, t):
         e = ask(s, t)
@@ -183,7 +200,7 @@ def test_an_output_may_come_twice_and_of_another_type():
 
 
 def test_an_output_that_comes_thousands_of_times_breaks_the_worker():
-    with pair(out_bytes=1 << 20, in_bytes=1 << 20) as (s, t):
+    with pair(out_bytes=1 << 20, in_bytes=1 << 20) as (_, t):
         call = submit(t.model, 1, 1, 200_000)
         e = t.worker.execution()
         size = 200_000 * 4

@@ -1,4 +1,4 @@
-"""Outbound memory that is used up: both transports wait for it, as long as they are told and somebody wants the message."""
+"""Outbound memory that is used up: both transports wait as long as they are told and somebody wants the message."""
 
 from __future__ import annotations
 
