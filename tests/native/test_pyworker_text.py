@@ -25,7 +25,8 @@ from triton_fast._native.sched.model import Epoch
 # Cut, overlong, surrogates, beyond Unicode, stray continuations, and whole.
 TEXTS = [
     b"\xff", b"a\xe2\x82", b"\xe2\x82 b", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80\x80",
-    b"\xf0\x9f\x98", b"\xf0\x80\x80\x80", b"12345678\xfe12345678\xc3", "h\u00e9 \u20ac \U0001f600".encode(), b"\xc3\xa9" * 9 + b"\xe9",
+    b"\xf0\x9f\x98", b"\xf0\x80\x80\x80", b"12345678\xfe12345678\xc3",
+    "h\u00e9 \u20ac \U0001f600".encode(), b"\xc3\xa9" * 9 + b"\xe9",
 ]  # fmt: skip
 
 
