@@ -310,7 +310,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
                 return 0
         if not request_wants(r, index):
             continue
-        # An output may come twice and of another type than the config's, as with Triton. But thousands that are the same
+        # An output may come twice, and of another type than the config's, as with Triton. But thousands of the same
         # memory would have no bound.
         total += record.nbytes
         if record.nbytes > s.region.size or total > s.region.size * <uint64_t>m.n_outputs:
