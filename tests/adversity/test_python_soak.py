@@ -123,7 +123,8 @@ def test_every_request_is_answered_though_workers_die(tmp_path: Path, end: str) 
         for name in NEEDED:
             path = f"/v2/models/{name}/ready"
             assert until(lambda path=path: raw.ask(process.http, raw.get(path)).status == 200, tries=12000), name
-        assert raw.ask(process.http, named("bls", "sync").http()).status == 200
+        # The last one may have been stopped a moment ago: until that is noticed its model counts as ready.
+        assert until(lambda: raw.ask(process.http, named("bls", "sync").http()).status == 200)
         assert until(lambda: len(workers.workers(server)) == len(NEEDED)), workers.workers(server)
         assert until(lambda: len(workers.regions(server)) <= 2 * len(NEEDED)), workers.regions(server)
         pids = workers.workers(server)

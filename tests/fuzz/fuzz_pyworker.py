@@ -68,7 +68,7 @@ class Hostile(ScriptedWorker):
         self.stop.set()
         for thread in self.threads:
             thread.join()
-        self.memory.close()
+        self.unmap()
         if self.errors:
             raise self.errors[0]
 
@@ -267,7 +267,7 @@ def session(rng: random.Random) -> int:
         return models[name]
 
     epoch = rng.choice([None, Epoch(), Epoch()])
-    instance = PythonInstance("py", resolve, epoch)
+    instance = PythonInstance("py", resolve, epoch, wait_ns=rng.choice([0, 10**6, 10**12]))
     times = (IoSpec(name, DataType.UINT32, (-1,), optional=True) for name in ("DELAY", "WAIT"))
     models["t"] = make_model(Gate(held=False), inputs=INPUTS, outputs=OUTPUTS[:1])
     models["r"] = make_model(RepeatInstance("r"), inputs=(*INPUTS, *times), decoupled=True, max_batch=0,

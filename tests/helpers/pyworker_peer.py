@@ -35,7 +35,7 @@ class Peer:
         self.size = CONTROL + in_bytes + out_bytes
         self.fd = os.memfd_create("peer")
         os.ftruncate(self.fd, self.size)
-        self.memory = mmap.mmap(self.fd, self.size)
+        self.map(self.fd)
         struct.pack_into("<IIQQQQQ", self.memory, 0, 0x31574654, 1, self.size, self.in_off, in_bytes, self.out_off,
                          out_bytes)
         self.fds = [os.eventfd(0) for _ in range(4)]
@@ -50,11 +50,20 @@ class Peer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.memory.close()
+        self.unmap()
         for fd in self.worker_fds:
             os.close(fd)
 
-    # ---- words ----
+    def map(self, fd: int) -> None:
+        self.memory = mmap.mmap(fd, self.size)
+        self.words, self.quads = memoryview(self.memory).cast("I"), memoryview(self.memory).cast("Q")
+
+    def unmap(self) -> None:
+        self.words.release()
+        self.quads.release()
+        self.memory.close()
+
+    # ---- words: each put is one store, for the other side looks at any moment ----
 
     def u32(self, off: int) -> int:
         return struct.unpack_from("<I", self.memory, off)[0]
@@ -63,7 +72,10 @@ class Peer:
         return struct.unpack_from("<Q", self.memory, off)[0]
 
     def put32(self, off: int, value: int) -> None:
-        struct.pack_into("<I", self.memory, off, value)
+        self.words[off >> 2] = value
+
+    def put64(self, off: int, value: int) -> None:
+        self.quads[off >> 3] = value
 
     def in_use(self, off: int) -> int:
         """The word before the data at off."""
@@ -82,7 +94,7 @@ class Peer:
         head = self.u64(ring)
         assert head - self.u64(ring + 64) < SLOTS
         MESSAGE.pack_into(self.memory, ring + SLOTS_AT + head % SLOTS * 32, kind, number, off, size, arg)
-        struct.pack_into("<Q", self.memory, ring, head + 1)
+        self.put64(ring, head + 1)
         if self.u32(ring + 128):
             os.eventfd_write(self.fds[k], 1)
 
@@ -92,7 +104,7 @@ class Peer:
             return None
         message = MESSAGE.unpack_from(self.memory, ring + SLOTS_AT + self.taken[k] % SLOTS * 32)
         self.taken[k] += 1
-        struct.pack_into("<Q", self.memory, ring + 64, self.taken[k])
+        self.put64(ring + 64, self.taken[k])
         return message
 
     # ---- inbound ----

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import select
 import struct
@@ -62,6 +61,7 @@ class Given:
     params: str
     inputs: list[tuple[Any, ...]]   # index, dtype number, dims, data, offset
     wanted: list[int]
+    trace: str = ""
 
     @property
     def name(self) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class ScriptedWorker(Peer):
     def __init__(self, channel: WorkerChannel) -> None:
         self.fd, *self.fds = channel.fds()
         self.size = channel.region_bytes()
-        self.memory = mmap.mmap(self.fd, self.size)
+        self.map(self.fd)
         magic, version, size, self.in_off, self.in_bytes, self.out_off, self.out_bytes = struct.unpack_from(
             "<IIQQQQQ", self.memory)
         assert (magic, version, size) == (0x31574654, 1, self.size)
@@ -90,7 +90,7 @@ class ScriptedWorker(Peer):
             self.put32(self.ring(k) + 128, 1)
 
     def __exit__(self, *_: object) -> None:
-        self.memory.close()
+        self.unmap()
 
     def next(self, k: int, timeout_s: float = LONG_S) -> tuple[int, ...]:
         while True:
@@ -117,7 +117,7 @@ class ScriptedWorker(Peer):
 
     def lie(self, k: int, head: int) -> None:
         """Publish a number of messages that a ring can not have."""
-        struct.pack_into("<Q", self.memory, self.ring(k), head)
+        self.put64(self.ring(k), head)
         os.eventfd_write(self.fds[k], 1)
 
     def has_room(self, k: int) -> bool:
@@ -161,7 +161,7 @@ class ScriptedWorker(Peer):
             here += (n + 7) // 8 * 8
         assert here == at + total
         return Given(slot, generation, flags, texts[1] or number, timeout, priority, texts[0], texts[2], tensors,
-                     indices), here
+                     indices, texts[3]), here
 
     def answered(self, timeout_s: float = LONG_S) -> tuple[int, dict[str, Any]]:
         """The next answer to a call: (call, response); its memory is given back."""
@@ -206,21 +206,22 @@ class ScriptedWorker(Peer):
         return off
 
     def call(self, number: int, model: str, inputs: Any, *, options: int = 0, wanted: tuple[str, ...] = (),
-             version: int = -1, request_id: bytes = b"", parameters: dict[str, Any] | None = None) -> int:
+             version: int = -1, request_id: bytes = b"", parameters: dict[str, Any] | None = None,
+             trace: bytes = b"") -> int:
         off, n = self.place(self.bls_record(model, inputs, options=options, wanted=wanted, version=version,
-                                            request_id=request_id, parameters=parameters))
+                                            request_id=request_id, parameters=parameters, trace=trace))
         self.publish(EVENTS, BLS_EVENT, number, off, n)
         return off
 
     def bls_record(self, model: str, inputs: Any, *, options: int = 0, wanted: tuple[str, ...] = (), version: int = -1,
-                   request_id: bytes = b"", parameters: dict[str, Any] | None = None) -> list[Any]:
+                   request_id: bytes = b"", parameters: dict[str, Any] | None = None, trace: bytes = b"") -> list[Any]:
         tensors = [self.tensor(*tensor) for tensor in inputs]
         extra = params(parameters or {})
         names = b"".join(pad(struct.pack("<I", len(name)) + name.encode()) for name in wanted)
-        tail = names + pad(model.encode()) + pad(request_id) + extra
+        tail = names + pad(model.encode()) + pad(request_id) + pad(extra) + pad(trace)
         total = BLS.size + sum(len(head) for head, _ in tensors) + len(tail)
         head = BLS.pack(total, options, 0, len(tensors), 0, 0, version, len(wanted), len(model.encode()),
-                        len(request_id), 0, len(extra), 0, 0, 0)
+                        len(request_id), 0, len(extra), len(trace), 0, 0)
         return [head, *tensors, tail]
 
 
@@ -234,10 +235,10 @@ class Served:
 
 @contextlib.contextmanager
 def python_model(resolve: Any = None, epoch: Any = None, *, in_bytes: int = 1 << 20, out_bytes: int = 1 << 20,
-                 **options: Any) -> Iterator[Served]:
+                 wait_ns: int = 30 * 10**9, **options: Any) -> Iterator[Served]:
     """A started model with one instance whose worker is the test; afterwards that has gone and the model is stopped."""
     channel = WorkerChannel(in_bytes, out_bytes)
-    instance = PythonInstance("py", resolve, epoch)
+    instance = PythonInstance("py", resolve, epoch, wait_ns=wait_ns)
     instance.attach(channel)
     model = make_model(instance, **options)
     with ScriptedWorker(channel) as worker:

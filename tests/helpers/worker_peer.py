@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ class Peer:
         os.ftruncate(self.fd, size)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
         self.map = mmap.mmap(self.fd, size)
+        self._words, self._quads = memoryview(self.map).cast("I"), memoryview(self.map).cast("Q")
         struct.pack_into("<IIQQQQQ", self.map, 0, 0x31574654, 1, size, self.in_off, in_bytes, self.out_off, out_bytes)
         self.eventfds = [os.eventfd(0) for _ in range(4)]
         self.bump = self.in_off
@@ -155,6 +157,10 @@ class Peer:
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self.replies: dict[str, Any] = {}
         self.blobs: list[bytes] = []
+        # Messages of the worker that were read and not given back; it is as if clients still read them.
+        self.holding = False
+        self.unread: deque[int] = deque()
+        self.shm_wait = WAIT_S
         self._answers: queue.Queue[dict[str, Any]] = queue.Queue()
         self._call = 0
         self._batch = 0
@@ -167,9 +173,9 @@ class Peer:
         self.process = subprocess.Popen(argv, pass_fds=[fd for fd in fds if fd >= 0], env=given)
         theirs.close()
         for ring in (WORK, ANSWERS):
-            struct.pack_into("<Q", self.map, self._ring(ring), 0)
+            self._put64(self._ring(ring), 0)
         for ring in (DONE, EVENTS):
-            struct.pack_into("<I", self.map, self._ring(ring) + 128, 1)
+            self._put32(self._ring(ring) + 128, 1)
         self.done: queue.Queue[Done] = queue.Queue()
         self.events: queue.Queue[tuple[int, int, Any]] = queue.Queue()
         self._threads = [
@@ -200,6 +206,8 @@ class Peer:
         for thread in self._threads:
             thread.join(WAIT_S)
         self.socket.close()
+        self._words.release()
+        self._quads.release()
         self.map.close()
         for fd in (self.fd, *self.eventfds):
             os.close(fd)
@@ -212,7 +220,7 @@ class Peer:
         return {
             "model_path": str(self.path), "version_dir": str(folder), "model_dir": str(folder.parent),
             "model_name": "m", "instance_name": "m_0", "explicit_control": True, "native": client, "keep_bytes": 0,
-            "bls_threads": 8,
+            "bls_threads": 8, "shm_wait": self.shm_wait,
         }  # fmt: skip
 
     def send(self, message: dict[str, Any], blob: bytes = b"") -> None:
@@ -270,11 +278,30 @@ class Peer:
     def word(self, off: int) -> int:
         return int(struct.unpack_from("<I", self.map, off)[0])
 
+    def _put32(self, off: int, value: int) -> None:
+        """One store: the worker looks at any moment."""
+        self._words[off >> 2] = value
+
+    def _put64(self, off: int, value: int) -> None:
+        self._quads[off >> 3] = value
+
+    def _taken(self, off: int) -> None:
+        """What the worker sent has been read."""
+        self.unread.append(off)
+        while not self.holding and self.unread:
+            self._put32(self.unread.popleft() - 64, 0)
+
+    def release(self) -> None:
+        """Give back what was read while ``holding``, and hold no longer."""
+        self.holding = False
+        while self.unread:
+            self._put32(self.unread.popleft() - 64, 0)
+
     def cancel(self, slot: int, generation: int) -> None:
-        struct.pack_into("<I", self.map, 0x90000 + 4 * slot, generation)
+        self._put32(0x90000 + 4 * slot, generation)
 
     def hold(self, slot: int, generation: int) -> None:
-        struct.pack_into("<I", self.map, 0xD0000 + 4 * slot, generation)
+        self._put32(0xD0000 + 4 * slot, generation)
 
     def in_use(self) -> list[int]:
         """Inbound allocations that the worker has not given back."""
@@ -297,7 +324,7 @@ class Peer:
         (head,) = struct.unpack_from("<Q", self.map, base)
         slot = base + 0x1000 + head % 4096 * 32
         struct.pack_into("<IIQQQ", self.map, slot, kind, number, off, length, arg)
-        struct.pack_into("<Q", self.map, base, head + 1)
+        self._put64(base, head + 1)
         os.eventfd_write(self.eventfds[ring], 1)
 
     def _consume(self, ring: int, take: Any) -> None:
@@ -308,7 +335,7 @@ class Peer:
                 kind, number, off, length, _ = struct.unpack_from("<IIQQQ", self.map, base + 0x1000 + at % 4096 * 32)
                 take(kind, number, off, length)
                 at += 1
-                struct.pack_into("<Q", self.map, base + 64, at)
+                self._put64(base + 64, at)
 
     def _payload(self, tensors: list[Tensor], names: list[str], records: Any) -> tuple[int, int]:
         """Allocate for a message: ``records(tensor -> record)`` gives its bytes, the same number each time."""
@@ -450,7 +477,7 @@ class Peer:
             response, at = self._response(at)
             assert done.responses is not None
             done.responses.append(response)
-        struct.pack_into("<I", self.map, off - 64, 0)
+        self._taken(off)
         self.done.put(done)
 
     def _take_event(self, kind: int, number: int, off: int, length: int) -> None:
@@ -460,7 +487,7 @@ class Peer:
         elif kind == 2:
             payload = self._bls(number, off)
         if length:
-            struct.pack_into("<I", self.map, off - 64, 0)
+            self._taken(off)
         self.events.put((kind, number, payload))
 
     def _bls(self, number: int, off: int) -> Bls:

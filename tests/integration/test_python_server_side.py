@@ -59,7 +59,7 @@ def instances(monkeypatch, tmp_path):
     fake = SimpleNamespace(
         channel=FakeChannel, instance=make, as_native=lambda one: PyInstance(echo, one.name)
     )
-    monkeypatch.setattr(native, "engine", lambda: fake)
+    monkeypatch.setattr(native, "engine", lambda wait_s: fake)
     folder = tmp_path / "worker"
     folder.mkdir()
     monkeypatch.setattr(plan, "WORKER", standin.write(folder))

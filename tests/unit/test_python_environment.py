@@ -208,6 +208,7 @@ def test_defaults():
         ("execution-timeout-seconds", "nan", "execution-timeout-seconds must be 0 or a number of seconds, got 'nan'"),
         ("native-client", "maybe", "native-client must be 'yes' or 'no', got 'maybe'"),
         ("execution-timeout-seconds", "-1", "execution-timeout-seconds must be 0 or a number of seconds, got '-1'"),
+        ("shm-wait-seconds", "soon", "shm-wait-seconds must be 0 or a number of seconds, got 'soon'"),
     ],
 )
 def test_values_that_can_not_be(key, value, message):

@@ -12,9 +12,17 @@ from triton_fast.backends.python.pacing import Allowance, Backoff
 
 def test_backoff_doubles_to_its_limit_and_health_resets_it():
     backoff = Backoff()
-    assert [round(backoff.delay(), 1) for _ in range(12)] == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
-    assert backoff.delay(59.9) == 30
-    assert [backoff.delay(60.0), backoff.delay(), backoff.delay(1.0)] == [0, 0.1, 0.2]
+    assert [round(backoff.delay(1.0), 1) for _ in range(8)] == [0, 0.1, 0.2, 0.4, 0.8, 1.5, 1.5, 1.5]
+    assert backoff.delay(59.9) == 1.5
+    assert [backoff.delay(60.0), backoff.delay(1.0), backoff.delay(0.0)] == [0, 0.1, 0.2]
+
+
+def test_backoff_is_longer_while_workers_do_not_start():
+    backoff = Backoff()
+    delays = [round(backoff.delay(), 1) for _ in range(12)]
+    assert delays == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
+    # One that served at last, and died.
+    assert [backoff.delay(3.0), backoff.delay(3.0), backoff.delay()] == [1.5, 1.5, 3.0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 100)), max_size=50))

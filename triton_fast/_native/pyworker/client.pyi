@@ -20,6 +20,9 @@ class Region:
         The descriptor's file is no such region, or its parts do not fit into it.
     """
 
+    wait_s: float
+    """Seconds that a message waits for outbound memory; one whose requests are all cancelled waits no longer."""
+
     def __init__(self, fd: int) -> None: ...
     def lease(self, off: int, n: int) -> Lease:
         """Return a buffer of the inbound allocation at a region offset; ValueError if not in use or less than n."""
@@ -27,7 +30,7 @@ class Region:
     def allocate(self, n: int) -> int:
         """Return the offset of n outbound bytes, in use until the server writes 0 into their word.
 
-        Waits up to 60 s, without the GIL, for the server to read what it has.
+        Waits up to ``wait_s``, without the GIL, for the server to read what it has.
 
         Raises
         ------

@@ -20,6 +20,8 @@ class PythonInstance(NativeInstance):
         Changes whenever ``resolve`` may answer otherwise. None: it is asked each time.
     spin_ns
         How long to look for the end of an execution before sleeping.
+    wait_ns
+        How long a response to its model waits for memory that the worker has not given back.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class PythonInstance(NativeInstance):
         epoch: Epoch | None = None,
         *,
         spin_ns: int = 0,
+        wait_ns: int = 30_000_000_000,
     ) -> None: ...
     def attach(self, channel: WorkerChannel) -> None:
         """Hand requests to the worker at the other end of the channel from now on. Raises Internal if it has one."""

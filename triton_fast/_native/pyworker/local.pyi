@@ -24,8 +24,8 @@ class LocalRequest:
     def wanted(self) -> list[str]:
         """Return the names of the outputs asked for; all when the client named none."""
 
-    def facts(self) -> tuple[str, int, str, int, int, int, str]:
-        """Return (id, correlation number, correlation text, flags, timeout in us, priority, parameters as JSON)."""
+    def facts(self) -> tuple[str, int, str, int, int, int, str, str]:
+        """Return (id, correlation number, its text, flags, timeout in us, priority, parameters as JSON, trace)."""
 
     @property
     def cancelled(self) -> bool:

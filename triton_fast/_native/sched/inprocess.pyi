@@ -32,6 +32,8 @@ class InferCall:
         1 sequence start, 2 sequence end; the sequence's id.
     params
         The request's parameters.
+    trace
+        Context of a trace, for the model.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class InferCall:
         flags: int = 0,
         correlation: int | str = 0,
         params: Sequence[tuple[str, bool | int | str]] = (),
+        trace: str = "",
     ) -> None: ...
     @property
     def queued(self) -> bool:
@@ -69,8 +72,8 @@ class InferCall:
     def parameters(self) -> dict[str, bool | int | str] | None:
         """Parameters of the response that was waited for last, but for numbers that are not whole."""
 
-    def cancel(self) -> bool:
-        """Take the request back if no instance has it yet; whoever waits gets ``Cancelled``.
+    def cancel(self, *, tell: bool = True) -> bool:
+        """Take the request back if no instance has it yet; whoever waits gets ``Cancelled``. ``tell`` one that has it.
 
         Returns
         -------
@@ -121,6 +124,7 @@ class StreamCall:
         flags: int = 0,
         correlation: int | str = 0,
         params: Sequence[tuple[str, bool | int | str]] = (),
+        trace: str = "",
         max_responses: int = 0,
     ) -> None: ...
     @property
@@ -163,8 +167,8 @@ class StreamCall:
             The response is this error. If it was not the final one, the next call goes on after it.
         """
 
-    def cancel(self) -> bool:
-        """Take the request back if no instance has it yet, else tell the instance to stop.
+    def cancel(self, *, tell: bool = True) -> bool:
+        """Take the request back if no instance has it yet, else ``tell`` the instance to stop.
 
         Returns
         -------

@@ -47,7 +47,7 @@ class PythonBackend(Backend):
         plan = self._plan(context)
         if plan.parameters.in_process:
             return in_process.load(plan)
-        return PythonModel(plan, native.engine(), shared())
+        return PythonModel(plan, native.engine(plan.settings.shm_wait_s), shared())
 
     def _plan(self, context: LoadContext) -> ModelPlan:
         read, given = settings.read(context.settings), settings.parameters(context.config)

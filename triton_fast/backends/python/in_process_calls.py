@@ -71,6 +71,7 @@ class Calls:
         options: dict[str, Any] = {
             "id": request._id, "timeout_us": min(request._timeout, _LIMIT - 1), "flags": request._flags,
             "correlation": request._correlation, "params": parameters(request._parameters),
+            "trace": request._trace_text(),
         }  # fmt: skip
         name, before = request._model, None
         while True:
@@ -183,10 +184,12 @@ class _Call(Call):
         return self._number, native.model_key, int(self._waits), state, native.runner, now - self._began
 
     def refuse(self, text: str) -> bool:
-        if not self._native.queued:
-            return False
+        # Before it is taken back, for whoever waits wakes at once. An instance that has it is not told to stop.
         self._refusal = text
-        return bool(self._native.cancel())
+        if self._native.cancel(tell=False):
+            return True
+        self._refusal = ""
+        return False
 
 
 def _tell(call: Call, callback: Callback) -> None:

@@ -261,11 +261,11 @@ class _Instance:
 
 
 def _received(seat: LocalRuntime, item: LocalRequest) -> InferenceRequest:
-    request_id, number, text, flags, timeout, _, params = item.facts()
+    request_id, number, text, flags, timeout, _, params, trace = item.facts()
     over = tensor.Tensor.over
     inputs = [over(name, dtype, shape, view, 0, len(view)) for name, dtype, shape, view in item.inputs()]
     made: InferenceRequest = InferenceRequest.received(
-        seat, item, inputs, frozenset(item.wanted()), request_id, text or number, flags, timeout, params, ""
+        seat, item, inputs, frozenset(item.wanted()), request_id, text or number, flags, timeout, params, trace
     )
     return made
 

@@ -175,8 +175,8 @@ class WorkerInstance:
         # First what clients wait for.
         self.native.fail(reason)
         self._peers.on_change()
-        while not self.plan.wait(self._closing, self._backoff.delay(lived_s)):
-            lived_s = 0.0
+        delay_s = self._backoff.delay(lived_s)
+        while not self.plan.wait(self._closing, delay_s):
             try:
                 self._bring_up()
             except BaseException as error:
@@ -187,6 +187,7 @@ class WorkerInstance:
                 log.error(f"restarting the worker failed: {cause}", model=self.plan.launch.model, instance=self.name)
                 self.gave_up = f"{reason}, and its restart failed"
                 self._peers.on_change()
+                delay_s = self._backoff.delay()
             else:
                 log.info("the worker was restarted", model=self.plan.launch.model, instance=self.name)
                 self._peers.on_restart()

@@ -73,15 +73,15 @@ class Engine(NamedTuple):
         return instance  # type: ignore[return-value]
 
 
-def engine() -> Engine:
-    """Return the native half. Raises Unsupported where it was not built."""
+def engine(wait_s: float) -> Engine:
+    """Return the native half; ``wait_s``: how long a message waits for memory. Unsupported where it was not built."""
     try:
         instances = importlib.import_module(INSTANCE_MODULE)
         channels = importlib.import_module(CHANNEL_MODULE)
     except ImportError as error:
         raise Unsupported(f"the Python backend's native part can not be used: {error}") from None
     spin_ns = SPIN_NS if len(os.sched_getaffinity(0)) > 1 else 0
-    return Engine(channels.WorkerChannel, partial(instances.PythonInstance, spin_ns=spin_ns))
+    return Engine(channels.WorkerChannel, partial(instances.PythonInstance, spin_ns=spin_ns, wait_ns=int(wait_s * 1e9)))
 
 
 def client_path() -> str:

@@ -66,6 +66,7 @@ class ModelPlan:
             "native": client_path() if self.environment.own and self.settings.native_client else "",
             "keep_bytes": KEEP_BYTES,
             "bls_threads": self.settings.threads,
+            "shm_wait": self.settings.shm_wait_s,
         }
 
     def auto_complete(self) -> Message:

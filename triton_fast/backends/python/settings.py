@@ -27,6 +27,7 @@ class Settings:
     effect: the region is sparse, has no name, and its rings have a fixed size.
 
     ``region_bytes``: both heaps of one worker together. ``stub_timeout_s``: how long a worker may take to end.
+    ``shm_wait_s``: how long a message between server and worker waits for shared memory that the other side has.
     ``execution_timeout_s``: 0, or how long one execution may take. ``native_client``: whether workers of the server's
     own interpreter use the compiled client.
     """
@@ -40,6 +41,7 @@ class Settings:
     region_bytes: int = MIN_REGION
     execution_timeout_s: float = 0.0
     native_client: bool = True
+    shm_wait_s: float = 30.0
 
 
 def read(given: Mapping[str, str], *, usable: int | None = None) -> Settings:
@@ -70,7 +72,9 @@ def read(given: Mapping[str, str], *, usable: int | None = None) -> Settings:
         raise InvalidArg(f"shm-max-byte-size can't be smaller than {MIN_REGION}")
     return Settings(
         default_bytes, growth, min(timeout, LONGEST_S), prefix, min(threads, 4096),
-        count("shm_message_queue_size", 1000), region, _seconds(given), _choice(given, "native-client"),
+        count("shm_message_queue_size", 1000), region,
+        _seconds(given, "execution-timeout-seconds", "0"), _choice(given, "native-client"),
+        _seconds(given, "shm-wait-seconds", "30"),
     )  # fmt: skip
 
 
@@ -89,14 +93,14 @@ def _choice(given: Mapping[str, str], key: str) -> bool:
     return text == "yes"
 
 
-def _seconds(given: Mapping[str, str]) -> float:
-    text = given.get("execution-timeout-seconds", "0")
+def _seconds(given: Mapping[str, str], key: str, default: str) -> float:
+    text = given.get(key, default)
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= LONGEST_S:
-        raise InvalidArg(f"execution-timeout-seconds must be 0 or a number of seconds, got '{text}'")
+        raise InvalidArg(f"{key} must be 0 or a number of seconds, got '{text}'")
     return value
 
 

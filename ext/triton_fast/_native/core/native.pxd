@@ -30,6 +30,12 @@ cdef extern from "tf_error.h" nogil:
     int tf_fail(tf_error* e, int32_t code, const char* format, ...)
 
 
+# Text of other processes made UTF-8: its size, written to out unless that is NULL. Cuts between characters.
+cdef extern from "tf_text.h" nogil:
+    size_t tf_text_clean(const char* text, size_t n, char* out)
+    size_t tf_text_cut(const char* text, size_t n)
+
+
 cdef extern from "tf_buf.h" nogil:
     ctypedef struct tf_buf:
         char* data

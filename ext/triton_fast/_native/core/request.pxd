@@ -159,6 +159,8 @@ cdef struct Request:
     uint64_t shape_key
     uint64_t priority
     uint64_t timeout_us
+    const char* trace       # the context of its trace, for a tracer and for the requests its model makes; "" for none
+    uint32_t trace_len
     Param* params
     Block* body             # one ref; memory that inputs may borrow from
     Response response       # the only one, for models that answer once; else the final one
@@ -183,7 +185,7 @@ cdef Request* request_new(Model* model) noexcept nogil
 cdef void request_free(Request* r) noexcept nogil
 cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil
 cdef void model_free(Model* m) noexcept nogil
-# Set the response to an error; the text is copied. Drops outputs that were already set.
+# Set the response to an error; the text is copied, and made UTF-8. Drops outputs that were already set.
 cdef void response_fail(Response* p, int32_t code, const char* text, size_t n) noexcept nogil
 cdef void response_fail_error(Response* p, tf_error* e) noexcept nogil
 # Room for n outputs in the request's arena, zeroed; NULL when memory ran out.

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport block_unref
 from triton_fast._native.core.native cimport (
-    TF_OK, tf_add32, tf_add64, tf_error, tf_load32, tf_load64, tf_lock, tf_unlock,
+    TF_OK, tf_add32, tf_add64, tf_error, tf_load32, tf_load64, tf_lock, tf_text_clean, tf_text_cut, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_wake
 from triton_fast._native.core.poison cimport tf_poison, tf_unpoison
@@ -134,18 +134,20 @@ cdef void model_free(Model* m) noexcept nogil:
 
 cdef void response_fail(Response* p, int32_t code, const char* text, size_t n) noexcept nogil:
     cdef char* copy
+    cdef size_t size
     drop_outputs(p)
     p.code = code
     if n > 65536:
-        n = 65536
-    copy = <char*>request_alloc(p.request, n)
+        n = tf_text_cut(text, 65536)
+    size = tf_text_clean(text, n, NULL)
+    copy = <char*>request_alloc(p.request, size)
     if copy == NULL:
         p.text = b"out of memory"
         p.text_len = 13
         return
-    memcpy(copy, text, n)
+    tf_text_clean(text, n, copy)
     p.text = copy
-    p.text_len = <unsigned int>n
+    p.text_len = <unsigned int>size
 
 
 cdef void response_fail_error(Response* p, tf_error* e) noexcept nogil:

@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "tf_text.h"
+
 #define TF_ERROR_TEXT 2048
 
 typedef struct {
@@ -22,7 +24,7 @@ static int tf_fail(tf_error *e, int32_t code, const char *format, ...) {
     n = vsnprintf(e->text, TF_ERROR_TEXT, format, args);
     va_end(args);
     e->code = code;
-    e->len = n < 0 ? 0 : n >= TF_ERROR_TEXT ? TF_ERROR_TEXT - 1 : (uint32_t)n;
+    e->len = n < 0 ? 0 : n >= TF_ERROR_TEXT ? (uint32_t)tf_text_whole(e->text, TF_ERROR_TEXT - 1) : (uint32_t)n;
     return -1;
 }
 #endif

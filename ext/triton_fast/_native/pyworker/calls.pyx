@@ -17,11 +17,11 @@ from triton_fast._native.pyworker.channel cimport Channel, channel_kick, channel
 from triton_fast._native.pyworker.decode cimport (
     Source, bls_model, copy_record, decode_bls, source_begin, source_end,
 )
-from triton_fast._native.pyworker.encode cimport encoder_answer, encoder_place
+from triton_fast._native.pyworker.encode cimport encoder_answer, encoder_place, encoder_size
 from triton_fast._native.pyworker.layout cimport (
     ANSWER_RESPONSE, BLS_STREAM, BLS_WAITS, BlsRecord, Message, RING_ANSWERS,
 )
-from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_told
+from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_fits, inbound_told
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
@@ -32,6 +32,12 @@ cdef enum:
     REFUSED_PLAINLY = -3    # beside scheduler_submit's: the error is said as it is
     MAX_CALLS = 65536       # of one worker, not answered yet
     MAX_UNREAD = 1024       # responses of one call that may wait for room
+    MAX_STUCK = 16          # calls without room that are tried in one round
+
+cdef enum:                  # of an answer
+    ANSWERED = 0
+    NO_MEMORY = -1          # the worker has not given enough back yet
+    RING_FULL = -2
 
 
 # --- what arrives -----------------------------------------------------------------------------------------------------
@@ -97,43 +103,51 @@ cdef void call_runner(Request* r, Worker* w) noexcept nogil:
         (<Call*>sink).runner = w
 
 
-# Write one response, or an error text, to the worker. -1: no room now.
-cdef int answer(Worker* w, Channel* c, uint32_t id, Response* p, int32_t code, const char* text, size_t n,
-                bint is_final) noexcept nogil:
+# Write one response to the worker. What does not fit between what the worker still has waits for it to give that back,
+# but not for ever: it may be the model that waits for the response while it holds its own inputs.
+cdef int answer(Worker* w, Channel* c, Call* call, Response* p, bint is_final) noexcept nogil:
     cdef Message m
     cdef Chunk* chunk
-    encoder_answer(&w.answers, p, code, text, n, is_final)
+    cdef size_t size
+    cdef const char* text
+    encoder_answer(&w.answers, p, TF_OK, NULL, 0, is_final)
     chunk = encoder_place(&w.answers, c.region, &m)
-    if chunk == NULL and p != NULL and p.n_outputs > 0:
+    if chunk == NULL and p.n_outputs > 0:
+        size = encoder_size(&w.answers)
+        if size and inbound_fits(c.region, size):
+            if call.stuck == 0:
+                call.stuck = now_ns()
+            if now_ns() - call.stuck <= w.wait_ns:
+                return NO_MEMORY
         text = b"not enough memory shared with the model's worker for the response"
         encoder_answer(&w.answers, NULL, TF_INTERNAL, text, strlen(text), is_final)
         chunk = encoder_place(&w.answers, c.region, &m)
     if chunk == NULL:
-        return -1
+        return NO_MEMORY
     m.kind = ANSWER_RESPONSE
-    m.id = id
+    m.id = call.id
     if channel_publish(c, RING_ANSWERS, &m) != 0:
         inbound_drop(chunk)
-        return -1
+        return RING_FULL
     inbound_told(chunk)
-    return 0
+    call.stuck = 0
+    return ANSWERED
 
 
-# Deal with one response of a call. -1: no room now, nothing has changed.
-cdef int forward(Worker* w, Channel* c, Response* p) noexcept nogil:
-    cdef Call* call = <Call*>p.request.sink
+# Deal with one response of a call. Below 0: no room now, nothing has changed.
+cdef int forward(Worker* w, Channel* c, Call* call, Response* p) noexcept nogil:
     cdef bint is_final = p.is_final
-    cdef int status = 0
+    cdef int status = ANSWERED
     if not call.closed:
         if call.streams:
-            status = answer(w, c, call.id, p, TF_OK, NULL, 0, is_final)
+            status = answer(w, c, call, p, is_final)
         elif not call.answered:
             # Of a model that answers once the only response is the final one.
-            status = answer(w, c, call.id, p, TF_OK, NULL, 0, True)
-            if status == 0:
+            status = answer(w, c, call, p, True)
+            if status == ANSWERED:
                 call.answered = True
-    if status != 0:
-        return -1
+    if status != ANSWERED:
+        return status
     if is_final:
         pthread_mutex_lock(&w.lock)
         call.child = NULL
@@ -166,13 +180,40 @@ cdef bint calls_answer(Worker* w, Channel* c) noexcept nogil:
         else:
             w.unanswered_last.next = fresh
         w.unanswered_last = newest
-    while w.unanswered != NULL:
-        p = w.unanswered
+    send_unanswered(w, c)
+    return w.unanswered != NULL
+
+
+# In order for each call; a response that finds no room holds up no other call, whose thread may hold what it needs.
+cdef void send_unanswered(Worker* w, Channel* c) noexcept nogil:
+    cdef Response** link = &w.unanswered
+    cdef Response* before = NULL
+    cdef Response* p
+    cdef Response* after
+    cdef Call* call
+    cdef int status, stuck = 0
+    w.rounds += 1
+    if w.rounds == 0:
+        w.rounds = 1
+    while link[0] != NULL and stuck < MAX_STUCK:
+        p = link[0]
         after = p.next
-        if forward(w, c, p) != 0:
-            return True
-        w.unanswered = after
-    return False
+        call = <Call*>p.request.sink
+        status = NO_MEMORY
+        if call.skipped != w.rounds:
+            status = forward(w, c, call, p)
+            if status == RING_FULL:
+                return
+            if status == NO_MEMORY:
+                call.skipped = w.rounds
+                stuck += 1
+        if status == ANSWERED:
+            link[0] = after
+            if after == NULL:
+                w.unanswered_last = before
+        else:
+            before = p
+            link = &p.next
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ cdef extern from * nogil:
     int __builtin_clzl(unsigned long x)
 
 cdef enum:
-    FULL_NS = 60000000000   # how long a worker waits for the server to read what it has
+    WAIT_NS = 30000000000   # how long a message waits for the server to read what it has, if nobody says otherwise
     SPARE_BYTES = 1 << 20   # records of an encoder that is kept
 
 cdef Py_ssize_t one = 1
@@ -233,9 +233,6 @@ cdef class Transport:
         self.tensor_type = tensor
         self.request_type = request
 
-    cdef uint32_t word(self, size_t at, uint32_t slot):
-        return <uint32_t>tf_load32(<int32_t*>(self.region.base + at) + slot) if slot < MAX_SLOTS else 0
-
     # The next message of a ring, waiting for it until `until`.
     cdef int wait(self, int ring, int64_t until, Message* m) except? -1:
         cdef Ring* r = &self.rings[ring]
@@ -319,16 +316,16 @@ cdef class Transport:
 
     def is_cancelled(self, uint32_t slot, uint32_t generation):
         """Return whether the client has cancelled the request."""
-        return self.word(CANCEL_AT, slot) == generation
+        return self.region.word(CANCEL_AT, slot) == generation
 
     def is_held(self, uint32_t slot, uint32_t generation):
         """Return whether the server wants no further response of the request now."""
-        return self.word(HOLD_AT, slot) == generation
+        return self.region.word(HOLD_AT, slot) == generation
 
     def wait_hold(self, uint32_t slot, uint32_t generation):
         """Wait until the server takes a further response of the request."""
         cdef int64_t pause_ns = 20000
-        while self.word(HOLD_AT, slot) == generation:
+        while self.region.word(HOLD_AT, slot) == generation:
             with nogil:
                 pause(pause_ns)
             if pause_ns < 1000000:

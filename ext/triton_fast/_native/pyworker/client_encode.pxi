@@ -218,8 +218,9 @@ cdef class Encoder:
         record.flags = flags
         self.put(&record, sizeof(ResponseRecord))
 
-    # Everything into one outbound allocation; out: its message's offset and length.
-    cdef int place(self, Region region, Message* m, bint may_wait=True) except -1:
+    # Everything into one outbound allocation; out: its message's offset and length. The rest as of Region.take.
+    cdef int place(self, Region region, Message* m, bint may_wait=True, list requests=None, uint32_t slot=0,
+                   uint32_t generation=0) except -1:
         cdef size_t first = (self.records.len + 63) & ~<size_t>63
         cdef Piece* piece = <Piece*>self.pieces.data
         cdef Strings* s = <Strings*>self.strings.data
@@ -229,7 +230,7 @@ cdef class Encoder:
         cdef uint8_t* data
         if self.records.failed or self.pieces.failed:
             raise MemoryError
-        chunk = region.take(first + self.data, may_wait)
+        chunk = region.take(first + self.data, may_wait, requests, slot, generation)
         data = chunk.header + HEADER
         m.off = <uint64_t>(data - region.base)
         m.len = first + self.data
@@ -335,7 +336,7 @@ cdef int done_into(Transport transport, list requests, responses, Message* m) ex
                 e.put_mark(r._slot, r._generation, RECORD_RESCHEDULED if r._release == 2 else RECORD_BY_SENDER, 0)
             else:
                 raise TypeError(f"a response must be an InferenceResponse or None, not {type(response)}")
-        e.place(transport.region, m)
+        e.place(transport.region, m, True, requests)
     finally:
         encoder_give(transport, e)
     return 0
@@ -392,7 +393,7 @@ def encode_response(Transport transport not None, uint32_t slot, uint32_t genera
             e.put_mark(slot, generation, RECORD_NONE, flags)
         else:
             e.put_response(transport.region, response, slot, generation, flags, None, wanted, transport.indices)
-        e.place(transport.region, &m, may_wait)
+        e.place(transport.region, &m, may_wait, None, slot, generation)
     finally:
         encoder_give(transport, e)
     return m.off, m.len
@@ -446,7 +447,7 @@ def encode_bls(Transport transport not None, RequestCore request not None, str m
             raise MemoryError
         h.bytes = <uint32_t>e.records.len
         memcpy(e.records.data, &h, sizeof(BlsRecord))
-        e.place(transport.region, &m)
+        e.place(transport.region, &m, True, None, parent_slot, parent_generation)
     finally:
         encoder_give(transport, e)
     return m.off, m.len

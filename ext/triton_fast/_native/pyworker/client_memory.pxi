@@ -199,6 +199,7 @@ cdef class Region:
     cdef Heap heap
     cdef Node* newest
     cdef uint32_t n_leases
+    cdef int64_t wait_ns        # how long a message waits for outbound memory
 
     def __cinit__(self, int fd):
         cdef Control c
@@ -224,6 +225,7 @@ cdef class Region:
         self.heap.base = self.base + c.out_off
         self.heap.size = c.out_bytes
         self.heap.sweep_at = SWEEP_MIN
+        self.wait_ns = WAIT_NS
 
     cdef bint holds(self, uint64_t off, uint64_t n):
         return off >= CONTROL_BYTES and off % HEADER == 0 and off <= self.size and n <= self.size - off
@@ -238,8 +240,10 @@ cdef class Region:
         if self.base != NULL:
             munmap(self.base, self.size)
 
-    # n bytes of outbound data, in use from now on. Waits without the GIL for the server to read what it has, if it may.
-    cdef Chunk* take(self, size_t n, bint may_wait=True) except NULL:
+    # n bytes of outbound data, in use from now on. Waits without the GIL for the server to read what it has, if it may,
+    # but not longer than the message is wanted: it belongs to `requests`, or without them to one.
+    cdef Chunk* take(self, size_t n, bint may_wait=True, list requests=None, uint32_t slot=0,
+                     uint32_t generation=0) except NULL:
         cdef Drops drops
         cdef Chunk* c
         cdef int64_t end = 0, pause_ns = 20000
@@ -253,14 +257,37 @@ cdef class Region:
             if n > self.heap.size or self.heap.used == NULL:
                 self.no_memory(n, f"{n} bytes for the server do not fit into the {self.heap.size} bytes of its memory")
             if end == 0 and may_wait:
-                end = now_ns() + FULL_NS
-            elif now_ns() > end:
+                end = now_ns() + self.wait_ns
+            if now_ns() >= end or self.is_unwanted(requests, slot, generation):
                 self.no_memory(n, f"no place for {n} bytes: the server does not read what it has")
             with nogil:
                 pause(pause_ns)
             if pause_ns < 1000000:
                 pause_ns *= 2
             PyErr_CheckSignals()
+
+    # Whether all that a message belongs to has been cancelled; no request is generation 0.
+    cdef bint is_unwanted(self, list requests, uint32_t slot, uint32_t generation) except -1:
+        cdef uint32_t found
+        if requests is None:
+            return generation != 0 and self.word(CANCEL_AT, slot) == generation
+        for request in requests:
+            found = request._generation
+            if self.word(CANCEL_AT, request._slot) != found:
+                return False
+        return True
+
+    cdef uint32_t word(self, size_t at, uint32_t slot) noexcept:
+        return <uint32_t>tf_load32(<int32_t*>(self.base + at) + slot) if slot < MAX_SLOTS else 0
+
+    @property
+    def wait_s(self):
+        """Seconds that a message waits for outbound memory."""
+        return self.wait_ns / 1e9
+
+    @wait_s.setter
+    def wait_s(self, double seconds):
+        self.wait_ns = <int64_t>(max(0.0, min(seconds, 1e9)) * 1e9)
 
     # The error's `wanted`: bytes of outbound memory with which there would be place.
     cdef int no_memory(self, size_t n, str text) except -1:

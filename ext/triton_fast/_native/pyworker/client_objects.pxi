@@ -292,7 +292,7 @@ cdef class RequestCore:
 
     def is_cancelled(self):
         """Return whether the client has cancelled it."""
-        return self.transport is not None and self.transport.word(CANCEL_AT, self._slot) == self._generation
+        return self.transport is not None and self.transport.region.word(CANCEL_AT, self._slot) == self._generation
 
 
 # Text k of id, correlation id, parameters and trace.

@@ -5,7 +5,7 @@ from libc.string cimport memcmp, memcpy
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_CANCELLED, TF_INTERNAL, TF_INVALID_ARG, TF_OK, dtype_size, tf_buf, tf_buf_put,
-    tf_error, tf_fail,
+    tf_error, tf_fail, tf_text_clean,
 )
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_RANK, MAX_TENSORS, Model,
@@ -78,20 +78,24 @@ cdef inline const char* take(Reader* d, size_t n) noexcept nogil:
     return p
 
 
-# A text of n bytes, copied into r's memory; *out is NULL for none. -1: it is not there.
-cdef int take_text(Reader* d, Request* r, uint32_t n, const char** out) noexcept nogil:
+# A text of n bytes, copied into r's memory and made UTF-8, with its length; *out is NULL for none. -1: it is not there.
+cdef int take_text(Reader* d, Request* r, uint32_t n, const char** out, uint32_t* length) noexcept nogil:
     cdef const char* p = take(d, n)
-    cdef char* copy
     out[0] = NULL
+    length[0] = 0
     if p == NULL:
         return -1
-    if n == 0:
-        return 0
-    copy = <char*>request_alloc(r, n)
-    if copy == NULL:
+    return copy_text(r, p, n, out, length) if n else 0
+
+
+cdef int copy_text(Request* r, const char* p, uint32_t n, const char** out, uint32_t* length) noexcept nogil:
+    cdef size_t size = tf_text_clean(p, n, NULL)
+    cdef char* copy = <char*>request_alloc(r, size)
+    if copy == NULL or size > <size_t>0xFFFFFFFF:
         return -1
-    memcpy(copy, p, n)
+    tf_text_clean(p, n, copy)
     out[0] = copy
+    length[0] = <uint32_t>size
     return 0
 
 
@@ -220,19 +224,18 @@ cdef int take_params(Reader* whole, uint32_t nbytes, Request* r, Param** first) 
         if at == NULL or p == NULL:
             return -1
         memcpy(&record, at, sizeof(ParamRecord))
-        if record.kind > PARAM_BOOL or take_text(&d, r, record.key_len, &p.key) != 0:
+        if record.kind > PARAM_BOOL or take_text(&d, r, record.key_len, &p.key, &p.key_len) != 0:
             return -1
         p.next = NULL
-        p.key_len = record.key_len
         p.kind = <int32_t>record.kind
         p.integer = <int64_t>record.value
         p.number = 0
         p.text = NULL
         p.text_len = 0
         if record.kind == PARAM_STRING:
-            if record.value > <uint64_t>0xFFFFFFFF or take_text(&d, r, <uint32_t>record.value, &p.text) != 0:
+            if record.value > <uint64_t>0xFFFFFFFF \
+                    or take_text(&d, r, <uint32_t>record.value, &p.text, &p.text_len) != 0:
                 return -1
-            p.text_len = <uint32_t>record.value
         link[0] = p
         link = &p.next
         n -= 1
@@ -264,6 +267,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
     cdef Tensor* t
     cdef uint32_t _i
     cdef int32_t index, filled = 0, status
+    cdef uint64_t total = 0
     cdef const char* dims = NULL
     cdef const char* text
     d.p = data
@@ -306,6 +310,11 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
                 return 0
         if not request_wants(r, index):
             continue
+        # An output may come twice, and of another type than the config's, as with Triton. But thousands of the same
+        # memory would have no bound.
+        total += record.nbytes
+        if record.nbytes > s.region.size or total > s.region.size * <uint64_t>m.n_outputs:
+            return -1
         t.index = index
         p.n_outputs = filled + 1
         status = fill_tensor(s, &record, dims, r, t, False)
@@ -376,8 +385,7 @@ cdef int fill_bls(Source* s, const char* data, size_t n, Request* r, tf_error* e
         t.block = NULL
         t.ptr = NULL
         t.index = -1
-        t.name_len = <uint32_t>(-1 - record.name)
-        if take_text(&d, r, t.name_len, &t.name) != 0:
+        if take_text(&d, r, <uint32_t>(-1 - record.name), &t.name, &t.name_len) != 0:
             return -1
         if t.name == NULL:
             t.name = b""
@@ -391,22 +399,18 @@ cdef int fill_bls(Source* s, const char* data, size_t n, Request* r, tf_error* e
     for i in range(head.n_wanted):
         memcpy(&length, d.p, 4)
         text = take(&d, 4 + <size_t>length)
-        dims = <const char*>request_alloc(r, <size_t>length + 1)
-        if dims == NULL:
+        if copy_text(r, text + 4, length, &r.wanted[i].name, &r.wanted[i].name_len) != 0:
             return -1
-        memcpy(<char*>dims, text + 4, length)
-        r.wanted[i].name = dims
-        r.wanted[i].name_len = length
         r.wanted[i].index = -1
         r.wanted[i].binary = 1
         r.wanted[i].classes = 0
     r.n_wanted = <int32_t>head.n_wanted
     take(&d, head.model_len)
-    r.id_len = head.id_len
-    r.correlation_len = head.correlation_len
-    if take_text(&d, r, head.id_len, &r.id) != 0 or take_text(&d, r, head.correlation_len, &r.correlation_text) != 0:
+    if take_text(&d, r, head.id_len, &r.id, &r.id_len) != 0 \
+            or take_text(&d, r, head.correlation_len, &r.correlation_text, &r.correlation_len) != 0 \
+            or take_params(&d, head.params_len, r, &r.params) != 0:
         return -1
-    return take_params(&d, head.params_len, r, &r.params)
+    return take_text(&d, r, head.trace_len, &r.trace, &r.trace_len)
 
 
 cdef Request* decode_bls(Source* s, const char* data, size_t n, Model* model, tf_error* e) noexcept nogil:

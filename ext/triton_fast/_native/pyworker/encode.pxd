@@ -22,5 +22,7 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
 # A response of a call, alone in its message; with `text` in place of p an error.
 cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text, size_t n,
                          bint is_final) noexcept nogil
+# How many bytes of the heap all of it takes; 0: memory ran out.
+cdef size_t encoder_size(Encoder* e) noexcept nogil
 # Lay all of it into the region and describe it in m (off, len); NULL when the heap is full, or memory ran out.
 cdef Chunk* encoder_place(Encoder* e, Region* g, Message* m) noexcept nogil

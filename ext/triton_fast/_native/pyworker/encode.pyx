@@ -85,7 +85,7 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
     record.id_len = r.id_len
     record.correlation_len = r.correlation_len
     record.params_len = 0 if e.text.failed else <uint32_t>e.text.len
-    record.trace_len = 0
+    record.trace_len = r.trace_len
     record.n_inputs = <uint32_t>r.n_inputs
     record.n_wanted = <uint32_t>(r.n_wanted if r.n_wanted else r.model.n_outputs)
     tf_buf_put(&e.records, &record, sizeof(RequestRecord))
@@ -99,6 +99,7 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
     put_text(e, r.id, r.id_len)
     put_text(e, r.correlation_text, r.correlation_len)
     put_text(e, e.text.data, record.params_len)
+    put_text(e, r.trace, r.trace_len)
     if not e.records.failed:
         (<RequestRecord*>(e.records.data + start)).bytes = <uint32_t>(e.records.len - start)
 
@@ -138,13 +139,19 @@ cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text
         (<ResponseRecord*>e.records.data).bytes = <uint32_t>e.records.len
 
 
+cdef size_t encoder_size(Encoder* e) noexcept nogil:
+    if e.records.failed or e.pieces.failed or e.records.len > <size_t>0xFFFFFFF0:
+        return 0
+    return ((e.records.len + 63) & ~<size_t>63) + e.data
+
+
 cdef Chunk* encoder_place(Encoder* e, Region* g, Message* m) noexcept nogil:
     cdef size_t first = (e.records.len + 63) & ~<size_t>63
     cdef Piece* piece = <Piece*>e.pieces.data
     cdef size_t i, n = e.pieces.len // sizeof(Piece)
     cdef Chunk* chunk
     cdef uint8_t* data
-    if e.records.failed or e.pieces.failed or e.records.len > <size_t>0xFFFFFFF0:
+    if encoder_size(e) == 0:
         return NULL
     chunk = inbound_new(g, first + e.data)
     if chunk == NULL:

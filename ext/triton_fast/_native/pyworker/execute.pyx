@@ -6,6 +6,7 @@ from posix.time cimport nanosleep, timespec
 
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, now_ns, tf_error, tf_fail, tf_load32, tf_load64, tf_store32,
+    tf_store64,
 )
 from triton_fast._native.core.pthread cimport (
     pthread_cond_broadcast, pthread_cond_timedwait, pthread_mutex_lock, pthread_mutex_unlock,
@@ -256,7 +257,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
         pthread_mutex_unlock(&w.lock)
         return 0
     channel_ref(c)
-    w.execution_began = now_ns()
+    tf_store64(&w.execution_began, now_ns())
     w.batch_no += 1
     for i in range(batch.n):
         r = batch.requests[i]
@@ -301,7 +302,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
             fail_rest(w, batch, w.code, w.reason, w.reason_len)
             pthread_mutex_unlock(&w.lock)
     pthread_mutex_lock(&w.lock)
-    w.execution_began = 0
+    tf_store64(&w.execution_began, 0)
     pthread_cond_broadcast(&w.changed)
     pthread_mutex_unlock(&w.lock)
     channel_unref(c)

@@ -4,7 +4,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.time cimport timespec
 
-from triton_fast._native.core.native cimport TF_INTERNAL, now_ns, tf_load32
+from triton_fast._native.core.native cimport TF_INTERNAL, now_ns, tf_load32, tf_load64, tf_text_cut
 from triton_fast._native.core.pthread cimport (
     pthread_cond_broadcast, pthread_cond_timedwait, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -24,6 +24,8 @@ from triton_fast._native.sched.model cimport Epoch
 from triton_fast.errors import Internal
 
 
+WAIT_NS = 30000000000
+
 cdef struct CallView:
     uint32_t id
     size_t target
@@ -34,7 +36,9 @@ cdef struct CallView:
 
 
 cdef void set_reason(Worker* w, bytes text, int32_t code):
-    cdef size_t n = min(<size_t>len(text), sizeof(w.reason))
+    cdef size_t n = <size_t>len(text)
+    if n > sizeof(w.reason):
+        n = tf_text_cut(text, sizeof(w.reason))
     memcpy(w.reason, <const char*>text, n)
     w.reason_len = <uint32_t>n
     w.code = code
@@ -53,6 +57,8 @@ cdef class PythonInstance(NativeInstance):
         Changes whenever ``resolve`` may answer otherwise. None: it is asked each time.
     spin_ns : int
         How long to look for the end of an execution before sleeping.
+    wait_ns : int
+        How long a response to its model waits for memory that the worker has not given back.
     """
 
     cdef Worker* worker
@@ -64,7 +70,7 @@ cdef class PythonInstance(NativeInstance):
         if self.worker == NULL:
             raise MemoryError
 
-    def __init__(self, str name, resolve, Epoch epoch=None, *, int64_t spin_ns=0):
+    def __init__(self, str name, resolve, Epoch epoch=None, *, int64_t spin_ns=0, int64_t wait_ns=WAIT_NS):
         cdef Worker* w = self.worker
         self.name = name
         self.resolve = resolve
@@ -72,6 +78,7 @@ cdef class PythonInstance(NativeInstance):
         w.resolve = <void*>resolve
         w.epoch = &epoch.value if epoch is not None else NULL
         w.spin_ns = spin_ns
+        w.wait_ns = wait_ns
         w.hopeless = True
         set_reason(w, f"Stub process '{name}' is not healthy.".encode(), TF_INTERNAL)
         self.state = w
@@ -192,12 +199,12 @@ cdef class PythonInstance(NativeInstance):
 
     @property
     def executing(self):
-        return self.worker.execution_began != 0
+        return tf_load64(&self.worker.execution_began) != 0
 
     @property
     def execution_started_ns(self):
         """CLOCK_MONOTONIC at which the present execution began; 0 when there is none."""
-        return self.worker.execution_began
+        return tf_load64(&self.worker.execution_began)
 
     @property
     def broken(self):

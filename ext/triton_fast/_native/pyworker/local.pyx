@@ -126,7 +126,7 @@ cdef class LocalRequest:
         return found
 
     def facts(self):
-        """Return (id, correlation number, correlation text, flags, timeout in us, priority, parameters as JSON)."""
+        """Return (id, correlation number, its text, flags, timeout in us, priority, parameters as JSON, trace)."""
         cdef tf_buf out
         self.check()
         out.data = NULL
@@ -138,7 +138,8 @@ cdef class LocalRequest:
         tf_buf_free(&out)
         return (self.r.id[:self.r.id_len].decode("utf-8", "replace") if self.r.id_len else "", self.r.correlation,
                 self.r.correlation_text[:self.r.correlation_len].decode("utf-8", "replace")
-                if self.r.correlation_len else "", self.r.flags & 3, self.r.timeout_us, self.r.priority, params)
+                if self.r.correlation_len else "", self.r.flags & 3, self.r.timeout_us, self.r.priority, params,
+                self.r.trace[:self.r.trace_len].decode("utf-8", "replace") if self.r.trace_len else "")
 
     cdef int check(self) except -1:
         if tf_load32(&self.taken):

@@ -38,6 +38,8 @@ cdef void region_unref(Region* g) noexcept nogil
 # n bytes of inbound data, in use by the worker from now on, with a reference for who fills them; NULL when the heap is
 # full.
 cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil
+# Whether n bytes of inbound data can ever be had.
+cdef bint inbound_fits(Region* g, size_t n) noexcept nogil
 # The worker has been told: its word alone keeps them now.
 cdef void inbound_told(Chunk* chunk) noexcept nogil
 # Give back what was never told to the worker.

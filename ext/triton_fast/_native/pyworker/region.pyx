@@ -160,6 +160,25 @@ cdef void sweep(Region* g) noexcept nogil:
     g.sweep_at = g.n_used * 2 if g.n_used * 2 > SWEEP_MIN else SWEEP_MIN
 
 
+# The lock is held, and nothing is in use: from the beginning again.
+cdef void start_over(Region* g) noexcept nogil:
+    cdef int i
+    for i in range(N_CLASSES):
+        free_list_of(g.free_list[i])
+        g.free_list[i] = NULL
+    memset(g.pages, 0, g.bump // PAGE * sizeof(Chunk*))
+    g.bump = 0
+
+
+cdef bint inbound_fits(Region* g, size_t n) noexcept nogil:
+    cdef size_t size = 0
+    cdef int k
+    if n > g.in_bytes:
+        return False
+    k = class_of(n + HEADER, &size)
+    return 0 <= k < N_CLASSES and size <= g.in_bytes
+
+
 cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil:
     cdef size_t size = 0, page
     cdef int k
@@ -173,6 +192,8 @@ cdef Chunk* inbound_new(Region* g, size_t n) noexcept nogil:
     if g.free_list[k] == NULL or g.n_used >= g.sweep_at:
         sweep(g)
     c = g.free_list[k]
+    if c == NULL and g.used == NULL and size > g.in_bytes - g.bump:
+        start_over(g)       # what is free was cut too small
     if c != NULL:
         g.free_list[k] = c.next
     elif size <= g.in_bytes - g.bump:
@@ -218,15 +239,10 @@ cdef void inbound_trim(Region* g, size_t keep) noexcept nogil:
     tf_lock(&g.lock)
     sweep(g)
     if g.used == NULL and g.bump > 0:
-        # Nothing is in use: from the beginning again.
-        for i in range(N_CLASSES):
-            free_list_of(g.free_list[i])
-            g.free_list[i] = NULL
         keep = (keep + PAGE - 1) & ~<size_t>(PAGE - 1)
         if g.bump > keep:
             madvise(g.base + g.in_off + keep, g.bump - keep, MADV_REMOVE)
-        memset(g.pages, 0, g.bump // PAGE * sizeof(Chunk*))
-        g.bump = 0
+        start_over(g)
     else:
         for i in range(N_CLASSES):
             c = g.free_list[i]

@@ -23,7 +23,7 @@ from triton_fast._native.pyworker.layout cimport (
     EVENT_BLS, EVENT_BLS_CANCEL, EVENT_BLS_CLOSED, EVENT_RESPONSE, HOLD_AT, Message, RECORD_FINAL, RECORD_NONE,
     RING_EVENTS, ResponseRecord,
 )
-from triton_fast._native.pyworker.worker cimport SLOT_SERVICE, Slot, Worker, slot_drop, slot_find
+from triton_fast._native.pyworker.worker cimport MAX_REASON, SLOT_SERVICE, Slot, Worker, slot_drop, slot_find
 from triton_fast._native.sched.instance cimport request_finish
 
 cdef enum:
@@ -227,7 +227,7 @@ cdef int service_start(Worker* w, Channel* c) noexcept nogil:
 
 
 # Nobody else knows these requests now.
-cdef void fail_kept(Worker* w) noexcept nogil:
+cdef void fail_kept(Worker* w, int32_t code, const char* text, size_t n) noexcept nogil:
     cdef int32_t k = 0
     cdef Request* r
     cdef Request* carrier
@@ -249,15 +249,21 @@ cdef void fail_kept(Worker* w) noexcept nogil:
             waiting = carrier.q_next
             request_free(carrier)
         if not is_over:
-            response_fail(&r.response, w.code, w.reason, w.reason_len)
+            response_fail(&r.response, code, text, n)
         request_finish(r)
 
 
 cdef void service_stop(Worker* w) noexcept nogil:
     cdef Channel* c
+    cdef char[MAX_REASON] text      # of this end: another may be told while this one is dealt with
+    cdef size_t n
+    cdef int32_t code
     pthread_mutex_lock(&w.lock)
     while w.stopping:
         pthread_cond_wait(&w.changed, &w.lock)
+    n = w.reason_len
+    memcpy(text, w.reason, n)
+    code = w.code
     c = w.channel
     w.channel = NULL
     w.serving = False
@@ -274,7 +280,7 @@ cdef void service_stop(Worker* w) noexcept nogil:
         pthread_cond_wait(&w.changed, &w.lock)
     pthread_mutex_unlock(&w.lock)
     w.waiting_slot = -1
-    fail_kept(w)
+    fail_kept(w, code, text, n)
     pthread_mutex_lock(&w.lock)
     w.stopping = False
     pthread_cond_broadcast(&w.changed)

@@ -14,6 +14,9 @@ cdef enum:
     SLOT_SERVICE = 2        # its responses come as events
     SLOT_NEW = 3            # the worker has not been told: nothing it says reaches it
 
+cdef enum:
+    MAX_REASON = 1024
+
 # A request that the worker has. The worker names it by slot and generation.
 cdef struct Slot:
     Request* request
@@ -51,6 +54,8 @@ cdef struct Call:
     bint answered           # of a call that wants one response: it has had it
     bint closed             # nobody wants what still comes
     void* runner            # Worker that executes it, if it is a Python model
+    int64_t stuck           # service thread: since when there was no room for its next response; 0: there was
+    uint32_t skipped        # service thread: the round in which there was none
     int64_t began
 
 cdef struct Worker:
@@ -58,7 +63,7 @@ cdef struct Worker:
     pthread_mutex_t lock    # of what follows
     pthread_cond_t changed  # channel, executing, in_flight
     Channel* channel        # one reference; NULL: there is no worker now
-    char[1024] reason  # why there is none
+    char[MAX_REASON] reason     # why there is none
     uint32_t reason_len
     int32_t code
     bint hopeless           # none will come soon: what is pulled fails at once, else it waits for the next
@@ -79,6 +84,7 @@ cdef struct Worker:
     void* resolve           # Python callable; its owner outlives the service thread
     long long* epoch        # NULL: look every name up again
     int64_t spin_ns
+    int64_t wait_ns         # how long a response waits for memory that the worker has
     # Taken before `lock` by who answers requests that are the service thread's, while there is one: an event and the
     # error of an execution may be about the same request. Sinks are called under it.
     pthread_mutex_t turn
@@ -94,6 +100,7 @@ cdef struct Worker:
     tf_buf record
     Response* unanswered    # of calls; there was no room, oldest first
     Response* unanswered_last
+    uint32_t rounds         # of looking whether there is
 
 
 cdef Worker* worker_new() noexcept nogil

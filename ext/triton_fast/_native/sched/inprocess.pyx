@@ -19,7 +19,7 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
-    SUBMIT_OK, scheduler_cancel, scheduler_submit, scheduler_wake,
+    SUBMIT_OK, scheduler_cancel, scheduler_submit, scheduler_wake, scheduler_withdraw,
 )
 
 from triton_fast.errors import Cancelled, Unsupported, make
@@ -106,7 +106,8 @@ cdef Response* waiter_look(Waiter* w, object timeout_s, bint take) except? NULL:
 
 # The request of one call. The caller owns it.
 cdef Request* make_request(NativeModel model, object inputs, object outputs, str id, int64_t priority,
-                           int64_t timeout_us, uint32_t flags, object correlation, object params) except NULL:
+                           int64_t timeout_us, uint32_t flags, object correlation, object params,
+                           str trace) except NULL:
     cdef Request* r = request_new(model.ptr)
     cdef Tensor* t
     cdef tf_error e
@@ -126,6 +127,10 @@ cdef Request* make_request(NativeModel model, object inputs, object outputs, str
             r.correlation_len = <unsigned int>len(encoded)
         else:
             r.correlation = correlation
+        if trace:
+            encoded = trace.encode()
+            r.trace = <const char*>copy_bytes(r, encoded)
+            r.trace_len = <unsigned int>len(encoded)
         params_from(r, &r.params, params)
         r.inputs = <Tensor*>request_alloc(r, (len(inputs) + 1) * sizeof(Tensor))
         if r.inputs == NULL:
@@ -225,9 +230,13 @@ cdef Waiter* submit(NativeModel model, Request* r) except NULL:
     return w
 
 
-# Take a queued request back: True, and it is gone with its reference of the waiter. False: an instance has it.
-cdef bint take_back(NativeModel model, Waiter* w, Request* r) noexcept:
-    if not scheduler_cancel(model.ptr.scheduler, r):
+# Take a queued request back: True, and it is gone with its reference of the waiter. False: an instance has it; with
+# `tell` it is told.
+cdef bint take_back(NativeModel model, Waiter* w, Request* r, bint tell) noexcept:
+    if tell:
+        if not scheduler_cancel(model.ptr.scheduler, r):
+            return False
+    elif not scheduler_withdraw(model.ptr.scheduler, r):
         return False
     request_free(r)
     pthread_mutex_lock(&w.lock)
@@ -293,6 +302,8 @@ cdef class InferCall:
         1 sequence start, 2 sequence end.
     correlation : int or str
     params : sequence of (key, bool, int or str)
+    trace : str
+        Context of a trace, for the model.
 
     Raises
     ------
@@ -306,12 +317,12 @@ cdef class InferCall:
     cdef readonly dict parameters
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
-                  int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=()):
+                  int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), str trace=""):
         cdef Request* r
         if model.ptr.decoupled:
             raise Unsupported(f"model '{model.name}' is decoupled: it has no single answer, ask for a stream of them")
         self.model = model
-        r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params)
+        r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params, trace)
         self.waiter = submit(model, r)
         self.request = r
 
@@ -334,9 +345,9 @@ cdef class InferCall:
         """Key of the Python instance that has it, 0 when that is not known."""
         return <size_t>self.waiter.runner
 
-    def cancel(self):
-        """Take the request back. Returns False when an instance already has it."""
-        if self.request == NULL or not take_back(self.model, self.waiter, self.request):
+    def cancel(self, *, bint tell=True):
+        """Take the request back. Returns False when an instance already has it, which learns of it unless not tell."""
+        if self.request == NULL or not take_back(self.model, self.waiter, self.request, tell):
             return False
         self.request = NULL
         return True
@@ -370,7 +381,7 @@ cdef class StreamCall:
 
     Parameters
     ----------
-    model, inputs, outputs, id, priority, timeout_us, flags, correlation, params
+    model, inputs, outputs, id, priority, timeout_us, flags, correlation, params, trace
         See ``InferCall``.
     max_responses : int
         Responses that may wait to be taken; the model waits with the next. 0 = any number.
@@ -383,10 +394,11 @@ cdef class StreamCall:
     cdef readonly dict parameters
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
-                  int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), int32_t max_responses=0):
+                  int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), str trace="",
+                  int32_t max_responses=0):
         cdef Request* r
         self.model = model
-        r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params)
+        r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params, trace)
         r.max_responses = max_responses
         self.waiter = submit(model, r)
         self.request = r
@@ -398,7 +410,7 @@ cdef class StreamCall:
         if self.waiter == NULL:
             return
         if self.request != NULL:
-            take_back(self.model, self.waiter, self.request)
+            take_back(self.model, self.waiter, self.request, True)
             self.request = NULL
         pthread_mutex_lock(&self.waiter.lock)
         self.waiter.dropped = True
@@ -466,9 +478,9 @@ cdef class StreamCall:
         finally:
             request_free(p.request)
 
-    def cancel(self):
+    def cancel(self, *, bint tell=True):
         """Take the request back: True. If an instance has it, tell it to stop: False, and its end is still to come."""
-        if self.request == NULL or not take_back(self.model, self.waiter, self.request):
+        if self.request == NULL or not take_back(self.model, self.waiter, self.request, tell):
             return False
         self.request = NULL
         self.cancelled = True

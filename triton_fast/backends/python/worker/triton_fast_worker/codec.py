@@ -207,12 +207,12 @@ class _Writer:
         self._pieces[at] = REPLY.pack(size, kind, slot, generation, -1, 0, len(params), outputs, flags, 0)
         self.put(params)
 
-    def finish(self) -> tuple[int, int]:
-        """Allocate and write; offset and length of the payload."""
+    def finish(self, *tickets: tuple[int, int]) -> tuple[int, int]:
+        """Allocate and write; offset and length of the payload, which belongs to these requests."""
         total = self._bytes
         for _, _, nbytes in self._copies:
             total = aligned(total) + nbytes
-        off = self._transport.allocate(total)
+        off = self._transport.allocate(total, tickets)
         return self.fill(off)
 
     def fill(self, off: int) -> tuple[int, int]:
@@ -244,7 +244,7 @@ def encode_done(transport: Transport, requests: list[InferenceRequest], results:
             writer.response(request._ticket, None, frozenset(), kind, 0)
         else:
             writer.response(request._ticket, result, request._wanted, RESPONSE, FLAG_FINAL)
-    return (*writer.finish(), writer.held)
+    return (*writer.finish(*[request._ticket for request in requests]), writer.held)
 
 
 def encode_failure(transport: Transport, text: str) -> Encoded:
@@ -261,7 +261,7 @@ def encode_response(
 ) -> Encoded:
     writer = _Writer(transport)
     writer.response(ticket, response, wanted, FLAGS_ONLY if response is None else RESPONSE, flags)
-    return (*writer.finish(), writer.held)
+    return (*writer.finish(ticket), writer.held)
 
 
 def encode_end(transport: Transport, ticket: tuple[int, int], error: TritonError | None) -> tuple[int, int]:
@@ -301,4 +301,5 @@ def encode_bls(
         writer._bytes, options, request._flags, len(request._inputs), number, request._timeout,
         getattr(request, "_version", -1), len(request._wanted), *map(len, texts), *parent,
     )  # fmt: skip
-    return writer.finish()
+    # Outside of an execution it belongs to none.
+    return writer.finish(*([parent] if parent[1] else []))

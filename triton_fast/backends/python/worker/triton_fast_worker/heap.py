@@ -70,6 +70,10 @@ class Heap:
         self._region.quads[(block + 8) >> 3] = nbytes
         return block + ALLOC_HEADER
 
+    def may_fit(self, nbytes: int) -> bool:
+        """Whether there may be place for what was refused once the server has cleared more words."""
+        return bool(self._used) and size_class(nbytes) <= self._end - self._start
+
     def sweep(self) -> None:
         """Find everything that is free again."""
         words = self._region.words

@@ -84,6 +84,7 @@ class Worker:
         self._transport = self._client.Transport(*self._fds)
         self._transport.runtime = self._runtime
         self._transport.names(order["inputs"], order["outputs"])
+        self._transport.wait_for_memory(context["shm_wait"])
         self._runtime.attach(self._client, self._transport, order["decoupled"])
         self._model = loader.initialize(model, order["args"])
         self._runtime.executing = True

@@ -33,6 +33,10 @@ class Transport(client.Transport):  # type: ignore[misc]
     def names(self, inputs: list[str], outputs: list[str]) -> None:
         self.bind(Tensor, InferenceRequest, InferenceResponse, _error, inputs, outputs)
 
+    def wait_for_memory(self, seconds: float) -> None:
+        """How long a message waits for the server to read what it has."""
+        self.region.wait_s = seconds
+
     def release(self, off: int, length: int) -> None:
         """Give back an answer that is not decoded."""
         self.region.lease(off, length)

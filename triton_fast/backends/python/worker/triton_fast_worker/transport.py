@@ -46,6 +46,7 @@ from .rings import Message, Ring
 from .runtime import Runtime
 
 _HELD_LOOK_S = 0.002
+_MEMORY_LOOK_S, _MEMORY_LOOK_MOST_S = 0.00005, 0.002
 
 
 class Transport:
@@ -53,7 +54,7 @@ class Transport:
 
     __slots__ = (
         "_answers", "_done", "_events", "_gate", "_held", "_work", "decode_bytes", "encode_bytes", "heap", "inputs",
-        "output_index", "outputs", "region", "runtime", "wanted",
+        "output_index", "outputs", "region", "runtime", "wait_s", "wanted",
     )  # fmt: skip
 
     def __init__(self, region_fd: int, work_fd: int, answers_fd: int, done_fd: int, events_fd: int) -> None:
@@ -74,6 +75,7 @@ class Transport:
         self.output_index: dict[str, int] = {}
         self.wanted: dict[bytes, frozenset[str]] = {}
         self.encode_bytes = byte_tensors.encode_bytes
+        self.wait_s = 30.0
 
     def names(self, inputs: list[str], outputs: list[str]) -> None:
         """The tensors of the model, in the order of its configuration."""
@@ -107,10 +109,29 @@ class Transport:
         """Give back an answer that is not decoded."""
         self.region.release(off)
 
-    def allocate(self, nbytes: int) -> int:
-        """Outbound memory. Offset of the data."""
-        with self._gate:
-            return self.heap.allocate(nbytes)
+    def wait_for_memory(self, seconds: float) -> None:
+        """How long a message waits for the server to read what it has."""
+        self.wait_s = seconds
+
+    def allocate(self, nbytes: int, tickets: Sequence[tuple[int, int]] = ()) -> int:
+        """Outbound memory for a message that belongs to these requests. Offset of the data.
+
+        Waits for the server to read what it has, but not longer than one of the requests is wanted.
+        """
+        until, pause = 0.0, _MEMORY_LOOK_S
+        while True:
+            with self._gate:
+                try:
+                    return self.heap.allocate(nbytes)
+                except TritonModelException:
+                    if not self.heap.may_fit(nbytes):
+                        raise
+                    if not until:
+                        until = time.monotonic() + self.wait_s
+                    if time.monotonic() >= until or (tickets and all(map(self.cancelled, tickets))):
+                        raise
+            time.sleep(pause)
+            pause = min(2 * pause, _MEMORY_LOOK_MOST_S)
 
     def end_later(self, ticket: tuple[int, int], error: TritonError | None) -> None:
         """For finalizers: the request's final event."""
