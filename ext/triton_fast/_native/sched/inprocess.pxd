@@ -7,7 +7,7 @@ from triton_fast._native.sched.model cimport NativeModel
 
 # A request with copies of all it is given, validated, without a sink; the caller owns it. Raises a ServerError.
 cdef Request* make_request(NativeModel model, object inputs, object outputs, str id, int64_t priority,
-                           int64_t timeout_us, uint32_t flags, object correlation, object params) except NULL
+                           int64_t timeout_us, uint32_t flags, object correlation, object params, str trace) except NULL
 
 
 # Parameters from a sequence of (key, bool, int or str), in r's memory, as a list that begins at link[0].

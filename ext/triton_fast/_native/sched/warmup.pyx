@@ -156,7 +156,7 @@ def execute(NativeModel model not None, NativeInstance instance not None, inputs
     c.left = n
     try:
         while made < n:
-            requests[made] = make_request(model, inputs, (), "", 0, 0, 0, 0, ())
+            requests[made] = make_request(model, inputs, (), "", 0, 0, 0, 0, (), "")
             made += 1
             add_inputs(requests[made - 1], added or {})
     except BaseException:
