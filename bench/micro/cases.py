@@ -102,6 +102,15 @@ def reply(n: int, *, binary: int) -> None:
     assert len(sections) == binary
 
 
+def generate_event(n: int) -> None:
+    from triton_fast._native.wire.json_event import encode
+    from triton_fast.types import DataType
+
+    token = struct.pack("<I", 6) + b" token"
+    text = encode(model(), [(0, DataType.STRING, (1,), token)], id="7", form=3, repeat=n)
+    assert text.count(b"\n\n\r\n") == n
+
+
 def pb_decode(n: int) -> None:
     from triton_fast import protos
     from triton_fast._native.wire.pb_infer import bench
@@ -173,6 +182,7 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "queue-submit-take": (queue, 20_000),
     "json-reply-binary": (partial(reply, binary=1), 10_000),
     "json-reply-16-floats": (partial(reply, binary=0), 10_000),
+    "generate-event": (generate_event, 10_000),
     "pb-decode-binary": (pb_decode, 10_000),
     "pb-reply-binary": (partial(pb_reply, stream=False), 10_000),
     "pyworker-8-requests": (worker_batches, 500),

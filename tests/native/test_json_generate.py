@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from triton_fast._native.core import memory, request
 from triton_fast._native.core.request import ModelHandle
-from triton_fast._native.wire.json_infer import decode_generate
+from triton_fast._native.wire.json_generate import decode
 from triton_fast.errors import Internal, InvalidArg, ServerError
 from triton_fast.types import DataType
 
@@ -57,7 +57,7 @@ def nothing_leaks() -> Iterator[None]:
 
 
 def decoded(body: Any, made_for: ModelHandle = ANY, **named: Any) -> Any:
-    return decode_generate(body if isinstance(body, bytes) else json.dumps(body).encode(), made_for, **named)
+    return decode(body if isinstance(body, bytes) else json.dumps(body).encode(), made_for, **named)
 
 
 def error(body: Any, made_for: ModelHandle = ANY, **named: Any) -> str:

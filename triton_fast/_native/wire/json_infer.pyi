@@ -86,24 +86,5 @@ def decode(
     Source: HTTP page sections 3 and 5; order of the checks: triton server src/http_server.cc, ParseJsonTritonIO.
     """
 
-def decode_generate(json: bytes, model: ModelHandle, max_input: int = 67108864) -> RequestDict:
-    """Decode one generate body, a flat JSON object.
-
-    Members named like an input of ``model`` are its data, the others request parameters; those of ``parameters`` count
-    like the rest. ``id`` is both the request's id and a member like others. A parameter given twice, here and in
-    ``parameters``, stands twice in the list, and the later one counts.
-
-    Raises
-    ------
-    errors.Internal
-        JSON syntax, data of the wrong type.
-    errors.InvalidArg
-        Data that no shape of the input holds, inputs given twice, parameters that are no scalars, sizes, nesting.
-
-    Notes
-    -----
-    Source: HTTP page section 6; order of the checks observed on the real server.
-    """
-
 def bench(json: bytes, binary: bytes = b"", n: int = 1) -> int:
     """Decode the same body n times without the GIL; return how many times it succeeded. For instruction counts."""

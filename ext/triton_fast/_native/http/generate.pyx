@@ -13,7 +13,7 @@ from triton_fast._native.http.reply cimport stream_head
 from triton_fast._native.wire.json_event cimport (
     EVENT_CHUNK, EVENT_SSE, event_put, event_put_error, event_put_text, event_weight,
 )
-from triton_fast._native.wire.json_infer cimport json_decode_generate
+from triton_fast._native.wire.json_generate cimport json_decode_generate
 
 from triton_fast.errors import STATUS
 

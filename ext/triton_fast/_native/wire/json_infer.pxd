@@ -14,7 +14,3 @@ from triton_fast._native.core.request cimport Request, Response
 # parameter, but its id when it was read. Nothing is validated against the model except what the wire form needs.
 cdef int json_decode_infer(Request* r, const char* json, size_t json_len, const uint8_t* bin, size_t bin_len,
                            bint has_header_len, size_t max_input, tf_error* e) noexcept nogil
-# Decode a generate body into r, whose model says which members are inputs; the others become parameters. Members of
-# "parameters" count like those beside it. The rest as above; json must outlive r.
-cdef int json_decode_generate(Request* r, const char* json, size_t json_len, size_t max_input,
-                              tf_error* e) noexcept nogil

@@ -1,6 +1,36 @@
-# Part of json_infer.pyx: a generate request, which is one flat object. Members named like an input of the model are its
+# distutils: language = c++
+# A generate request, which is one flat object, into a native Request. Members named like an input of the model are its
 # data, a scalar or a list; the others are request parameters; those of "parameters" count like the rest.
 # Syntax is checked over the whole text first, then members are taken in their order: the first error is the answer.
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+
+from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.native cimport (
+    DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_INVALID, DT_STRING,
+    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE,
+    dtype_name, dtype_size, tf_error, tf_fail,
+)
+from triton_fast._native.core.request cimport (
+    MAX_RANK, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING,
+    IoSpec, Model, ModelHandle, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
+)
+from triton_fast._native.wire.json_scan cimport (
+    TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_A_TYPE, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN,
+    TFJ_ROOT,
+    tf_json, tf_json_bytes, tf_json_element, tf_json_fail, tf_json_member, tf_json_names, tf_json_names_add,
+    tf_json_names_free, tf_json_num, tf_json_number, tf_json_numbers, tf_json_plain, tf_json_reason, tf_json_seed,
+    tf_json_set_power, tf_json_skip, tf_json_str, tf_json_string, tf_json_strings, tf_json_unescape, tf_json_ws,
+)
+
+cdef extern from "tf_error.h" nogil:
+    enum: TF_ERROR_TEXT
+
+include "json_parts.pxi"
+include "json_inputs.pxi"
+include "json_document.pxi"
 
 cdef enum:
     FLAT_DEPTH = 101        # below the root: "parameters", and as many arrays as data may nest
@@ -320,7 +350,7 @@ cdef int json_decode_generate(Request* r, const char* json, size_t json_len, siz
     return run_decoder(&d, json, json_len, read_flat)
 
 
-def decode_generate(bytes json not None, ModelHandle model not None, size_t max_input=64 << 20):
+def decode(bytes json not None, ModelHandle model not None, size_t max_input=64 << 20):
     from triton_fast import errors
 
     cdef size_t n = len(json)
