@@ -2,7 +2,7 @@
 # one. What is below sees nothing but requests with FLAG_PART.
 from libc.stdint cimport int32_t, int64_t
 
-from triton_fast._native.core.request cimport Request, Sink
+from triton_fast._native.core.request cimport Request, Sink, Wanted
 from triton_fast._native.sched.scheduler cimport NativeScheduler, Scheduler
 
 cdef enum:
@@ -24,6 +24,9 @@ cdef struct Split:
     int32_t n
     int32_t left            # parts that are not back, and threads at work on this
     int32_t ended           # atomic for readers; the whole has its answer, or was taken back
+    Wanted* wanted          # copies: a connection may take what it lent when the whole has its answer
+    const char* id
+    const char* correlation_text
     Part* parts
 
 

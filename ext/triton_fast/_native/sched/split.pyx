@@ -10,8 +10,8 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.request cimport (
     FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request, Response, Sink,
-    T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, request_alloc, request_free, request_new,
-    response_fail,
+    T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, Wanted, request_alloc, request_free,
+    request_new, response_fail,
 )
 from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
@@ -64,6 +64,27 @@ cdef size_t* offsets_of(Split* s, Tensor* t) noexcept nogil:
     return at
 
 
+cdef const char* copy_text(Request* r, const char* text, size_t n) noexcept nogil:
+    cdef char* copy = <char*>request_alloc(r, n + 1)
+    if copy != NULL and n:
+        memcpy(copy, text, n)
+    return copy
+
+
+cdef int copy_lent(Split* s) noexcept nogil:
+    cdef Request* w = s.whole
+    cdef int32_t i
+    s.id = copy_text(w, w.id, w.id_len)
+    s.correlation_text = copy_text(w, w.correlation_text, w.correlation_len)
+    s.wanted = <Wanted*>request_alloc(w, <size_t>(w.n_wanted + 1) * sizeof(Wanted))
+    if s.id == NULL or s.correlation_text == NULL or s.wanted == NULL:
+        return -1
+    for i in range(w.n_wanted):
+        s.wanted[i] = w.wanted[i]
+        s.wanted[i].name = w.model.outputs[w.wanted[i].index].name
+    return 0
+
+
 # The request of part k, with inputs[i] cut at offsets[i]. It borrows what the whole borrows.
 cdef Request* make_part(Split* s, int32_t k, size_t** offsets) noexcept nogil:
     cdef Request* w = s.whole
@@ -81,6 +102,7 @@ cdef Request* make_part(Split* s, int32_t k, size_t** offsets) noexcept nogil:
     for i in range(w.n_inputs):
         t = &r.inputs[i]
         t[0] = w.inputs[i]
+        t.name = w.model.inputs[t.index].name
         t.dims = <int64_t*>request_alloc(r, <size_t>t.ndim * sizeof(int64_t))
         if t.dims == NULL:
             request_free(r)
@@ -100,14 +122,14 @@ cdef Request* make_part(Split* s, int32_t k, size_t** offsets) noexcept nogil:
     memcpy(r.stamps, w.stamps, sizeof(r.stamps))
     for i in range(T_STARTED, T_COUNT):
         r.stamps[i] = 0
-    r.id = w.id
+    r.id = s.id
     r.id_len = w.id_len
     r.flags = w.flags | FLAG_PART | (FLAG_REST if k else 0)
     r.correlation = w.correlation
-    r.correlation_text = w.correlation_text
+    r.correlation_text = s.correlation_text
     r.correlation_len = w.correlation_len
     r.n_wanted = w.n_wanted
-    r.wanted = w.wanted
+    r.wanted = s.wanted
     r.binary_default = w.binary_default
     r.batch = rows_of(s, k)
     r.shape_key = w.shape_key
@@ -138,7 +160,7 @@ cdef Split* cut(Scheduler* layer, Request* r) noexcept nogil:
     s.whole = r
     s.n = <int32_t>((r.batch + r.model.max_batch - 1) // r.model.max_batch)
     s.parts = <Part*>request_alloc(r, <size_t>s.n * sizeof(Part))
-    if s.parts == NULL:
+    if s.parts == NULL or copy_lent(s) != 0:
         return NULL
     memset(s.parts, 0, <size_t>s.n * sizeof(Part))
     for i in range(r.n_inputs):

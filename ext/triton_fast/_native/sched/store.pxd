@@ -1,5 +1,5 @@
-# What the response caches of models share: entries by key, the least recently used evicted first, bytes exact; and structs
-# that its lock guards. What cache.pyx does with them is said there.
+# What the response caches of models share: entries by key, the least recently used evicted first, bytes exact; and the
+# structs that its lock guards. What cache.pyx does with them is said there.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
