@@ -77,6 +77,11 @@ def test_nothing_free_is_kept_from_the_first_and_nobody_waits_for_nothing(seats,
             assert not waiting
 
 
+def competes(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Whether both need some of the same resource; who needs nothing of it takes nothing away."""
+    return any(count and other.get(name) for name, count in one.items())
+
+
 @given(SEATS, st.integers(0, 2), st.lists(st.integers(0, 5), min_size=1, max_size=200))
 @settings(deadline=None)
 def test_nobody_starves(seats, more, ends):
@@ -95,6 +100,8 @@ def test_nobody_starves(seats, more, ends):
         served = {k for k, place in enumerate(pair.places) if place.holding} - (set(holders) - {ended})
         for k, place in enumerate(pair.places):
             for j in served:
+                if not competes(seats[k][0], seats[j][0]):
+                    continue
                 value = values[j] if j != ended else pair.places[j].value
                 if place.waiting and k != ended and value <= values[k]:
                     before[k, j] += 1

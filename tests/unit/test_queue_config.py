@@ -14,6 +14,7 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.backends.host import Host
 from triton_fast.config import parse
 from triton_fast.errors import Code, InvalidArg, ResourceExhausted, Unavailable, Unsupported
+from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.queues import queue_options
 from triton_fast.scheduling.runtime import ModelRuntime
 
@@ -49,7 +50,7 @@ def config_of(text: str):
 def started(text: str, root: Path = Path("m"), full_code: Code = Code.UNAVAILABLE, **host):
     backend = GateBackend()
     context = LoadContext("m", 3, root, root / "3", config_of(text), host=Host(**host))
-    return ModelRuntime.start(context, backend, full_code=full_code), backend.gate
+    return ModelRuntime.start(context, backend, Limits(full_code=full_code)), backend.gate
 
 
 def parameter(key: str, value: str) -> str:

@@ -198,7 +198,7 @@ cdef void send_unanswered(Worker* w, Channel* c) noexcept nogil:
     while link[0] != NULL and stuck < MAX_STUCK:
         p = link[0]
         after = p.next
-        call = <Call*>p.request.sink
+        call = <Call*>sink_end(p.request.sink)
         status = NO_MEMORY
         if call.skipped != w.rounds:
             status = forward(w, c, call, p)
@@ -469,7 +469,7 @@ cdef bint end_child(Worker* w, Held* held, int32_t code, const char* text) noexc
     target_unref(w, held.target)
     if taken:
         response_fail(&r.response, code, text, strlen(text))
-        call_deliver(r.sink, &r.response, &r.response)
+        call_deliver(sink_end(r.sink), &r.response, &r.response)
     request_free(r)
     return taken
 
@@ -504,7 +504,7 @@ cdef bint call_refuse(Worker* w, uint32_t id, int32_t code, const char* text, si
     target_unref(w, held.target)
     if taken:
         response_fail(&r.response, code, text, n)
-        call_deliver(r.sink, &r.response, &r.response)
+        call_deliver(sink_end(r.sink), &r.response, &r.response)
     request_free(r)
     return taken
 
@@ -524,7 +524,7 @@ cdef void abandon_responses(Response* p) noexcept nogil:
         p = after
     while finals != NULL:
         after = finals.next
-        call_deliver(finals.request.sink, finals, finals)
+        call_deliver(sink_end(finals.request.sink), finals, finals)
         finals = after
 
 
