@@ -119,8 +119,9 @@ def main() -> int:
         given.rounds, given.seconds = 2, 1
     started = time.strftime("%Y-%m-%dT%H%M%S")
     requests = [
-        Request("slow-c16", "slow", 16), Request("around-slow-c16", "around_slow", 16), Request("step-c16", "step0", 16),
-        Request("three-c16", "three", 16), Request("step-c1", "step0", 1), Request("one-c1", "one", 1),
+        Request("slow-c16", "slow", 16), Request("around-slow-c16", "around_slow", 16),
+        Request("step-c16", "step0", 16), Request("three-c16", "three", 16),
+        Request("step-c1", "step0", 1), Request("one-c1", "one", 1),
         Request("long-c1", "long", 1),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="triton_fast-bench-") as folder:
