@@ -170,6 +170,29 @@ def worker_batches(n: int) -> None:
             peer.release(message[2])
 
 
+def ensemble(n: int) -> None:
+    """Three steps whose models answer within submit: what an ensemble adds, without threads."""
+    from triton_fast._native.sched.ensemble import NativeEnsemble, Step
+    from triton_fast._native.sched.inline import InlineEcho
+    from triton_fast._native.sched.inprocess import infer
+    from triton_fast._native.sched.model import Epoch, NativeModel
+    from triton_fast.config import IoSpec
+    from triton_fast.types import DataType
+
+    def made(name: str, given: str, answered: str) -> NativeModel:
+        inputs, outputs = ((IoSpec(tensor, DataType.FP32, (16,)),) for tensor in (given, answered))
+        return NativeModel(name, 1, 8, inputs, outputs)
+
+    echo = made("echo", "IN", "OUT")
+    echo.use(InlineEcho())
+    three = made("three", "X", "Y")
+    tensors = ("X", "t", "u", "Y")
+    steps = [Step("echo", -1, (("IN", tensors[k]),), (("OUT", tensors[k + 1]),)) for k in range(3)]
+    three.use(NativeEnsemble(three, steps, lambda name, version: echo, epoch=Epoch()))
+    for _ in range(n):
+        assert infer(three, [("X", DataType.FP32, (1, 16), SIXTEEN)])["Y"][2] == SIXTEEN
+
+
 _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "http1-head-infer": (parse_small, 20_000),
     "http1-head-browser": (parse_long, 20_000),
@@ -185,6 +208,7 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "generate-event": (generate_event, 10_000),
     "pb-decode-binary": (pb_decode, 10_000),
     "pb-reply-binary": (partial(pb_reply, stream=False), 10_000),
+    "ensemble-3-steps": (ensemble, 2_000),
     "pyworker-8-requests": (worker_batches, 500),
     "pb-reply-stream": (partial(pb_reply, stream=True), 10_000),
 }

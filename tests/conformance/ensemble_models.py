@@ -80,6 +80,31 @@ class TritonPythonModel:
         return made
 """
 
+# Asks the ensemble that its parameter names; a stream is added up.
+CALLER = """
+class TritonPythonModel:
+    def execute(self, requests):
+        made = []
+        for request in requests:
+            given = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+            name = "chain" if given.flat[0] < 100 else "streams"
+            asked = pb_utils.InferenceRequest(
+                model_name=name, requested_output_names=["Y"], inputs=[pb_utils.Tensor("X", given % 100)]
+            )
+            if name == "chain":
+                answers = [asked.exec()]
+            else:
+                answers = list(asked.exec(decoupled=True))
+            failed = [answer.error() for answer in answers if answer.has_error()]
+            if failed:
+                made.append(pb_utils.InferenceResponse(error=failed[0]))
+                continue
+            tensors = [pb_utils.get_output_tensor_by_name(answer, "Y") for answer in answers if answer.output_tensors()]
+            total = sum((one.as_numpy() for one in tensors), given * 0)
+            made.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", total)]))
+        return made
+"""
+
 
 def io(side: str, name: str, datatype: str = "INT32", dims: str = "-1", more: str = "") -> str:
     return f'{side} {{ name: "{name}" data_type: TYPE_{datatype} dims: [{dims}] {more} }}\n'
@@ -119,6 +144,8 @@ def write(root: Path) -> Path:
     member(root, "picky", PICKY)
     member(root, "told", TOLD, io("output", "TOLD", "STRING"))
     member(root, "maybe", MAYBE, io("input", "MORE", more="optional: true"))
+    member(root, "caller", CALLER)
+    ensemble(root, "called", chain("caller", "double"))
     ensemble(root, "chain", chain("double", "double", "double"))
     ensemble(root, "inner", chain("double", "picky"))
     outer = [step("inner", {"X": "X"}, {"Y": "t"}), step("inner", {"X": "t"}, {"Y": "Y"})]
@@ -202,6 +229,8 @@ CASES = {
     "one_output": Case("diamond", [-5], {"left": [-10]}, outputs=["left"]),
     "optional": Case("optional", [5], {"Y": [7]}, more=[("M", [2])]),
     "not_given": Case("optional", [5], {"Y": [5]}),
+    "called_by_a_model": Case("called", [3], {"Y": [48]}),
+    "streamed_to_a_model": Case("called", [104], {"Y": [24]}),
     "error": Case("fails", [-1], (501, "in ensemble 'fails', below zero")),
     "error_of_a_branch": Case("diamond", [-1], (501, "in ensemble 'diamond', below zero")),
     "nested_error": Case("outer", [-1], (501, "in ensemble 'outer', in ensemble 'inner', below zero")),

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.helpers.models import INT32, Gate
 from triton_fast._native.sched.ensemble import NativeEnsemble, Step
+from triton_fast._native.sched.inline import InlineEcho
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.model import Epoch, NativeModel
 from triton_fast._native.sched.pyinstance import PyInstance
@@ -79,6 +80,14 @@ class Zoo:
             if isinstance(instance, Gate):
                 self.gates.append(instance)
             model.start_instance(instance if isinstance(instance, NativeInstance) else PyInstance(instance, name))
+        self.models[name] = model
+        self.epoch.advance()
+        return model
+
+    def inline(self, name: str, inputs: Sequence[IoSpec] = (), outputs: Sequence[IoSpec] = ()) -> NativeModel:
+        """A model that answers within the submit of a request: output k is input k."""
+        model = NativeModel(name, 1, 8, inputs or (io("IN"),), outputs or (io("OUT"),))
+        model.use(InlineEcho())
         self.models[name] = model
         self.epoch.advance()
         return model

@@ -140,6 +140,31 @@ def test_a_thousand_steps():
         assert z.models["id"].snapshot()["success"] == 1000
 
 
+def test_steps_that_end_within_their_submit():
+    with zoo() as z:
+        z.inline("id")
+        long = z.ensemble("long", chain("id", "X", *(f"t{k}" for k in range(49_999)), "Y"))
+        assert run(long, 7) == {"Y": [7]}
+        wide = [step("id", {"IN": "X"}, {"OUT": f"t{k}"}) for k in range(500)]
+        model = z.ensemble("wide", wide, outputs=[io(f"t{k}") for k in range(500)])
+        assert run(model, 8) == {f"t{k}": [8] for k in range(500)}
+        inner = z.ensemble("inner", chain("id", "X", "t", "Y"), max_inflight=1)
+        outer = chain("inner", "X", *(f"t{k}" for k in range(2000)), "Y", taken="X", given="Y")
+        assert run(z.ensemble("outer", outer, max_inflight=1), 9) == {"Y": [9]}
+        assert inner.snapshot()["success"] == 2001
+
+
+def test_places_that_go_from_run_to_run_within_a_submit():
+    gate = Gate()
+    with zoo() as z:
+        z.inline("id")
+        z.add("held", gate)
+        model = z.ensemble("e", [*chain("held", "X", "t"), *chain("id", "t", "u", "Y")], max_inflight=1)
+        calls = [InferCall(model, [("X", *ints(k))]) for k in range(3000)]
+        gate.open()
+        assert [values(call.wait(LONG_S)["Y"]) for call in calls] == [[k] for k in range(3000)]
+
+
 def test_a_thousand_ensembles_in_each_other():
     with zoo() as z:
         z.add("id", IdentityInstance())

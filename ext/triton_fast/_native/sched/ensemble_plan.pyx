@@ -173,12 +173,17 @@ cdef int fill_plan(Plan* p, void** memory, list steps, list inputs, list outputs
         made.steps = numbers(memory, mine)
         for at, k in enumerate(mine):
             p.steps[<Py_ssize_t>k].at = at
+    input_number, output_number = ({name: k for k, name in enumerate(names)} for names in (inputs, outputs))
+    users_of = {name: {} for name in maker}
+    for k, step in enumerate(steps):
+        for _, name in step.inputs:
+            users_of[name][k] = True
     for name in maker:
         t = &p.tensors[<Py_ssize_t>number[name]]
         t.level = level_of[name]
-        t.input = inputs.index(name) if name in inputs else -1
-        t.output = outputs.index(name) if name in outputs else -1
-        users = [k for k, step in enumerate(steps) if any(name == taken for _, taken in step.inputs)]
+        t.input = input_number.get(name, -1)
+        t.output = output_number.get(name, -1)
+        users = list(users_of[name])
         t.n_users = len(users)
         t.users = numbers(memory, users)
         t.deeper = any(step_level[k] != level_of[name] for k in users)

@@ -455,7 +455,8 @@ cdef class NativeModel(ModelHandle):
                 pthread_mutex_unlock(&run.joining)
         for place in tuple(self.places):
             place.leave()
-        if not abort and self.source.take == NULL:      # it has no instances: all that it took goes on
+        if not abort and self.source.take == NULL and (<Scheduler*>self.ptr.scheduler).join != NULL:
+            # It has no instances: all that it took goes on.
             with nogil:
                 (<Scheduler*>self.ptr.scheduler).join(<Scheduler*>self.ptr.scheduler)
         self.abort()        # what is left had no instance to go to
