@@ -15,7 +15,6 @@ from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, Unsupported
 
 _SCHEDULERS = {
-    "sequence_batching": "sequence batching",
     "ensemble_scheduling": "ensembles",
 }
 
@@ -48,7 +47,7 @@ class Preparer:
         config_name: str = "",
         cpu_count: int = 1,
         gpus: Sequence[int] = (),
-        schedulers: frozenset[str] = frozenset({"dynamic_batching"}),
+        schedulers: frozenset[str] = frozenset({"dynamic_batching", "sequence_batching"}),
         host: Host | None = None,
     ) -> None:
         self._find_backend = find_backend

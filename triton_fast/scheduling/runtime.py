@@ -12,9 +12,10 @@ from typing import Any
 
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
-from triton_fast.config import io_specs
+from triton_fast.config import added_specs, io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
+from triton_fast.scheduling.sequence import use_sequences
 from triton_fast.scheduling.threads import threads_per_instance, usable_cores
 
 # How long an instance looks for work before it sleeps, while that has been paying (see sched/queue.pyx).
@@ -39,7 +40,7 @@ def instance_specs(config: Any) -> list[InstanceSpec]:
 def refuse_unsupported(config: Any, backend: Backend) -> None:
     """Fail a load, with the reason, where the config asks for what this build or the backend does not have."""
     scheduler = config.WhichOneof("scheduling_choice")
-    if scheduler in ("sequence_batching", "ensemble_scheduling"):
+    if scheduler == "ensemble_scheduling":
         raise Unsupported(f"model '{config.name}' asks for {scheduler}, which this version does not serve")
     if config.model_transaction_policy.decoupled and not backend.decoupled:
         raise Unsupported(
@@ -107,6 +108,7 @@ class ModelRuntime:
             raise Internal(f"model '{context.name}' has no instances")
         context = dataclasses.replace(context, threads_per_instance=threads_per_instance(len(specs)))
         inputs, outputs = io_specs(config, context.model_dir)
+        added = added_specs(config)
         batching, policy = config.dynamic_batching, config.dynamic_batching.default_queue_policy
         native = NativeModel(
             context.name, context.version, config.max_batch_size, inputs, outputs,
@@ -117,7 +119,10 @@ class ModelRuntime:
             max_queue_size=policy.max_queue_size,
             timeout_us=policy.default_timeout_microseconds,
             timeout_override=policy.allow_timeout_override,
+            added_inputs=added.inputs, added_outputs=added.outputs,
         )  # fmt: skip
+        if config.HasField("sequence_batching"):
+            use_sequences(native, config, sum(not spec.passive for spec in specs), context.model_dir)
         model = backend.load(dataclasses.replace(context, native=native))
         try:
             model.prepare(specs)

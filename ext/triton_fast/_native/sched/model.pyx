@@ -86,6 +86,8 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
         request_count(run.stats, r, phase)
     tf_unlock(&run.stats.lock)
+    if run.source.executed != NULL:
+        run.source.executed(run.source, run.number)
     # Responses of one sink travel as one chain: one wake-up of a loop per batch, not per request.
     for i in range(batch.n):
         r = batch.requests[i]
@@ -262,7 +264,8 @@ cdef class NativeModel(ModelHandle):
     """
 
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
-                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False):
+                 preferred=(), delay_us=0, int64_t max_queue_size=0, timeout_us=0, bint timeout_override=False,
+                 added_inputs=(), added_outputs=()):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
