@@ -51,7 +51,7 @@ cdef int check(Sequences* q, Request* r, tf_error* e) noexcept nogil:
     if r.correlation == 0 and r.correlation_len == 0 and not q.model.iterative:
         return tf_fail(e, TF_INVALID_ARG, b"inference request to model '%s' must specify a non-zero or non-empty "
                        b"correlation ID", q.model.name)
-    return controls_check(q, r, e)
+    return 0
 
 
 cdef int unknown(Sequences* q, Request* r, tf_error* e) noexcept nogil:
@@ -80,6 +80,9 @@ cdef Sequence* sequence_of(Sequences* q, Request* r, int* status, tf_error* e) n
         return NULL
     if s != NULL:
         return s
+    if controls_check(q, r, e) != 0:
+        status[0] = SUBMIT_REFUSED
+        return NULL
     if generated:
         # One request, one sequence: nobody else can know its id.
         q.next_id += 1
