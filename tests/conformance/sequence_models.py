@@ -102,7 +102,9 @@ MODELS = {
     "direct_flat": Served(batch=0),
     "oldest_int32": Served("oldest { max_candidate_sequences: 8 }", corrid="INT32"),
     "oldest_fp32": Served("oldest { max_candidate_sequences: 8 }", values="fp32"),
-    "oldest_bool": Served("oldest { max_candidate_sequences: 8 preserve_ordering: true }", values="bool", corrid="INT64"),
+    "oldest_bool": Served(
+        "oldest { max_candidate_sequences: 8 preserve_ordering: true }", values="bool", corrid="INT64"
+    ),
     "oldest_flat": Served("oldest { max_candidate_sequences: 8 }", batch=0, corrid=""),
     "neither": Served("", corrid="UINT32"),
     "no_candidates": Served("oldest { max_candidate_sequences: 0 }"),
@@ -147,11 +149,11 @@ class Step(NamedTuple):
         return made
 
 
-def S(id: int | str = 0, **more: Any) -> Step:  # noqa: A002, N802
+def S(id: int | str = 0, **more: Any) -> Step:
     return Step(id, start=True, **more)
 
 
-def E(id: int | str = 0, **more: Any) -> Step:  # noqa: A002, N802
+def E(id: int | str = 0, **more: Any) -> Step:
     return Step(id, end=True, **more)
 
 
@@ -190,8 +192,8 @@ OWN_DIALOGUES: dict[str, tuple[str, Sequence[Step]]] = {
 
 
 def over_http(address: tuple[str, int], model: str, step: Step, flat: bool) -> list[Any]:
-    tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [1] if flat else [step.rows, 1], "data": [step.value] * step.rows}
-    body = json.dumps({"inputs": [tensor], "parameters": step.parameters()}).encode()
+    shape = [1] if flat else [step.rows, 1]
+    body = json.dumps(raw.infer_object([step.value] * step.rows, shape, parameters=step.parameters())).encode()
     answer = raw.ask(address, raw.post(f"/v2/models/{model}/infer", body))
     if answer.status != 200:
         return [answer.status, answer.error]

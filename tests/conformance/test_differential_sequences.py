@@ -25,7 +25,10 @@ class Side(NamedTuple):
 
     def answers(self, model: str, steps: Any) -> dict[str, Any]:
         pending = partial(sequence_models.pending_of, self.metrics)
-        ways = {"http": partial(sequence_models.over_http, self.http), "grpc": partial(sequence_models.over_grpc, self.channel)}
+        ways: dict[str, Any] = {
+            "http": partial(sequence_models.over_http, self.http),
+            "grpc": partial(sequence_models.over_grpc, self.channel),
+        }
         return {name: sequence_models.talk(ask, pending, model, steps) for name, ask in ways.items()}
 
 

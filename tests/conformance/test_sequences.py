@@ -58,6 +58,34 @@ sequence_batching { direct { }
   state [ { input_name: "SUM_IN" output_name: "SUM_OUT" data_type: TYPE_FP32 dims: [ 1 ]
             initial_state [ { name: "first" data_type: TYPE_FP32 dims: [ 1 ] data_file: "first" } ] } ] }
 """
+# A step of a generation: the state counts the steps, one response each, until there are as many as the input says.
+GENERATE = """
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            wanted, before = (
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in ("INPUT0", "STEP_IN")
+            )
+            step = before + 1
+            sender = request.get_response_sender()
+            answer = pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", step), pb_utils.Tensor("STEP_OUT", step)])
+            if step[0][0] < wanted[0][0]:
+                sender.send(answer)
+                request.set_release_flags(pb_utils.TRITONSERVER_REQUEST_RELEASE_RESCHEDULE)
+            else:
+                sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        return None
+"""
+GENERATE_CONFIG = """
+backend: "python" max_batch_size: 4
+input [ { name: "INPUT0" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 1 ] } ]
+model_transaction_policy { decoupled: true }
+sequence_batching { oldest { max_candidate_sequences: 4 } iterative_sequence: true
+  state [ { input_name: "STEP_IN" output_name: "STEP_OUT" data_type: TYPE_FP32 dims: [ 1 ] } ] }
+"""
+NOT_ITERATIVE = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured to "
+CONTROLS = (("INT32", "UINT64"), ("FP32", "INT64"), ("BOOL", "UINT32"), ("INT32", "INT32"), ("BOOL", "STRING"))
 IDS = itertools.count(1)
 
 
@@ -78,7 +106,7 @@ def write(root: Path) -> Path:
         """)  # fmt: skip
     # The clients' tensors are completed from the model: states and controls are none of them.
     onnx(root, "completed", onnx_models.recurrent(), f"max_batch_size: 8 sequence_batching {{ {STATES} }}")
-    for kind, corrid in (("INT32", "UINT64"), ("FP32", "INT64"), ("BOOL", "UINT32"), ("INT32", "INT32"), ("BOOL", "STRING")):
+    for kind, corrid in CONTROLS:
         values = {"INT32": "int32_false_true: [ 5, 6 ]", "FP32": "fp32_false_true: [ 0.5, -1 ]"}.get(
             kind, "bool_false_true: [ false, true ]"
         )
@@ -107,6 +135,15 @@ def write(root: Path) -> Path:
     """)  # fmt: skip
     (root / "appended" / "initial_state").mkdir()
     (root / "appended" / "initial_state" / "start").write_bytes(struct.pack("<ff", -1, -2))
+    python_models(root)
+    return root
+
+
+def python_models(root: Path) -> Path:
+    for name, extra in (("python_generate", ""), ("local_generate", sequence_models.IN_PROCESS)):
+        sequence_models.model_of(root, name, GENERATE, GENERATE_CONFIG + extra)
+        plain = GENERATE_CONFIG.replace("iterative_sequence: true", "")
+        sequence_models.model_of(root, f"{name}_not", GENERATE, plain + extra)
     for name, extra in (("python_sum", ""), ("local_sum", sequence_models.IN_PROCESS)):
         sequence_models.model_of(root, name, PYTHON_SUM, SUM + extra)
         (root / name / "initial_state").mkdir()
@@ -120,6 +157,15 @@ def write(root: Path) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with ServerProcess(write(tmp_path_factory.mktemp("sequences"))) as process:
         yield process
+
+
+@pytest.fixture(scope="module")
+def pure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
+    """A server whose workers do without compiled code."""
+    root = tmp_path_factory.mktemp("pure")
+    with ServerProcess(python_models(root), "--backend-config=python,native-client=no") as process:
+        with Channel(process.grpc) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +212,9 @@ def test_refusals(server: ServerProcess, channel: Channel) -> None:
 
 
 def test_what_a_model_is_told(server: ServerProcess) -> None:
-    (_, [start]), (_, [other]), (_, [end]), *_ = http(
-        server, "direct_turned", [Step(1, start=True), Step(5000000000, start=True), Step(1, end=True), Step(5000000000, end=True)]
-    )  # fmt: skip
+    large = 5_000_000_000
+    steps = [Step(1, start=True), Step(large, start=True), Step(1, end=True), Step(large, end=True)]
+    (_, [start]), (_, [other]), (_, [end]), _ = http(server, "direct_turned", steps)
     assert start == {
         "place": [0, 1], "flags": 1, "id": 1, "START": ["int32", [1, 1], [-3]], "END": ["int32", [1, 1], [7]],
         "READY": ["int32", [1, 1], [-3]], "CORRID": ["int32", [1, 1], [1]], "ready": [[-3]],
@@ -196,7 +242,8 @@ def test_a_request_is_executed_again(server: ServerProcess, model: str) -> None:
     body = json.dumps(raw.infer_object([1.0])).encode()
     answer = raw.ask(server.http, raw.post(f"/v2/models/{model}/infer", body))
     passes = json.loads(answer.json()["outputs"][0]["data"][0])
-    assert [(told["START"][2], told["END"][2], told["flags"]) for told in passes] == [([1], [0], 1), ([0], [0], 0), ([0], [0], 0)]
+    found = [(told["START"][2], told["END"][2], told["flags"]) for told in passes]
+    assert found == [([1], [0], 1), ([0], [0], 0), ([0], [0], 0)]
     assert len({told["id"] for told in passes}) == 1
     assert passes[0]["id"] > 0
 
@@ -269,23 +316,25 @@ def test_states_and_controls_are_not_listed(server: ServerProcess) -> None:
     assert [one["name"] for one in listed["inputs"]] == ["INPUT0"]
     assert [one["name"] for one in listed["outputs"]] == ["OUTPUT0"]
     body = json.dumps(raw.infer_object([0.0] * 4, parameters={"sequence_id": 1, "sequence_start": True})).encode()
-    extra = body.replace(b'"inputs": [', b'"inputs": [{"name":"HIDDEN_IN","datatype":"FP32","shape":[1,4],"data":[1,1,1,1]},')
-    answer = raw.ask(server.http, raw.post(raw.infer_path("completed"), extra))
+    more = json.dumps(raw.infer_object([1.0] * 4)["inputs"][0] | {"name": "HIDDEN_IN"}).encode()
+    body = body.replace(b'"inputs": [', b'"inputs": [' + more + b", ")
+    answer = raw.ask(server.http, raw.post(raw.infer_path("completed"), body))
     assert answer.status == 400
     assert "HIDDEN_IN" in answer.error or "expected 1 inputs" in answer.error
 
 
 @pytest.mark.parametrize(
-    ("model", "off", "on", "id_", "seen"),
+    ("model", "values", "id_", "seen"),
     [
-        ("controls_int32_uint64", 5, 6, (1 << 53) + 1, (1 << 53) + 1), ("controls_fp32_int64", 0.5, -1.0, 9, 9),
-        ("controls_bool_uint32", False, True, 70000, 70000), ("controls_int32_int32", 5, 6, 3, 3),
-        ("controls_bool_string", False, True, "seq", "seq"), ("controls_bool_string", False, True, 42, "42"),
+        ("controls_int32_uint64", (5, 6), (1 << 53) + 1, (1 << 53) + 1), ("controls_fp32_int64", (0.5, -1.0), 9, 9),
+        ("controls_bool_uint32", (False, True), 70000, 70000), ("controls_int32_int32", (5, 6), 3, 3),
+        ("controls_bool_string", (False, True), "seq", "seq"), ("controls_bool_string", (False, True), 42, "42"),
     ],
 )  # fmt: skip
 def test_controls_of_every_type_reach_an_onnx_model(
-    server: ServerProcess, model: str, off: Any, on: Any, id_: Any, seen: Any
+    server: ServerProcess, model: str, values: Any, id_: Any, seen: Any
 ) -> None:
+    off, on = values
     found = []
     for k in range(3):
         parameters = {"sequence_id": id_, "sequence_start": k == 0, "sequence_end": k == 2}
@@ -309,8 +358,36 @@ def test_a_state_that_grows_from_a_file(server: ServerProcess, channel: Channel)
         assert len(reply.message.outputs) == 1
 
 
+@pytest.mark.parametrize("model", ["python_generate", "local_generate"])
+def test_a_generation_step_by_step(channel: Channel, pure: Channel, model: str) -> None:
+    """Each step is an execution of its own, its response goes at once, and others go between."""
+    for way in (channel, pure):
+        with ThreadPoolExecutor(6) as pool:
+            wanted = [1, 2, 50, 7, 300, 3]
+            replies = pool.map(lambda n: way.stream([infer_request(model, [float(n)])]), wanted)
+            for n, reply in zip(wanted, replies, strict=True):
+                assert reply.outcome == (0, "")
+                answers = [message for message in reply.messages if message.infer_response.outputs]
+                assert [value_of(message, "OUTPUT0", "FP32") for message in answers] == [[k + 1.0] for k in range(n)]
+
+
+@pytest.mark.parametrize("model", ["python_generate_not", "local_generate_not"])
+def test_only_iterative_models_may_come_again(channel: Channel, pure: Channel, model: str) -> None:
+    for way in (channel, pure):
+        request = infer_request(model, [3.0], parameters={"sequence_id": 5, "sequence_start": True})
+        reply = way.stream([request])
+        assert value_of(reply.messages[0], "OUTPUT0", "FP32") == [1.0]
+        assert reply.messages[1].error_message.startswith(NOT_ITERATIVE)
+        assert len(reply.messages) == 2
+
+
 @pytest.mark.parametrize("model", ["python_sum", "local_sum"])
-def test_python_models_have_states_too(server: ServerProcess, channel: Channel, model: str) -> None:
+def test_python_models_have_states_too(channel: Channel, pure: Channel, model: str) -> None:
+    for way in (channel, pure):
+        sums(way, model)
+
+
+def sums(channel: Channel, model: str) -> None:
     for start in range(2):
         for key in (1, 2, 3):
             for k in range(3):
@@ -340,8 +417,10 @@ def test_tritonclient(server: ServerProcess, module: Any, id_: Any) -> None:
 
 def test_a_cancelled_call_ends_its_sequence(server: ServerProcess, channel: Channel) -> None:
     """Cancelled while it waits for a slot: the id is free for another start, and the slot's owner goes on."""
-    def ask(*args: Any, **more: Any) -> Any:
-        return infer_request("one", [1.0], parameters=dict(zip(("sequence_id", "sequence_start", "sequence_end"), args)), **more)
+
+    def ask(id_: int, start: bool = False, end: bool = False) -> Any:
+        parameters = {"sequence_id": id_, "sequence_start": start, "sequence_end": end}
+        return infer_request("one", [1.0], parameters=parameters)
 
     assert channel.infer(ask(1, True)).status == 0
     waits = [channel.infer_later(ask(2, True)), channel.infer_later(ask(2, False))]

@@ -198,7 +198,8 @@ def recurrent(size: int = 4, start: str = "FP32", seed: int = 5) -> bytes:
     row = ("batch", size)
     inputs = [_info("INPUT0", "FP32", row), _info("START", start, ("batch", 1)), _info("HIDDEN_IN", "FP32", row),
               _info("COUNT_IN", "INT64", ("batch", 1))]  # fmt: skip
-    outputs = [_info("OUTPUT0", "FP32", row), _info("HIDDEN_OUT", "FP32", row), _info("COUNT_OUT", "INT64", ("batch", 1))]
+    outputs = [_info("OUTPUT0", "FP32", row), _info("HIDDEN_OUT", "FP32", row)]
+    outputs.append(_info("COUNT_OUT", "INT64", ("batch", 1)))
     return _model(nodes, inputs, outputs, weights).SerializeToString()
 
 
@@ -228,4 +229,5 @@ def appended() -> bytes:
         helper.make_node("Identity", ["LIST_OUT"], ["OUTPUT0"]),
     ]
     inputs = [_info("INPUT0", "FP32", (1,)), _info("LIST_IN", "FP32", ("n",))]
-    return _model(nodes, inputs, [_info("OUTPUT0", "FP32", ("k",)), _info("LIST_OUT", "FP32", ("k",))]).SerializeToString()
+    outputs = [_info("OUTPUT0", "FP32", ("k",)), _info("LIST_OUT", "FP32", ("k",))]
+    return _model(nodes, inputs, outputs).SerializeToString()

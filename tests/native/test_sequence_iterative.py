@@ -9,7 +9,15 @@ import pytest
 
 from tests.helpers.models import LONG_S, STOPPED, counters_at_base
 from tests.helpers.sequences import (
-    CONTROLS, CORRID, END, STATE, START, Recorder, number, out, sequenced,
+    CONTROLS,
+    CORRID,
+    END,
+    START,
+    STATE,
+    Recorder,
+    number,
+    out,
+    sequenced,
 )  # fmt: skip
 from triton_fast.errors import Cancelled, Internal, InvalidArg, Unavailable
 

@@ -1,4 +1,4 @@
-"""A state machine over one model with sequences and a state: start, continue, end, time, cancelling, failures, stopping.
+"""A state machine over one model with sequences and a state: start, continue, end, time, cancels, failures, stopping.
 
 A plain Python model says beforehand what each step must do: which batch each of two instances takes next, who gets a
 slot, who is refused, and what state each request finds. Whatever must not be seen again is NaN: the state that a

@@ -11,7 +11,16 @@ import pytest
 
 from tests.helpers.models import LONG_S, STOPPED, counters_at_base
 from tests.helpers.sequences import (
-    CONTROLS, CORRID, END, IDLE_US, SECOND, START, TYPES, Recorder, number, sequenced,
+    CONTROLS,
+    CORRID,
+    END,
+    IDLE_US,
+    SECOND,
+    START,
+    TYPES,
+    Recorder,
+    number,
+    sequenced,
 )  # fmt: skip
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._native.sched.sequence import NativeSequences
@@ -420,5 +429,5 @@ def test_abort_answers_all_that_waits(direct):
 )  # fmt: skip
 def test_nonsense_is_refused(options):
     model = NativeModel("m", 1, 4, [], [])
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         NativeSequences(model, **{"instances": 1, "slots": 1, "direct": False, "idle_us": IDLE_US, **options})

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.helpers.models import INT32, counters_at_base, live, numbers
-from tests.helpers.sequences import END, SECOND, STATE, START, Recorder, number, out, sequenced
+from tests.helpers.sequences import END, SECOND, START, STATE, Recorder, number, out, sequenced
 from triton_fast._native.backends.identity import IdentityInstance
 from triton_fast._native.sched.inprocess import InferCall
 from triton_fast._native.sched.pyinstance import PyInstance
@@ -118,8 +118,8 @@ def test_states_are_paired_by_their_configured_names():
     ]
 
     def answer(values):
-        made = {f"OUT_{other}": out(values[f"IN_{name}"] + 1) for name, other in zip(NAMES, reversed(NAMES), strict=True)}
-        return {"OUT": out(0), **made}
+        pairs = zip(NAMES, reversed(NAMES), strict=True)
+        return {"OUT": out(0), **{f"OUT_{other}": out(values[f"IN_{name}"] + 1) for name, other in pairs}}
 
     gate = Recorder(answer=answer)
     with sequenced(gate, states=states) as m:
@@ -170,7 +170,7 @@ def test_what_is_no_such_state_fails_the_request(wrong):
 
     with sequenced(Recorder(answer=answer), states=[STATE]) as m:
         m.ask(7, 1, START)
-        with pytest.raises(Internal, match="^state output 'STATE_OUT' of model 'm' does not have the data type and shape"):
+        with pytest.raises(Internal, match=r"^state output 'STATE_OUT' .* does not have the data type and shape"):
             m.ask(2, 1)
         assert m.ask(1, 1) == 7
 

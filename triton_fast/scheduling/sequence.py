@@ -55,8 +55,9 @@ def use_sequences(native: NativeModel, config: Any, instances: int, model_dir: P
 
 
 def _control(control: Control) -> tuple[str, int, int, bytes, bytes]:
-    off, on = (struct.pack(_FORMATS[control.dtype], value) for value in control.values) if control.values else (b"", b"")
-    return control.name, control.kind, int(control.dtype), off, on
+    # CORRID has none.
+    values = [struct.pack(_FORMATS[control.dtype], value) for value in control.values] or [b"", b""]
+    return control.name, control.kind, int(control.dtype), values[0], values[1]
 
 
 def _state(config: Any, state: Any, model_dir: Path) -> tuple[str, str, int, tuple[int, ...], tuple[int, ...], bytes]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from triton_fast._native.core.request import ModelHandle
 from triton_fast._native.sched.scheduler import NativeScheduler
 
-# input name, kind (ModelSequenceBatching.Control.Kind), DataType, bytes for false, bytes for true; CORRID has no values
+# input name, kind (ModelSequenceBatching.Control.Kind), DataType, bytes for false and for true; CORRID has no values
 Control = tuple[str, int, int, bytes, bytes]
-# input name, output name, DataType, dims with -1, dims at the start, bytes at the start; dims without the batch dimension
+# input name, output name, DataType, dims with -1, dims and bytes at the start; dims without the batch dimension
 State = tuple[str, str, int, Sequence[int], Sequence[int], bytes]
 
 class NativeSequences(NativeScheduler):
@@ -63,7 +63,7 @@ class NativeSequences(NativeScheduler):
         iterative: bool = False,
         clock: int | None = None,
     ) -> None: ...
-    def set_clock(self, now_ns: int) -> None:
+    def set_clock(self, at: int) -> None:
         """Let it be this time, and do what is due. Only with ``clock``."""
 
     def counts(self) -> dict[str, int]:

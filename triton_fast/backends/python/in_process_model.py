@@ -36,8 +36,8 @@ from triton_fast.observability import log
 T = TypeVar("T")
 _LOOK_S = 0.005
 _RESCHEDULED = (
-    "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured to handle such "
-    "a flag."
+    "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured to handle "
+    "such a flag."
 )
 
 pure_cores.use_decoder(decode_bytes)

@@ -33,7 +33,7 @@ cdef enum:
 
 
 cdef class BlockView:
-    """A buffer over one tensor's data, writable unless it is others' too; the memory lives while any view of it does."""
+    """A buffer over one tensor's data, writable unless others have it too; the memory lives while any view does."""
 
     cdef Block* block
     cdef uint8_t* data

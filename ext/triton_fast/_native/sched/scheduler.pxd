@@ -23,8 +23,8 @@ cdef enum:
 
 cdef struct Scheduler:
     # Hand r over. On SUBMIT_OK the scheduler owns it until its sink gets it; else the caller still owns it, with the
-    # sink it had, and e is filled. *wake: an instance sleeps that should take it; the caller must call wake soon, once for
-    # several submits.
+    # sink it had, and e is filled. *wake: an instance sleeps that should take it; the caller must call wake soon, once
+    # for several submits.
     int (*submit)(Scheduler* s, Request* r, bint* wake, tf_error* e) noexcept nogil
     void (*wake)(Scheduler* s) noexcept nogil
     # Take r out if no instance has it yet: True, and the caller owns it again (nothing is delivered). False: it will be

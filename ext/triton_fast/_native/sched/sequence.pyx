@@ -1,7 +1,7 @@
-# The sequence batcher's functions as a Scheduler, and its owner. Everything is under one lock of the model; the parts are
-# in sequence_slots, _flow, _take, _controls, _state and _taps. Knows no config: names and values come in as plain ones.
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, malloc
+# The sequence batcher's functions as a Scheduler, and its owner. Everything is under one lock of the model; the parts
+# are in sequence_slots, _flow, _take, _controls, _state and _taps. Knows no config: names and values come in as plain ones.
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport block_new
@@ -44,8 +44,8 @@ cdef const char* STOPPING = b"Server is stopping, scheduler for model has stoppe
 # What can be said of r without looking at other requests.
 cdef int check(Sequences* q, Request* r, tf_error* e) noexcept nogil:
     if r.batch != 1:
-        return tf_fail(e, TF_INVALID_ARG, b"inference request to model '%s' must specify batch-size 1 due to requirements "
-                       b"of sequence batcher", q.model.name)
+        return tf_fail(e, TF_INVALID_ARG, b"inference request to model '%s' must specify batch-size 1 due to "
+                       b"requirements of sequence batcher", q.model.name)
     if r.correlation_len > MAX_ID:
         return tf_fail(e, TF_UNSUPPORTED, b"string correlation ID cannot be longer than 128 characters")
     if r.correlation == 0 and r.correlation_len == 0 and not q.model.iterative:
@@ -56,11 +56,11 @@ cdef int check(Sequences* q, Request* r, tf_error* e) noexcept nogil:
 
 cdef int unknown(Sequences* q, Request* r, tf_error* e) noexcept nogil:
     if r.correlation_len:
-        tf_fail(e, TF_INVALID_ARG, b"inference request for sequence %.*s to model '%s' must specify the START flag on the "
-                b"first request of the sequence", <int>r.correlation_len, r.correlation_text, q.model.name)
+        tf_fail(e, TF_INVALID_ARG, b"inference request for sequence %.*s to model '%s' must specify the START flag on "
+                b"the first request of the sequence", <int>r.correlation_len, r.correlation_text, q.model.name)
     else:
-        tf_fail(e, TF_INVALID_ARG, b"inference request for sequence %llu to model '%s' must specify the START flag on the "
-                b"first request of the sequence", <unsigned long long>r.correlation, q.model.name)
+        tf_fail(e, TF_INVALID_ARG, b"inference request for sequence %llu to model '%s' must specify the START flag on "
+                b"the first request of the sequence", <unsigned long long>r.correlation, q.model.name)
     return SUBMIT_REFUSED
 
 
@@ -375,7 +375,7 @@ cdef class NativeSequences(NativeScheduler):
                 reaper_end(self.q)
                 sequences_unref(self.q)
 
-    def set_clock(self, int64_t now_ns):
+    def set_clock(self, int64_t at):
         cdef Sequences* q = self.q
         cdef Refused refused
         if not q.faked:
@@ -383,8 +383,8 @@ cdef class NativeSequences(NativeScheduler):
         memset(&refused, 0, sizeof(Refused))
         with nogil:
             pthread_mutex_lock(&q.lock)
-            q.fake_now = now_ns
-            reap(q, now_ns, &refused)
+            q.fake_now = at
+            reap(q, at, &refused)
             wake_all(q)
             pthread_mutex_unlock(&q.lock)
             refuse(q, &refused)

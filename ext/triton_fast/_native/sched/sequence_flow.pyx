@@ -20,7 +20,7 @@ from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_
 from triton_fast._native.sched.sequence_slots cimport (
     deadline_drop, sequence_forget, sequence_free, sequence_move, slot_clear, slot_fill, slots_end,
 )
-from triton_fast._native.sched.sequence_types cimport Seat, Sequence, Sequences
+from triton_fast._native.sched.sequence_types cimport Sequence, Sequences
 
 
 cdef extern from "<signal.h>" nogil:

@@ -1,5 +1,5 @@
 # See sequence_slots.pxd. Ids come from clients: they are hashed with keys that nobody knows.
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 

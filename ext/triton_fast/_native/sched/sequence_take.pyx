@@ -1,5 +1,5 @@
-# See sequence_take.pxd. A batch is chosen under the lock; what its requests are told of it, and the padding between them,
-# is made without: they are the instance's by then.
+# See sequence_take.pxd. A batch is chosen under the lock; what its requests are told of it, and the padding between
+# them, is made without: they are the instance's by then.
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 from posix.time cimport timespec
@@ -9,7 +9,7 @@ from triton_fast._native.core.pthread cimport (
     pthread_cond_timedwait, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_SEQUENCE_START, Request, T_STARTED, request_free, response_fail,
+    FLAG_PADDING, FLAG_SEQUENCE_START, Request, T_STARTED, response_fail,
 )
 from triton_fast._native.sched.policy cimport Scan, scan_add, scan_begin, scan_decide
 from triton_fast._native.sched.scheduler cimport (

@@ -1,5 +1,6 @@
-# See sequence_taps.pxd. A sequence is busy until the final response: what is done here without the lock, nobody else does.
-from libc.stdint cimport int32_t, int64_t
+# See sequence_taps.pxd. A sequence is busy until the final response: what is done here without the lock, nobody else
+# does.
+from libc.stdint cimport int32_t
 from libc.string cimport memset, strlen
 
 from triton_fast._native.core.memory cimport block_unref
