@@ -198,3 +198,62 @@ def ragged(kind: str = "FP32", made: str = "INT32", flat: bool = True) -> bytes:
     ]
     outputs = [_info("DOUBLE", kind, ("total",)), _info("ECHO", made, ("items", "k"))]
     return _model(nodes, inputs, outputs, weights).SerializeToString()
+
+
+def recurrent(size: int = 4, start: str = "FP32", seed: int = 5) -> bytes:
+    """A recurrent layer: H = tanh(INPUT W + kept U + b) with kept = HIDDEN_IN, or 0 where START is set.
+
+    Outputs are OUTPUT0 = H, HIDDEN_OUT = H and COUNT_OUT = COUNT_IN + 1, which START sets back, too.
+    """
+    weights = [numpy_helper.from_array(one, name) for name, one in recurrent_weights(size, seed).items()]
+    weights.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
+    nodes = [
+        helper.make_node("Cast", ["START"], ["start"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["one"], ["one_float"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["one_float", "start"], ["keeps"]),
+        helper.make_node("Mul", ["HIDDEN_IN", "keeps"], ["kept"]),
+        helper.make_node("Gemm", ["INPUT0", "W", "b"], ["x"]),
+        helper.make_node("MatMul", ["kept", "U"], ["h"]),
+        helper.make_node("Add", ["x", "h"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["OUTPUT0"]),
+        helper.make_node("Identity", ["OUTPUT0"], ["HIDDEN_OUT"]),
+        helper.make_node("Cast", ["keeps"], ["keeps_int"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["COUNT_IN", "keeps_int"], ["kept_count"]),
+        helper.make_node("Add", ["kept_count", "one"], ["COUNT_OUT"]),
+    ]
+    row = ("batch", size)
+    inputs = [_info("INPUT0", "FP32", row), _info("START", start, ("batch", 1)), _info("HIDDEN_IN", "FP32", row),
+              _info("COUNT_IN", "INT64", ("batch", 1))]  # fmt: skip
+    outputs = [_info("OUTPUT0", "FP32", row), _info("HIDDEN_OUT", "FP32", row)]
+    outputs.append(_info("COUNT_OUT", "INT64", ("batch", 1)))
+    return _model(nodes, inputs, outputs, weights).SerializeToString()
+
+
+def recurrent_weights(size: int = 4, seed: int = 5) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = {"W": (size, size), "U": (size, size), "b": (size,)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def controls(kind: str = "INT32", corrid: str = "UINT64") -> bytes:
+    """Every control as an output of its own, SEEN_<name>, beside OUTPUT0 = INPUT0."""
+    kinds = {"INPUT0": "INT32", "START": kind, "END": kind, "READY": kind, "CORRID": corrid}
+    nodes = [
+        helper.make_node("Identity", [name], ["OUTPUT0" if name == "INPUT0" else f"SEEN_{name}"]) for name in kinds
+    ]
+    inputs = [_info(name, of, ("batch", 1)) for name, of in kinds.items()]
+    outputs = [
+        _info("OUTPUT0" if name == "INPUT0" else f"SEEN_{name}", of, ("batch", 1)) for name, of in kinds.items()
+    ]
+    return _model(nodes, inputs, outputs).SerializeToString()
+
+
+def appended() -> bytes:
+    """OUTPUT0 = LIST_OUT = LIST_IN with INPUT0 behind it: a state that grows. No batch dimension."""
+    nodes = [
+        helper.make_node("Concat", ["LIST_IN", "INPUT0"], ["LIST_OUT"], axis=0),
+        helper.make_node("Identity", ["LIST_OUT"], ["OUTPUT0"]),
+    ]
+    inputs = [_info("INPUT0", "FP32", (1,)), _info("LIST_IN", "FP32", ("n",))]
+    outputs = [_info("OUTPUT0", "FP32", ("k",)), _info("LIST_OUT", "FP32", ("k",))]
+    return _model(nodes, inputs, outputs).SerializeToString()

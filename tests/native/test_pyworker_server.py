@@ -146,7 +146,7 @@ def test_errors_one_by_one_and_of_the_whole_batch():
         e = s.worker.execution()
         s.worker.done(e, s.worker.record(e.requests[0].name, kind=RESCHEDULED),
                       s.worker.record(e.requests[1].name, [(0, INT32, (1, 1), bytes(8))]))
-        with pytest.raises(Internal, match="rescheduled"):
+        with pytest.raises(Internal, match="RELEASE_RESCHEDULE"):
             call.wait(LONG_S)
         with pytest.raises(Internal, match="data size does not match"):
             other.wait(LONG_S)

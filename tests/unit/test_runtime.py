@@ -171,7 +171,6 @@ def test_queue_timeouts_follow_the_config():
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("max_batch_size: 4 sequence_batching { }", "sequence_batching"),
         ("ensemble_scheduling { }", "ensemble_scheduling"),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
     ],

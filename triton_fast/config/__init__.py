@@ -7,7 +7,6 @@ the backend's `complete_from_model`, `validate` again, `check_against_model`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,9 +15,11 @@ from triton_fast.config.defaults import fill_backend, normalize_blocks, normaliz
 from triton_fast.config.ensemble_members import EnsemblePlan, check_members, member_names
 from triton_fast.config.errors import ConfigError
 from triton_fast.config.hints import templates
+from triton_fast.config.io import IoSpec
 from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file
 from triton_fast.config.paths import check_name, read_labels, read_warmup_file, version_dirs
 from triton_fast.config.render import to_json
+from triton_fast.config.sequence import Added, Control, added_specs, controls, kept_outputs
 from triton_fast.config.validate import check_groups, check_tensors, validate
 from triton_fast.types import DataType
 
@@ -26,28 +27,12 @@ from triton_fast.types import DataType
 ModelConfig: TypeAlias = Any
 
 __all__ = [
-    "ConfigError", "EnsemblePlan", "IoSpec", "ModelConfig", "ModelTensor", "Parsed", "check_against_model",
-    "check_groups", "check_members", "check_name", "check_tensors", "complete_from_model", "config_path",
-    "io_specs", "load_model_config", "member_names", "normalize", "read_labels", "read_member_names",
-    "read_model_config", "read_warmup_file", "templates", "to_json", "validate", "version_dirs",
+    "Added", "ConfigError", "Control", "EnsemblePlan", "IoSpec", "ModelConfig", "ModelTensor", "Parsed",
+    "added_specs", "check_against_model", "check_groups", "check_members", "check_name", "check_tensors",
+    "complete_from_model", "config_path", "controls", "io_specs", "load_model_config", "member_names",
+    "normalize", "read_labels", "read_member_names", "read_model_config", "read_warmup_file", "templates",
+    "to_json", "validate", "version_dirs",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class IoSpec:
-    """One input or output.
-
-    ``dims`` is the protocol's shape without the batch dimension, ``reshape`` the backend's where it differs
-    (``()`` is a scalar per batch item). ``labels``: line n of the label file, as bytes.
-    """
-
-    name: str
-    dtype: DataType
-    dims: tuple[int, ...]
-    reshape: tuple[int, ...] | None = None
-    optional: bool = False
-    ragged: bool = False
-    labels: tuple[bytes, ...] = ()
 
 
 def load_model_config(
@@ -144,7 +129,7 @@ def io_specs(config: ModelConfig, model_dir: Path | None = None) -> tuple[list[I
         )
         for tensor in config.output
     ]  # fmt: skip
-    return inputs, outputs
+    return inputs, kept_outputs(config, outputs)
 
 
 def _reshape(tensor: Any) -> tuple[int, ...] | None:

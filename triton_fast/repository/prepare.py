@@ -14,11 +14,8 @@ from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError, Unsupported
 
-_SCHEDULERS = {
-    "sequence_batching": "sequence batching",
-    "ensemble_scheduling": "ensembles",
-}
-_SERVED = frozenset({"dynamic_batching", "ensemble_scheduling"})
+_SCHEDULERS = {"sequence_batching": "sequence batching", "ensemble_scheduling": "ensembles"}
+_SERVED = frozenset({"dynamic_batching", "sequence_batching", "ensemble_scheduling"})
 
 
 class Preparer:

@@ -13,7 +13,7 @@ from typing import Any
 
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
-from triton_fast.config import io_specs
+from triton_fast.config import added_specs, io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
 from triton_fast.scheduling import warmup
@@ -21,6 +21,7 @@ from triton_fast.scheduling.caches import ResponseCache
 from triton_fast.scheduling.instances import NO_LIMITS, Limits, Starter, threads_of
 from triton_fast.scheduling.layers import add_layers
 from triton_fast.scheduling.queues import queue_options, refuse_strategy
+from triton_fast.scheduling.sequence import use_sequences
 
 
 def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec]:
@@ -47,9 +48,6 @@ def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec
 
 def refuse_unsupported(config: Any, backend: Backend) -> None:
     """Fail a load, with the reason, where the config asks for what this build or the backend does not have."""
-    scheduler = config.WhichOneof("scheduling_choice")
-    if scheduler in ("sequence_batching", "ensemble_scheduling"):
-        raise Unsupported(f"model '{config.name}' asks for {scheduler}, which this version does not serve")
     if config.model_transaction_policy.decoupled and not backend.decoupled:
         raise Unsupported(
             f"model '{config.name}' is decoupled, which this version does not serve with backend '{backend.name}'"
@@ -134,10 +132,12 @@ def native_model(context: LoadContext, limits: Limits = NO_LIMITS) -> NativeMode
     """Return the engine's handle of a version, without instances."""
     config = context.config
     inputs, outputs = io_specs(config, context.model_dir)
+    added = added_specs(config)
     return NativeModel(
         context.name, context.version, config.max_batch_size, inputs, outputs,
         config.model_transaction_policy.decoupled,
         **queue_options(config), full_code=int(limits.full_code),
+        added_inputs=added.inputs, added_outputs=added.outputs,
     )  # fmt: skip
 
 
@@ -168,6 +168,8 @@ class ModelRuntime(ServedVersion):
             raise Internal(f"model '{context.name}' has no instances")
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
         native = native_model(context, limits)
+        if config.HasField("sequence_batching"):
+            use_sequences(native, config, sum(not spec.passive for spec in specs), context.model_dir)
         cached = add_layers(native, context, cache)
         # What a backend makes once for all instances goes by the first's policy.
         with specs[0].host_policy.bound():

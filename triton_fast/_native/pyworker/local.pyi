@@ -33,6 +33,15 @@ class LocalRequest:
 
     @property
     def over(self) -> bool: ...
+    def execute_again(self) -> bool:
+        """Have the request executed again, in a later batch: it is over, and comes as a new one.
+
+        Returns
+        -------
+        bool
+            False: its model is not iterative, nothing has happened.
+        """
+
     def send(
         self,
         outputs: Sequence[tuple[str, int, Sequence[int], Buffer]] | None = None,

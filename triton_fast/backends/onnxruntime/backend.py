@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.backends.onnxruntime import library
 from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan, need
 from triton_fast.backends.onnxruntime.values import whole
-from triton_fast.config import ModelTensor, check_against_model, complete_from_model
+from triton_fast.config import IoSpec, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, make
 from triton_fast.observability import log
 from triton_fast.types import DataType
@@ -55,8 +55,10 @@ class OnnxRuntimeBackend(Backend):
         for path in make_plan(context, available=capi.providers(), global_pool=False).libraries:
             options.custom_ops(path)
         session = _open(context, options)
+        # What the sequence batcher adds is not the clients'.
+        added = added_specs(config)
         complete_from_model(
-            config, _tensors(session.inputs), _tensors(session.outputs),
+            config, _without(session.inputs, added.inputs), _without(session.outputs, added.outputs),
             default_max_batch_size=whole(default, "default-max-batch-size"), given=context.given,
         )  # fmt: skip
         return config
@@ -88,15 +90,16 @@ class OnnxModel(BackendModel):
         inputs = {row[0]: row for row in (*session.initializers, *session.inputs)}
         outputs = {row[0]: row for row in session.outputs}
         lead = _lead_symbol(session, batched=config.max_batch_size > 0)
+        added = added_specs(config)
         with _clean(self._context):
             return OrtInstance(
                 spec.name,
                 session,
                 config.max_batch_size,
-                [inputs[tensor.name][:4] for tensor in config.input],
+                [inputs[tensor.name][:4] for tensor in (*config.input, *added.inputs)],
                 [
                     (outputs[tensor.name][:4], lead is None or outputs[tensor.name][4][:1] == (lead,))
-                    for tensor in config.output
+                    for tensor in (*config.output, *added.outputs)
                 ],
                 dict(self._plan.run_entries),
                 batch_inputs=_batch_inputs(config, inputs),
@@ -169,6 +172,11 @@ def _lead_symbol(session: Session, *, batched: bool) -> str | None:
 
 def _tensors(rows: tuple[TensorRow, ...]) -> list[ModelTensor]:
     return [ModelTensor(row[0], DataType(row[1]), row[3]) for row in rows]
+
+
+def _without(rows: tuple[TensorRow, ...], added: Sequence[IoSpec]) -> list[ModelTensor]:
+    names = {spec.name for spec in added}
+    return [tensor for tensor in _tensors(rows) if tensor.name not in names]
 
 
 def _model_path(context: LoadContext) -> Path:

@@ -35,7 +35,10 @@ from triton_fast.observability import log
 
 T = TypeVar("T")
 _LOOK_S = 0.005
-_RESCHEDULED = "the request was rescheduled, which only iterative sequences allow"
+_RESCHEDULED = (
+    "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured to handle "
+    "such a flag."
+)
 
 pure_cores.use_decoder(decode_bytes)
 errors.hide(str(Path(__file__).parent) + "/")
@@ -188,7 +191,7 @@ class _Instance:
             return
         for item, result, arguments in zip(items, results, made, strict=True):
             if result is REQUEUED and not item.over:
-                _send(item, {"error": (int(Code.INTERNAL), _RESCHEDULED)})
+                _execute_again(item)
             elif arguments is not None and not item.over:
                 _send(item, arguments)
 
@@ -274,6 +277,15 @@ def _fail(items: list[LocalRequest], text: str) -> None:
     for item in items:
         if not item.over:
             _send(item, {"error": (int(Code.INTERNAL), text)})
+
+
+def _execute_again(item: LocalRequest) -> None:
+    try:
+        if not item.execute_again():
+            item.send(error=(int(Code.INTERNAL), _RESCHEDULED), final=True)
+    except ServerError as error:
+        # A sender's thread was faster.
+        log.verbose(1, str(error))
 
 
 def _send(item: LocalRequest, arguments: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from triton_fast.backends.python.frames import Message
 from triton_fast.backends.python.native import client_path
 from triton_fast.backends.python.settings import Parameters, Settings
 from triton_fast.backends.python.worker_process import Launch
-from triton_fast.config import to_json
+from triton_fast.config import added_specs, to_json
 from triton_fast.errors import InvalidArg
 
 PLATFORM_FILE = "model.py"
@@ -75,6 +75,7 @@ class ModelPlan:
 
     def init(self, spec: InstanceSpec) -> Message:
         context, config = self.context, self.context.config
+        added = added_specs(config)
         arguments = {
             "model_config": json.dumps(to_json(config), separators=(",", ":"), ensure_ascii=False),
             "model_instance_kind": _KINDS.get(spec.kind, "CPU"),
@@ -87,8 +88,8 @@ class ModelPlan:
         return {
             "type": "init",
             "args": arguments,
-            "inputs": [tensor.name for tensor in config.input],
-            "outputs": [tensor.name for tensor in config.output],
+            "inputs": [tensor.name for tensor in (*config.input, *added.inputs)],
+            "outputs": [tensor.name for tensor in (*config.output, *added.outputs)],
             "decoupled": bool(config.model_transaction_policy.decoupled),
             "context": self.context_fields(spec.name),
         }

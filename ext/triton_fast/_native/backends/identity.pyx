@@ -7,7 +7,7 @@ from posix.time cimport timespec
 
 from triton_fast._native.core.memory cimport block_new, block_ref
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, now_ns
-from triton_fast._native.core.request cimport Request, Tensor, request_wants, response_fail, response_outputs
+from triton_fast._native.core.request cimport Request, Tensor, request_needs, response_fail, response_outputs
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
 
@@ -24,17 +24,17 @@ cdef void answer(Request* r) noexcept nogil:
     cdef Tensor* t
     cdef Tensor* source
     cdef const char* text = b"the optional input of a wanted output was not given"
-    for k in range(r.model.n_outputs):
-        if request_wants(r, k):
+    for k in range(r.model.n_all_outputs):
+        if request_needs(r, k):
             n += 1
     t = response_outputs(&r.response, n)
     if t == NULL:
         response_fail(&r.response, TF_INTERNAL, b"out of memory", 13)
         return
-    for k in range(r.model.n_outputs):
-        if not request_wants(r, k):
+    for k in range(r.model.n_all_outputs):
+        if not request_needs(r, k):
             continue
-        source = r.by_index[k] if k < r.model.n_inputs else NULL
+        source = r.by_index[k] if k < r.model.n_all_inputs else NULL
         if source == NULL:
             response_fail(&r.response, TF_INVALID_ARG, text, strlen(text))
             return

@@ -56,6 +56,7 @@ cdef struct IoSpec:
     int64_t* reshape
     bint optional
     bint ragged
+    bint kept               # of an output: the scheduler needs it, whether or not the client wants it
 
 # name/dims/ptr are borrowed from the request's arena, its body block, or `block`, which the tensor owns one ref of.
 # STRING data is the wire form: uint32 LE length + bytes, per element.
@@ -220,6 +221,11 @@ cdef inline bint request_wants(Request* r, int32_t k) noexcept nogil:
         if r.wanted[i].index == k:
             return True
     return r.n_wanted == 0
+
+
+# Whether an instance must make output k, for the client or for the scheduler.
+cdef inline bint request_needs(Request* r, int32_t k) noexcept nogil:
+    return r.model.outputs[k].kept or request_wants(r, k)
 
 
 cdef class ModelHandle:

@@ -194,6 +194,7 @@ cdef int fill_spec(IoSpec* s, object io) except -1:
         s.reshape_ndim = len(io.reshape)
     s.optional = io.optional
     s.ragged = io.ragged
+    s.kept = getattr(io, "kept", False)
     return 0
 
 

@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memmove
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, TF_INTERNAL, TF_UNAVAILABLE, tf_fail
 from triton_fast._native.core.request cimport (
-    MAX_RANK, IoSpec, Request, Tensor, request_alloc, response_fail, response_fail_error,
+    MAX_RANK, IoSpec, Request, Tensor, request_alloc, request_wants, response_fail, response_fail_error,
     response_outputs,
 )
 from triton_fast._native.ort.capi cimport OrtShapeInfo, OrtStatus, OrtValue, ort_api, ort_fail
@@ -71,9 +71,8 @@ cdef int plan(OrtRun* s, Request** requests, int32_t n, int64_t rows, bint bind)
                 i = requests[k].wanted[w].index
                 if 0 <= i < s.n_outputs and s.place[i] < 0 and add_output(s, i, rows, bind) != 0:
                     return -1
-        return 0
     for i in range(s.n_outputs):
-        if add_output(s, i, rows, bind) != 0:
+        if s.place[i] < 0 and (every or requests[0].model.outputs[i].kept) and add_output(s, i, rows, bind) != 0:
             return -1
     return 0
 
@@ -365,21 +364,42 @@ cdef int slice_output(OrtRun* s, Request* r, Tensor* t, int32_t i, int64_t row, 
     return 0
 
 
+# Outputs that the client did not ask for and the scheduler needs.
+cdef inline bint is_extra(Request* r, int32_t i) noexcept nogil:
+    return r.model.outputs[i].kept and not request_wants(r, i)
+
+
+# The client's outputs in its order, then the scheduler's.
+cdef void fill_response(OrtRun* s, Request* r, Tensor* t, int64_t row, int64_t rows) noexcept nogil:
+    cdef int32_t i
+    for i in range(r.n_wanted):
+        if slice_output(s, r, t, r.wanted[i].index, row, rows) != 0:
+            return
+        t += 1
+    for i in range(s.n_outputs):
+        if r.n_wanted and not is_extra(r, i):
+            continue
+        if slice_output(s, r, t, i, row, rows) != 0:
+            return
+        t += 1
+
+
 cdef void scatter(OrtRun* s, Request** requests, int32_t n, int64_t rows) noexcept nogil:
-    cdef int32_t k, w, count
+    cdef int32_t k, i, count
     cdef int64_t row = 0
     cdef Request* r
     cdef Tensor* t
     for k in range(n):
         r = requests[k]
         count = r.n_wanted if r.n_wanted else s.n_outputs
+        for i in range(s.n_outputs):
+            if is_extra(r, i):
+                count += 1
         t = response_outputs(&r.response, count)
         if t == NULL:
             response_fail(&r.response, TF_UNAVAILABLE, b"out of memory", 13)
         else:
-            for w in range(count):
-                if slice_output(s, r, &t[w], r.wanted[w].index if r.n_wanted else w, row, rows) != 0:
-                    break
+            fill_response(s, r, t, row, rows)
         row += r.batch
         if s.has_cuts:
             pass_cuts(s, r)

@@ -10,7 +10,7 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_RANK, MAX_TENSORS, Model,
     PARAM_BOOL, PARAM_STRING, Param, Request, Response, Tensor, Wanted,
-    request_alloc, request_free, request_new, request_wants, response_fail, response_outputs,
+    request_alloc, request_free, request_needs, request_new, response_fail, response_outputs,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.pyworker.layout cimport (
@@ -244,7 +244,7 @@ cdef int take_params(Reader* whole, uint32_t nbytes, Request* r, Param** first) 
 
 cdef int32_t find_output(Model* m, const char* name, uint32_t n) noexcept nogil:
     cdef int32_t i
-    for i in range(m.n_outputs):
+    for i in range(m.n_all_outputs):
         if m.outputs[i].name_len == n and memcmp(m.outputs[i].name, name, n) == 0:
             return i
     return -1
@@ -298,7 +298,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
             return -1
         if record.name >= 0:
             index = record.name
-            if index >= m.n_outputs:
+            if index >= m.n_all_outputs:
                 return -1
         else:
             text = take(&d, -1 - <size_t>record.name)
@@ -308,7 +308,7 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
             if index < 0:
                 fail_with(p, b"unexpected inference output ", text, -1 - <size_t>record.name, b" for model ")
                 return 0
-        if not request_wants(r, index):
+        if not request_needs(r, index):
             continue
         # An output may come twice, and of another type than the config's, as with Triton. But thousands of the same
         # memory would have no bound.
@@ -317,7 +317,8 @@ cdef int decode_response(Source* s, const char* data, size_t n, Response* p) noe
             return -1
         t.index = index
         p.n_outputs = filled + 1
-        status = fill_tensor(s, &record, dims, r, t, False)
+        # What the scheduler keeps must not change, nor keep the worker's memory.
+        status = fill_tensor(s, &record, dims, r, t, m.outputs[index].kept)
         if status < 0:
             return -1
         if status > 0:

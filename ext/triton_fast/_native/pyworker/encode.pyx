@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.native cimport TF_OK, tf_buf_free, tf_buf_put
-from triton_fast._native.core.request cimport IoSpec, Request, Response, Tensor
+from triton_fast._native.core.request cimport IoSpec, Request, Response, Tensor, request_wants
 from triton_fast._native.pyworker.layout cimport (
     HEADER, Message, RECORD_FINAL, RECORD_NONE, RECORD_RESPONSE, RequestRecord, ResponseRecord, TensorRecord, padded,
 )
@@ -72,6 +72,7 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
     cdef RequestRecord record
     cdef size_t start = e.records.len
     cdef int32_t i, index
+    cdef uint32_t n_wanted = 0
     e.text.len = 0
     e.text.failed = 0
     if r.params != NULL:
@@ -87,14 +88,19 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
     record.params_len = 0 if e.text.failed else <uint32_t>e.text.len
     record.trace_len = r.trace_len
     record.n_inputs = <uint32_t>r.n_inputs
-    record.n_wanted = <uint32_t>(r.n_wanted if r.n_wanted else r.model.n_outputs)
     tf_buf_put(&e.records, &record, sizeof(RequestRecord))
     for i in range(r.n_inputs):
         put_tensor(e, &r.inputs[i], r.inputs[i].index, NULL, 0)
-    for i in range(<int32_t>record.n_wanted):
-        index = r.wanted[i].index if r.n_wanted else i
+    # What the client wants, then what only the scheduler does.
+    for i in range(r.n_wanted):
+        index = r.wanted[i].index
         tf_buf_put(&e.records, &index, 4)
-    if record.n_wanted & 1:
+        n_wanted += 1
+    for i in range(r.model.n_all_outputs):
+        if r.n_wanted == 0 or (r.model.outputs[i].kept and not request_wants(r, i)):
+            tf_buf_put(&e.records, &i, 4)
+            n_wanted += 1
+    if n_wanted & 1:
         tf_buf_put(&e.records, zeros, 4)
     put_text(e, r.id, r.id_len)
     put_text(e, r.correlation_text, r.correlation_len)
@@ -102,6 +108,7 @@ cdef void put_request(Encoder* e, Request* r, uint32_t slot, uint32_t generation
     put_text(e, r.trace, r.trace_len)
     if not e.records.failed:
         (<RequestRecord*>(e.records.data + start)).bytes = <uint32_t>(e.records.len - start)
+        (<RequestRecord*>(e.records.data + start)).n_wanted = n_wanted
 
 
 cdef void encoder_answer(Encoder* e, Response* p, int32_t code, const char* text, size_t n,

@@ -115,6 +115,35 @@ cdef int dispatch(Worker* w, Channel* c, Batch* batch, int32_t state, tf_error* 
     return 0
 
 
+# The model wants r executed again.
+cdef void reschedule(Request* r) noexcept nogil:
+    cdef const char* refused = (b"Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is "
+                                b"not configured to handle such a flag.")
+    if r.model.iterative:
+        r.again = True
+    else:
+        response_fail(&r.response, TF_INTERNAL, refused, strlen(refused))
+
+
+# The same for request i, which is the service thread's, once what it has sent before is on its way.
+cdef void reschedule_kept(Worker* w, Batch* batch, int32_t i) noexcept nogil:
+    cdef Request* r = NULL
+    cdef int32_t k
+    pthread_mutex_lock(&w.turn)
+    pthread_mutex_lock(&w.lock)
+    k = slot_find(w, w.batch_slots[2 * i], w.batch_slots[2 * i + 1])
+    if k >= 0 and not w.slots[k].is_over:
+        reschedule(w.slots[k].request)
+        if w.slots[k].waiting == NULL:
+            r = slot_drop(w, k)
+        else:
+            w.slots[k].is_over = True       # the service thread ends it after those that wait
+    pthread_mutex_unlock(&w.lock)
+    if r != NULL:
+        request_finish(r)
+    pthread_mutex_unlock(&w.turn)
+
+
 # The answers of a batch, from its done message. -1: no worker writes that.
 cdef int read_done(Worker* w, Channel* c, Message* m, Batch* batch, Source* s) noexcept nogil:
     cdef DoneRecord head
@@ -123,7 +152,7 @@ cdef int read_done(Worker* w, Channel* c, Message* m, Batch* batch, Source* s) n
     cdef int32_t i, k
     cdef Request* r
     cdef int status
-    cdef const char* rescheduled = b"the request was rescheduled, which only iterative sequences allow"
+    cdef bint drained = False
     cdef const char* malformed = b"the worker's response is malformed"
     if copy_out(c.region, at, sizeof(DoneRecord), &w.scratch) != 0 or left < sizeof(DoneRecord):
         return -1
@@ -147,6 +176,12 @@ cdef int read_done(Worker* w, Channel* c, Message* m, Batch* batch, Source* s) n
         memcpy(&record, w.scratch.data, sizeof(ResponseRecord))
         at += record.bytes
         left -= record.bytes
+        if record.kind == RECORD_RESCHEDULED and batch.requests[i] == NULL:
+            if not drained:
+                after_events(w, c)          # what it has said before
+                drained = True
+            reschedule_kept(w, batch, i)
+            continue
         pthread_mutex_lock(&w.lock)
         k = slot_find(w, w.batch_slots[2 * i], w.batch_slots[2 * i + 1])
         if k < 0 or w.slots[k].state != SLOT_INSTANCE:
@@ -166,7 +201,7 @@ cdef int read_done(Worker* w, Channel* c, Message* m, Batch* batch, Source* s) n
         if record.kind == RECORD_RESPONSE:
             status = decode_response(s, w.scratch.data, record.bytes, &r.response)
         elif record.kind == RECORD_RESCHEDULED:
-            response_fail(&r.response, TF_INTERNAL, rescheduled, strlen(rescheduled))
+            reschedule(r)
             status = 0
         if status != 0:
             response_fail(&r.response, TF_INTERNAL, malformed, strlen(malformed))

@@ -11,8 +11,8 @@ from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
 )
 from triton_fast._native.core.request cimport (
-    MAX_RANK, Model, Request, Response, T_INPUT, Tensor, request_alloc,
-    request_free, request_wants, response_fail, response_outputs,
+    FLAG_PADDING, MAX_RANK, Model, Request, Response, T_INPUT, Tensor, request_alloc,
+    request_free, request_needs, response_fail, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.pyworker.calls cimport call_runner
@@ -33,14 +33,15 @@ cdef enum:
 
 
 cdef class BlockView:
-    """A writable buffer over one tensor's data; the memory lives while any view of it does."""
+    """A buffer over one tensor's data, writable unless others have it too; the memory lives while any view does."""
 
     cdef Block* block
     cdef uint8_t* data
     cdef Py_ssize_t size
+    cdef bint fixed
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+        PyBuffer_FillInfo(view, self, self.data, self.size, self.fixed, flags)
 
     def __releasebuffer__(self, Py_buffer* view):
         pass
@@ -70,6 +71,8 @@ cdef BlockView view_of(Request* r, Tensor* t):
         if t.nbytes:
             memcpy(view.data, t.ptr, t.nbytes)
     view.size = t.nbytes
+    # States and padding are lent to more than one request.
+    view.fixed = t.index >= r.model.n_inputs or r.flags & FLAG_PADDING
     return view
 
 
@@ -115,15 +118,11 @@ cdef class LocalRequest:
     def wanted(self):
         """Return the names of the outputs asked for; all when the client named none."""
         cdef Model* m
-        cdef int32_t i, n, k
+        cdef int32_t i
         self.check()
         m = self.r.model
-        n = self.r.n_wanted
-        found = []
-        for i in range(n if n else m.n_outputs):
-            k = self.r.wanted[i].index if n else i
-            found.append(m.outputs[k].name[:m.outputs[k].name_len].decode())
-        return found
+        return [m.outputs[i].name[:m.outputs[i].name_len].decode() for i in range(m.n_all_outputs)
+                if request_needs(self.r, i)]
 
     def facts(self):
         """Return (id, correlation number, its text, flags, timeout in us, priority, parameters as JSON, trace)."""
@@ -154,6 +153,17 @@ cdef class LocalRequest:
     @property
     def over(self):
         return tf_load32(&self.taken) != 0
+
+    def execute_again(self):
+        """Have the request executed again, in a later batch: True. False: its model is not iterative."""
+        self.check()
+        if not self.r.model.iterative:
+            return False
+        if tf_add32(&self.taken, 1) != 1:
+            raise Internal("the request is over")
+        self.r.again = True
+        self.finish()
+        return True
 
     def send(self, outputs=None, *, error=None, params=(), bint final=False):
         """Send a response, or with neither outputs nor an error only the end.
@@ -245,7 +255,7 @@ cdef int fill(Response* p, object outputs, object error, object params) except -
         if index < 0:
             raise Internal(f"unexpected inference output '{name}' for model "
                            f"'{r.model.name[:r.model.name_len].decode()}'")
-        if not request_wants(r, index):
+        if not request_needs(r, index):
             continue
         if len(shape) > MAX_RANK or not 0 < dtype < DT_COUNT:
             raise InvalidArg(f"output '{name}' has an invalid shape or data type")
@@ -264,7 +274,8 @@ cdef int fill(Response* p, object outputs, object error, object params) except -
                                                      view.len % dtype_size(dtype))) or (
                     dtype == DT_STRING and not are_strings(<const uint8_t*>view.buf, view.len, count)):
                 raise InvalidArg(f"data size does not match the shape of output '{name}'")
-            owner = owner_of(data, &view) if view.len > LARGE else None
+            # What the scheduler keeps must not change any more.
+            owner = owner_of(data, &view) if view.len > LARGE and not r.model.outputs[index].kept else None
             if owner is not None:
                 t.block = owner.block
                 block_ref(t.block)

@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
 from triton_fast._native.core.request cimport (
-    Request, Tensor, request_alloc, request_wants, response_fail, response_outputs,
+    Request, Tensor, request_alloc, request_needs, response_fail, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
@@ -28,7 +28,8 @@ cdef class PyInstance(NativeInstance):
         during the execution only; results has one entry per request, either
         ``{name: (DataType number, shape, bytes)}`` or an exception, which fails that request alone. An exception that
         leaves the function fails the whole batch. For a decoupled model an entry may also be a list or an iterator of
-        such: each is sent as it comes, and what a generator returns at last is the final response.
+        such: each is sent as it comes, and what a generator returns at last is the final response. Of an iterative
+        model ``...`` has the request executed again.
     """
 
     cdef object function
@@ -44,7 +45,7 @@ cdef dict inputs_of(Request* r):
     cdef int32_t i
     cdef Tensor* t
     result = {}
-    for i in range(r.model.n_inputs):
+    for i in range(r.model.n_all_inputs):
         t = r.by_index[i]
         if t != NULL:
             view = PyMemoryView_FromMemory(<char*>t.ptr, t.nbytes, PyBUF_READ) if t.nbytes else memoryview(b"")
@@ -57,9 +58,9 @@ cdef int answer(Request* r, dict outputs) except -1:
     cdef int32_t i, k
     cdef Tensor* t
     found = []
-    for i in range(r.model.n_outputs):
+    for i in range(r.model.n_all_outputs):
         name = r.model.outputs[i].name[:r.model.outputs[i].name_len].decode()
-        if request_wants(r, i) and name in outputs:
+        if request_needs(r, i) and name in outputs:
             found.append((i, outputs[name]))
     t = response_outputs(&r.response, <int32_t>len(found))
     if t == NULL:
@@ -98,6 +99,9 @@ cdef void fail(Request* r, object error) noexcept:
 cdef void fill(Request* r, object result) noexcept:
     if isinstance(result, BaseException):
         fail(r, result)
+        return
+    if result is ... and r.model.iterative:
+        r.again = True
         return
     try:
         answer(r, result)

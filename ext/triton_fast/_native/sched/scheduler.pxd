@@ -34,6 +34,9 @@ cdef struct Scheduler:
     # Next batch for instance number i: fills out (room for MAX_TAKE) and returns how many, or TAKE_STOPPED.
     # Sources only.
     int32_t (*take)(Scheduler* s, int32_t i, Request** out, int mode, int64_t spin_ns, int64_t* now) noexcept nogil
+    # Instance i has executed what it took, but for requests that it keeps; called before any of it is delivered. NULL:
+    # nobody asks.
+    void (*executed)(Scheduler* s, int32_t i) noexcept nogil
     # Take no more requests; with `abort`, answer those that no instance has with an error.
     void (*stop)(Scheduler* s, bint abort) noexcept nogil
     # Wait until all that was taken is answered; NULL: the instances' threads are all there is to wait for.

@@ -1,0 +1,1 @@
+"""Control inputs and padding: native only. Source: sched/sequence_controls.pyx."""

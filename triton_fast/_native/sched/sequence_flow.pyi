@@ -1,0 +1,1 @@
+"""How sequences move, and the reaper: native only. Source: sched/sequence_flow.pyx."""

@@ -1,0 +1,1 @@
+"""Implicit state: native only. Source: sched/sequence_state.pyx."""

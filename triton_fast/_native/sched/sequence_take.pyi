@@ -1,0 +1,1 @@
+"""What an instance takes next: native only. Source: sched/sequence_take.pyx."""

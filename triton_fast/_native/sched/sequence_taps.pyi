@@ -1,0 +1,1 @@
+"""What sequences do with responses: native only. Source: sched/sequence_taps.pyx."""

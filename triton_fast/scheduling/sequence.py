@@ -1,0 +1,109 @@
+"""From ``sequence_batching`` of a config to the native sequence batcher.
+
+Source: spec/model_config.md section 6. Knows the config and the engine; starts no instances.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import Any
+
+from triton_fast._native.sched.model import NativeModel
+from triton_fast._native.sched.sequence import NativeSequences
+from triton_fast.config import ConfigError, Control, controls
+from triton_fast.types import TYPES, DataType
+
+# A larger initial state is a mistake in the config.
+MAX_STATE_BYTES = 1 << 32
+# One batch holds no more (MAX_TAKE of sched/policy.pxd).
+MAX_DIRECT_SLOTS = 4096
+_FORMATS = {DataType.INT32: "<i", DataType.FP32: "<f", DataType.BOOL: "<?"}
+
+
+def use_sequences(native: NativeModel, config: Any, instances: int, model_dir: Path) -> NativeSequences:
+    """Have the sequence batcher of ``config`` take the requests of ``native``.
+
+    Raises
+    ------
+    ConfigError
+        An initial state can not be read, or is not what its config says.
+    """
+    batching, batch = config.sequence_batching, config.max_batch_size
+    oldest = batching.HasField("oldest")
+    candidates = batching.oldest.max_candidate_sequences
+    slots = candidates if oldest and candidates > 0 else min(max(1, batch), MAX_DIRECT_SLOTS)
+    strategy = batching.oldest if oldest else batching.direct
+    made = NativeSequences(
+        native,
+        instances=instances,
+        slots=slots,
+        direct=not oldest,
+        idle_us=batching.max_sequence_idle_microseconds,
+        delay_us=strategy.max_queue_delay_microseconds,
+        utilization=0.0 if oldest else strategy.minimum_slot_utilization,
+        preferred=tuple(strategy.preferred_batch_size) if oldest else (),
+        controls=[_control(control) for control in controls(config)],
+        states=[_state(config, state, model_dir) for state in batching.state],
+        iterative=batching.iterative_sequence,
+    )
+    native.use(made)
+    return made
+
+
+def _control(control: Control) -> tuple[str, int, int, bytes, bytes]:
+    # CORRID has none.
+    values = [struct.pack(_FORMATS[control.dtype], value) for value in control.values] or [b"", b""]
+    return control.name, control.kind, int(control.dtype), values[0], values[1]
+
+
+def _state(config: Any, state: Any, model_dir: Path) -> tuple[str, str, int, tuple[int, ...], tuple[int, ...], bytes]:
+    # Triton begins with whatever memory there is; here it is zeros.
+    first = tuple(state.initial_state[0].dims) if state.initial_state else tuple(max(dim, 1) for dim in state.dims)
+    first = tuple(1 if dim < 0 else dim for dim in first)
+    size = math.prod(first) * (TYPES[DataType(state.data_type)].size or 4)
+    if size > MAX_STATE_BYTES:
+        raise ConfigError(
+            f"the initial state of '{state.input_name}' of model '{config.name}' would have {size} bytes, the limit is "
+            f"{MAX_STATE_BYTES}"
+        )
+    data = bytes(size)
+    if state.initial_state and state.initial_state[0].WhichOneof("state_data") == "data_file":
+        data = _file(config, state, size, math.prod(first), model_dir)
+    return state.input_name, state.output_name, int(state.data_type), tuple(state.dims), first, data
+
+
+def _file(config: Any, state: Any, size: int, count: int, model_dir: Path) -> bytes:
+    name = state.initial_state[0].data_file
+    what = f"initial_state '{state.initial_state[0].name}' of model '{config.name}'"
+    is_text = state.data_type == DataType.STRING
+    try:
+        descriptor = os.open(model_dir / "initial_state" / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"{what}: 'initial_state/{name}' can not be read: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigError(f"{what}: 'initial_state/{name}' is not a regular file")
+        data = file.read((MAX_STATE_BYTES if is_text else size) + 1)
+    if len(data) != size and not is_text:
+        given = f"{len(data)} bytes" if len(data) < size else "more"
+        raise ConfigError(f"{what}: 'initial_state/{name}' must have {size} bytes, it has {given}")
+    if is_text and (len(data) > MAX_STATE_BYTES or _strings(data) != count):
+        raise ConfigError(
+            f"{what}: 'initial_state/{name}' must hold {count} strings, each behind its length as 4 bytes"
+        )
+    return data
+
+
+def _strings(data: bytes) -> int:
+    """Return how many strings in wire form these are; -1 when they are none."""
+    at = count = 0
+    while at < len(data):
+        if len(data) - at < 4:
+            return -1
+        at += 4 + int.from_bytes(data[at : at + 4], "little")
+        count += 1
+    return count if at == len(data) else -1
