@@ -99,15 +99,15 @@ def test_nobody_starves(seats, more, ends):
         pair.places[ended].release(again=True)
         served = {k for k, place in enumerate(pair.places) if place.holding} - (set(holders) - {ended})
         for k, place in enumerate(pair.places):
+            if place.holding:
+                for j in range(len(seats)):
+                    before[k, j] = 0
+                continue
             for j in served:
-                if not competes(seats[k][0], seats[j][0]):
-                    continue
                 value = values[j] if j != ended else pair.places[j].value
-                if place.waiting and k != ended and value <= values[k]:
+                if competes(seats[k][0], seats[j][0]) and k != ended and value <= values[k]:
                     before[k, j] += 1
                     assert before[k, j] <= bound
-                elif place.holding:
-                    before[k, j] = 0
 
 
 def test_ties_between_resources_carry_the_pace():

@@ -87,7 +87,7 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
         request_count(run.stats, r, phase)
     tf_unlock(&run.stats.lock)
-    if run.source.executed != NULL:
+    if run.source != NULL and run.source.executed != NULL:     # a warm-up comes from no source
         run.source.executed(run.source, run.number)
     # Responses of one sink travel as one chain: one wake-up of a loop per batch, not per request.
     for i in range(batch.n):
