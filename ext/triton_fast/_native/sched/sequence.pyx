@@ -303,6 +303,7 @@ cdef int set_states(Sequences* q, states) except -1:
             raise MemoryError
         memcpy(spec.first.data, <const char*>(<bytes>first), len(first))
         q.state_ranks += spec.ndim
+        q.states_vary = q.states_vary or min(dims, default=0) < 0
     return 0
 
 
