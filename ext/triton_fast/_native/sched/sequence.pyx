@@ -1,5 +1,5 @@
 # The sequence batcher's functions as a Scheduler, and its owner. Everything is under one lock of the model; the parts
-# are in sequence_slots, _flow, _take, _controls, _state and _taps. Knows no config: names and values come in as plain ones.
+# are in sequence_slots, _flow, _take, _controls, _state and _taps. Knows no config: names and values come in as such.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
