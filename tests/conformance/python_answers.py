@@ -38,7 +38,6 @@ CRASHES = "2.51 does not survive it"
 BINDING = "the words of another binding"
 SHARED = "no copy is made"
 STRICT = "2.51 takes the bad input for something else"
-LATER = "not served yet"
 CAUSE = "the cause is added"
 KEPT = "the code is kept"
 TWO = "over gRPC 2.51 gives the first of two the shapes of both, and the second none"
@@ -133,7 +132,6 @@ KNOWN: dict[str, Known] = {
         for name in ("values", "counter_errors", "gauge_errors", "labels", "same_family_again", "other_kind",
                      "other_description", "bad_names", "histogram")
     },
-    "complete_dynamic_of_sequence": Known("400", "", LATER),
     "complete_input_bad_type": Known("200", "", STRICT),
     "complete_loads_a_model": Known(NEVER, "", HANGS),
 }  # fmt: skip

@@ -84,7 +84,7 @@ model_transaction_policy { decoupled: true }
 sequence_batching { oldest { max_candidate_sequences: 4 } iterative_sequence: true
   state [ { input_name: "STEP_IN" output_name: "STEP_OUT" data_type: TYPE_FP32 dims: [ 1 ] } ] }
 """
-NOT_ITERATIVE = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured "
+NOT_ITERATIVE = "Request is released with TRITONSERVER_REQUEST_RELEASE_RESCHEDULE, while the model is not configured"
 CONTROLS = (("INT32", "UINT64"), ("FP32", "INT64"), ("BOOL", "UINT32"), ("INT32", "INT32"), ("BOOL", "STRING"))
 IDS = itertools.count(1)
 
@@ -364,7 +364,7 @@ def test_a_generation_step_by_step(channel: Channel, pure: Channel, model: str) 
     for way in (channel, pure):
         with ThreadPoolExecutor(6) as pool:
             wanted = [1, 2, 50, 7, 300, 3]
-            replies = pool.map(lambda n, way=way: way.stream([infer_request(model, [float(n)])]), wanted)
+            replies = pool.map(way.stream, [[infer_request(model, [float(n)])] for n in wanted])
             for n, reply in zip(wanted, replies, strict=True):
                 assert reply.outcome == (0, "")
                 answers = [message for message in reply.messages if message.infer_response.outputs]

@@ -107,7 +107,6 @@ WRONG: dict[str, tuple[str, str]] = {
         BATCHED + "version_policy { specific { versions: [7] } }",
         "at least one version must be available under the version policy of model 'policy'",
     ),
-    "sequence": (BATCHED + "sequence_batching {}", "sequence batching"),
     "label_path": (
         BATCHED.replace("dims: [4] }]\n", 'dims: [4] label_filename: "../../x" }]\n').replace(
             ' label_filename: "../../x" }]\noutput', " }]\noutput"

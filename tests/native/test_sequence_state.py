@@ -29,8 +29,8 @@ def add_up(values):
 class Steps(Recorder):
     """A recorder that answers with functions of whole batches."""
 
-    def __init__(self, work):
-        super().__init__()
+    def __init__(self, work, **options):
+        super().__init__(**options)
         self.work = work
 
     def __call__(self, requests):
@@ -143,6 +143,31 @@ def test_variable_dimensions_grow():
     with sequenced(Steps(work), states=[state]) as m:
         assert [m.ask(1, 1, START if k == 0 else 0) for k in range(50)] == list(range(1, 51))
         assert m.ask(1, 2, START) == 1
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_states_of_different_dims_share_no_batch(direct):
+    state = ("STATE_IN", "STATE_OUT", int(INT32), (-1,), (1,), bytes(4))
+
+    def work(requests):
+        shapes = [inputs["STATE_IN"][1] for inputs in requests]
+        assert len(set(shapes)) == 1
+        return [
+            {"OUT": out(shape[1]), "STATE_OUT": (INT32, (1, shape[1] + 1), bytes(4 * shape[1] + 4))} for shape in shapes
+        ]
+
+    gate = Steps(work, held=True)
+    with sequenced(gate, direct=direct, slots=8, max_batch=8, states=[state]) as m:
+        first = m.send(0, 9, START)
+        gate.taken()
+        # Sequence k has k requests more; all of them at once.
+        calls = [m.send(1, k, START) for k in range(1, 6)]
+        more = {k: [m.send(1, k, 0) for _ in range(k)] for k in range(1, 6)}
+        again = m.send(1, 5, START)
+        gate.open()
+        assert [number(call) for call in (first, *calls, again)] == [1] * 7
+        for k, some in more.items():
+            assert [number(call) for call in some] == list(range(2, k + 2))
 
 
 def test_states_of_strings():

@@ -313,10 +313,6 @@ def test_foreign_exceptions_become_reasons_without_server_paths(repo: Path, engi
     ("config", "text"),
     [
         (
-            CONFIG + "sequence_batching { }",
-            "Unsupported: model 'm' uses sequence batching ('sequence_batching'), which this version does not serve",
-        ),
-        (
             CONFIG.replace('"fake"', '"mxnet"'),
             "Invalid argument: unable to find backend library for backend 'mxnet', try specifying runtime on the "
             "model configuration.",

@@ -171,7 +171,6 @@ def test_queue_timeouts_follow_the_config():
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("ensemble_scheduling { }", "ensemble_scheduling"),
         ("model_transaction_policy { decoupled: true }", "decoupled"),
     ],
 )

@@ -1,5 +1,5 @@
 # The sequence batcher's functions as a Scheduler, and its owner. Everything is under one lock of the model; the parts
-# are in sequence_slots, _flow, _take, _controls, _state and _taps. Knows no config: names and values come as plain ones.
+# are in sequence_slots, _flow, _take, _controls, _state and _taps. Knows no config: names and values come in as such.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
@@ -303,6 +303,7 @@ cdef int set_states(Sequences* q, states) except -1:
             raise MemoryError
         memcpy(spec.first.data, <const char*>(<bytes>first), len(first))
         q.state_ranks += spec.ndim
+        q.states_vary = q.states_vary or min(dims, default=0) < 0
     return 0
 
 

@@ -16,6 +16,8 @@ cdef void states_reset(Sequences* q, Sequence* s) noexcept nogil
 # Bytes that a request needs, and their beginning; at is 8-byte aligned.
 cdef size_t states_entry_size(Sequences* q) noexcept nogil
 cdef void states_entry_begin(Sequences* q, Entry* e, char* at) noexcept nogil
+# Whether the next requests of both, which are not executed now, find states of the same dims.
+cdef bint states_alike(Sequences* q, Sequence* one, Sequence* other) noexcept nogil
 # Have r's added inputs be the states of s. Its requests run one at a time, so that no lock is needed.
 cdef void states_fill(Sequences* q, Sequence* s, Request* r) noexcept nogil
 # Take the states out of a response, but for outputs that the client is to see. What is no such state fails it.

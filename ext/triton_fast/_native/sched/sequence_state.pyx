@@ -1,12 +1,14 @@
 # See sequence_state.pxd. A slice of a batch's block keeps the whole block: what is much smaller is copied out of it.
 from libc.stdint cimport int32_t, int64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, dtype_size, tf_error, tf_fail,
 )
-from triton_fast._native.core.request cimport Request, Response, Tensor, request_wants, response_fail_error
+from triton_fast._native.core.request cimport (
+    FLAG_SEQUENCE_START, Request, Response, Tensor, request_wants, response_fail_error,
+)
 from triton_fast._native.sched.sequence_types cimport Entry, Sequence, Sequences, State, StateSpec
 
 cdef enum:
@@ -73,6 +75,18 @@ cdef void states_reset(Sequences* q, Sequence* s) noexcept nogil:
         state.ptr = spec.first.data
         state.nbytes = spec.first_bytes
         memcpy(state.dims, spec.first_dims, <size_t>spec.ndim * sizeof(int64_t))
+
+
+cdef inline const int64_t* next_dims(Sequences* q, Sequence* s, int32_t k) noexcept nogil:
+    return q.states[k].first_dims if s.head.flags & FLAG_SEQUENCE_START else s.states[k].dims
+
+
+cdef bint states_alike(Sequences* q, Sequence* one, Sequence* other) noexcept nogil:
+    cdef int32_t k
+    for k in range(q.n_states if q.states_vary else 0):
+        if memcmp(next_dims(q, one, k), next_dims(q, other, k), <size_t>q.states[k].ndim * sizeof(int64_t)) != 0:
+            return False
+    return True
 
 
 cdef void states_fill(Sequences* q, Sequence* s, Request* r) noexcept nogil:

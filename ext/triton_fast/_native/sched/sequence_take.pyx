@@ -17,7 +17,7 @@ from triton_fast._native.sched.scheduler cimport (
 )
 from triton_fast._native.sched.sequence_controls cimport controls_fill, padding_new
 from triton_fast._native.sched.sequence_flow cimport clock_of, queue_start, settle
-from triton_fast._native.sched.sequence_state cimport states_fill, states_reset
+from triton_fast._native.sched.sequence_state cimport states_alike, states_fill, states_reset
 from triton_fast._native.sched.sequence_taps cimport responses_begin
 from triton_fast._native.sched.sequence_types cimport Entry, Seat, Sequence, Sequences
 
@@ -32,8 +32,8 @@ cdef enum:
 
 # ---- the choice; hold the lock, something is ready
 
-cdef inline bint is_like(Sequence* s, Sequence* first) noexcept nogil:
-    return s.head.shape_key == first.head.shape_key
+cdef inline bint is_like(Sequences* q, Sequence* s, Sequence* first) noexcept nogil:
+    return s == first or (s.head.shape_key == first.head.shape_key and states_alike(q, s, first))
 
 
 # A place for each slot up to the highest that goes; NULL where padding does. 0 with *until set: not yet.
@@ -43,7 +43,7 @@ cdef int32_t choose_direct(Sequences* q, Seat* seat, Request** out, bint look, i
     cdef Sequence* s = first
     cdef int32_t k, n = 0, top = 0
     while s != NULL:
-        if is_like(s, first):
+        if is_like(q, s, first):
             n += 1
             top = max(top, s.slot)
         s = s.next
@@ -56,7 +56,7 @@ cdef int32_t choose_direct(Sequences* q, Seat* seat, Request** out, bint look, i
     for k in range(top + 1):
         s = seat.slots[k]
         # The oldest says which shape goes; it is looked at again, so it goes last.
-        if s != NULL and s != first and s.where == &seat.ready and is_like(s, first):
+        if s != NULL and s != first and s.where == &seat.ready and is_like(q, s, first):
             out[k] = queue_start(q, s)
     out[first.slot] = queue_start(q, first)
     return top + 1
@@ -69,10 +69,9 @@ cdef int32_t choose_oldest(Sequences* q, Seat* seat, Request** out, bint look, i
     cdef Sequence* after
     cdef Scan scan
     cdef int32_t n, why = 0, k = 0
-    cdef unsigned long long key = first.head.shape_key
     scan_begin(&scan, now)
     while s != NULL:
-        if s.head.shape_key == key and not scan_add(&q.policy, &scan, 1, 0, s.since):
+        if is_like(q, s, first) and not scan_add(&q.policy, &scan, 1, 0, s.since):
             break
         s = s.next
     n = scan_decide(&q.policy, &scan, False, until, &why)
@@ -82,8 +81,16 @@ cdef int32_t choose_oldest(Sequences* q, Seat* seat, Request** out, bint look, i
         return n
     s = first
     while k < n:
+        if is_like(q, s, first):
+            s.picked = True
+            k += 1
+        s = s.next
+    s = first
+    k = 0
+    while k < n:
         after = s.next
-        if s.head.shape_key == key:
+        if s.picked:
+            s.picked = False
             out[k] = queue_start(q, s)
             k += 1
         s = after

@@ -60,6 +60,7 @@ cdef struct Sequence:
     bint named              # requests with this id come here
     bint closed             # nothing more will come: it goes with the last that it has
     bint busy               # a request of it is executed
+    bint picked             # for the batch that is being chosen
     int32_t seat            # -1: waits in the backlog
     int32_t slot
     Request* head           # what is queued, linked by q_next
@@ -119,6 +120,7 @@ cdef struct Sequences:
     int32_t n_controls
     int32_t n_states
     int32_t state_ranks     # dims of all states together
+    bint states_vary        # some dims are variable: a batch must agree on them
     Control* controls
     StateSpec* states
     Sequence** table
