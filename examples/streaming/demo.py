@@ -75,8 +75,7 @@ def main() -> int:
     gap = max(float(np.max(np.abs(a - b))) for a, b in zip(found, expected, strict=True))
     right = sum(int(np.sum((a > 0.5) == labels)) for a, (_, labels) in zip(found, made, strict=True))
     rate = total * speech.FRAME / speech.RATE / seconds
-    milliseconds = 1000 * speech.FRAME / speech.RATE
-    print(f"  {given.streams} streams, {total} frames of {milliseconds:.0f} ms in {seconds:.2f} s: {rate:.0f} times real time")
+    print(f"  {given.streams} streams, {total} frames in {seconds:.2f} s: {rate:.0f} times real time")
     print(f"  largest difference to the offline runs {gap:.1e}; {right / total:.1%} of the frames rightly told")
     if not gap <= TOLERANCE:
         print(f"  the streams do not answer as the offline runs do (more than {TOLERANCE})")
