@@ -97,8 +97,8 @@ class Clients:
         self.server, self.rng, self.tally, self.late_ms = server, random.Random(seed), tally, late_ms
         self.sequence = seed * 1_000_000
         self.turns: list[Callable[[], int]] = [
-            self.http, self.http_leaves, self.generate, self.many, self.rows, self.deadlines, self.stream, self.decoupled,
-            self.sequences, self.sequences_left,
+            self.http, self.http_leaves, self.generate, self.many, self.rows, self.deadlines, self.stream,
+            self.decoupled, self.sequences, self.sequences_left,
         ]  # fmt: skip
 
     def run(self, share: int) -> None:
@@ -173,7 +173,7 @@ class Clients:
         """Many in flight, some given up; the others have their own answer."""
         with Http2(self.server.grpc) as client:
             n = self.rng.randrange(1, 20)
-            ids = {client.call(infer([float(k)], self.model())): float(k) for k in range(n)}
+            ids = {client.call(infer([float(k)], self.model(), **self.more())): float(k) for k in range(n)}
             dropped = self.rng.sample([*ids], self.rng.randrange(n + 1))
             client.send(b"".join(map(rst, dropped)))
             if self.rng.random() < 0.2:
