@@ -5,6 +5,7 @@ export VENV
 py = $(VENV)/bin/python
 digits = examples/models/digits/1/model.onnx
 add_sub = examples/models/add_sub/1/model.onnx
+voice = examples/models/voice_activity/1/model.onnx
 
 .DEFAULT_GOAL := build
 .PHONY: help build models demo serve test check asan fuzz soak bench bench-check clean
@@ -16,7 +17,7 @@ build:          ## venv, Python packages and native extensions, only what is mis
 	@scripts/setup.sh
 
 models: build   ## the example models, trained and written on demand
-	@$(MAKE) --no-print-directory $(digits) $(add_sub)
+	@$(MAKE) --no-print-directory $(digits) $(add_sub) $(voice)
 
 $(digits): examples/digits/train.py examples/digits/cnn.py examples/digits/data.py
 	@OPENBLAS_NUM_THREADS=1 $(py) examples/digits/train.py
@@ -24,7 +25,10 @@ $(digits): examples/digits/train.py examples/digits/cnn.py examples/digits/data.
 $(add_sub): examples/add_sub/build.py
 	@$(py) examples/add_sub/build.py
 
-demo: models    ## start the server, classify real images with curl and tritonclient, stop it
+$(voice): examples/streaming/train.py examples/streaming/vad.py examples/streaming/speech.py
+	@OPENBLAS_NUM_THREADS=1 $(py) examples/streaming/train.py
+
+demo: models    ## start the server, classify images and detect speech in streams, stop it
 	@bash -c '. scripts/lib.sh; need curl curl'
 	@$(py) -m scripts.demo
 

@@ -78,13 +78,17 @@ def main() -> int:
             command = [sys.executable, "examples/digits/demo.py", "--http", server.address,
                        "--grpc", f"127.0.0.1:{server.grpc_port}"]
             client = subprocess.run(command, cwd=ROOT, check=False)
+            step("100 recordings at once, frame by frame: each a sequence whose state the server carries")
+            command = [sys.executable, "examples/streaming/demo.py", "--grpc", f"127.0.0.1:{server.grpc_port}"]
+            streams = subprocess.run(command, cwd=ROOT, check=False)
             step("SIGTERM")
             started = time.monotonic()
             code = server.stop()
             print(f"  ended with code {code} in {time.monotonic() - started:.2f} s")
-            if client.returncode or code:
+            failed = client.returncode or streams.returncode or code
+            if failed:
                 print(server.log_tail(), file=sys.stderr)
-    return 1 if client.returncode or code else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -176,6 +177,7 @@ class Answer:
     heads: list[dict[str, str]] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
     ended: bool = False
+    ended_at: float = 0.0  # time.monotonic() when its end was read
     reset: int | None = None
 
     @property
@@ -359,7 +361,7 @@ class Http2:
                     n = len(got.data)
                     self.send_until_refused([window(0, n) + window(got.stream_id, n)])
         if answer is not None and "END_STREAM" in got.flags:
-            answer.ended = True
+            answer.ended, answer.ended_at = True, time.monotonic()
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Read until it holds. Raises ``Ended``."""
