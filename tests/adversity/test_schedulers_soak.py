@@ -343,7 +343,9 @@ def test_cancels_timeouts_and_disconnects_in_every_scheduler(tmp_path: Path) -> 
         for model in (*SINGLE, *SEQUENCES, "repeat"):
             assert server.snapshot(model)["pending"] == 0, model
         counts = tally.counts
-        print(f"{dict(counts)}\nrefused after their deadline by {histogram(late_ms)}")
+        native = server.server.plane.native_model("levels", -1)
+        late = ", ".join(f"<= {bound // 1000} us: {n}" if bound else f"more: {n}" for bound, n in native.late)
+        print(f"{dict(counts)}\nrefused after their deadline by {late}\nas clients saw it: {histogram(late_ms)}")
         assert counts["awaited"] == counts["right"] + counts["refused"]
         assert counts["right"] > counts["refused"]
         assert late_ms
