@@ -5,7 +5,8 @@ from libc.string cimport memcmp, memcpy, memset
 from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport DT_COUNT, DT_STRING, MEM_GPU, TF_OK, dtype_size
 from triton_fast._native.core.request cimport (
-    MAX_RANK, MAX_TENSORS, Model, ModelHandle, Request, Response, Tensor, request_free, request_new, response_outputs,
+    MAX_RANK, MAX_TENSORS, Model, ModelHandle, Param, Request, Response, Tensor, request_free, request_new,
+    response_outputs,
 )
 
 cdef extern from * nogil:
@@ -33,6 +34,17 @@ cdef inline size_t aligned(size_t n) noexcept nogil:
     return (n + ALIGN - 1) & ~<size_t>(ALIGN - 1)
 
 
+# Whether the model set parameters. Those that an ensemble adds only repeat the request's own, which the key holds; as in
+# Triton, answers from the cache go without them.
+cdef bint has_own_params(Response* p) noexcept nogil:
+    cdef Param* q = p.params
+    while q != NULL:
+        if q.key_len < 9 or memcmp(q.key, b"sequence_", 9) != 0:
+            return True
+        q = q.next
+    return False
+
+
 cdef Block* entry_pack(Response* p, bint* unfit) noexcept nogil:
     cdef size_t rows = sizeof(Start), total
     cdef int32_t i
@@ -43,7 +55,7 @@ cdef Block* entry_pack(Response* p, bint* unfit) noexcept nogil:
     cdef Start start
     cdef Row row
     unfit[0] = True
-    if p.code != TF_OK or p.params != NULL or p.n_outputs > MAX_TENSORS:
+    if p.code != TF_OK or has_own_params(p) or p.n_outputs > MAX_TENSORS:
         return NULL
     for i in range(p.n_outputs):
         t = &p.outputs[i]
