@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport (
-    TF_INVALID_ARG, TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
+    TF_EXHAUSTED, TF_INVALID_ARG, TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
 from triton_fast._native.core.request cimport Model, Request, Response, request_free, request_new
 from triton_fast._native.core.validate cimport request_validate
@@ -24,8 +24,13 @@ cdef enum:
 cdef bytes NOT_ONE = (b"generate expects model to produce exactly 1 response, use generate stream for model that "
                       b"generates various number of responses")
 
-cdef int32_t[8] statuses
+cdef enum:
+    N_CODES = TF_EXHAUSTED + 1
+
+cdef int32_t[N_CODES] statuses
 for _code, _row in STATUS.items():
+    if int(_code) >= N_CODES:
+        raise ValueError(f"no room for the status of {_code!r}")
     statuses[int(_code)] = _row.http
 
 
@@ -102,7 +107,7 @@ cdef class Generation:
         self.begun = True
         if self.load_format:
             load = self.app.endpoint_load(self.load_format)
-        stream_head(out, 200 if code == TF_OK else statuses[code] if 0 <= code < 8 else 500, self.events, load,
+        stream_head(out, 200 if code == TF_OK else statuses[code] if 0 <= code < N_CODES else 500, self.events, load,
                     self.keep_alive, self.http10)
         return 0
 
