@@ -56,8 +56,8 @@ def every_version(monkeypatch: pytest.MonkeyPatch) -> Iterator[Versions]:
     versions = Versions()
     start = ModelRuntime.start
 
-    def kept(*arguments: Any) -> ModelRuntime:
-        runtime = start(*arguments)
+    def kept(*arguments: Any, **named: Any) -> ModelRuntime:
+        runtime = start(*arguments, **named)
         versions.add(runtime.native)
         return runtime
 
