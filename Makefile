@@ -54,6 +54,7 @@ bench: build    ## HTTP and gRPC load against nginx (and TRITON_REFERENCE=launch
 	@scripts/bench_tools.sh wrk h2load nginx
 	@$(py) -m bench.server $(ARGS)
 	@$(py) -m bench.server.python_models $(filter-out --server-args%,$(ARGS))
+	@$(py) -m bench.server.ensemble $(filter-out --server-args%,$(ARGS))
 
 bench-check: build ## instruction counts against bench/baselines; ARGS=--update rewrites them
 	@scripts/bench_tools.sh valgrind
