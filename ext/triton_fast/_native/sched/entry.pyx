@@ -34,8 +34,8 @@ cdef inline size_t aligned(size_t n) noexcept nogil:
     return (n + ALIGN - 1) & ~<size_t>(ALIGN - 1)
 
 
-# Whether the model set parameters. Those that an ensemble adds only repeat the request's own, which the key holds; as in
-# Triton, answers from the cache go without them.
+# Whether the model set parameters. Those that an ensemble adds only repeat the request's own, which the key holds; as
+# in Triton, answers from the cache go without them.
 cdef bint has_own_params(Response* p) noexcept nogil:
     cdef Param* q = p.params
     while q != NULL:
