@@ -315,6 +315,29 @@ CASES: dict[str, Case] = {
         "",
     ),
     "output not written": (ensemble(STEP.format("X", "Z")), "m/config.pbtxt:", "", ""),
+    "member not there": (
+        {**ensemble(STEP.format("X", "Y")), "ab/1/model.py": MODEL},
+        "m/config.pbtxt:",
+        "contains models that are not available: a",
+        "",
+    ),
+    "member with other inputs": (
+        {**ensemble(STEP.format("X", "Y")), "a/config.pbtxt": HEAD + IO, "a/1/model.onnx": ONNX},
+        "m/config.pbtxt:",
+        "is mapping to non-existing input I in model a",
+        "",
+    ),
+    "member of another type": (
+        {
+            **ensemble(STEP.format("X", "Y")),
+            "a/config.pbtxt": 'backend: "onnxruntime"\n'
+            + IO.replace('"X" data_type: TYPE_FP32', '"I" data_type: TYPE_INT32').replace('"Y"', '"O"'),
+            "a/1/model.onnx": ONNX,
+        },
+        "m/config.pbtxt:",
+        "inconsistent data type",
+        "",
+    ),
     # ---- directories and files
     "no version": ({"m/config.pbtxt": HEAD + IO}, "m", "the model has no version directory", "make m/1"),
     "loose model file": (

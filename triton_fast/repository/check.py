@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,13 @@ class Checker:
         self._strict = strict
         self._backend_directory = backend_directory
         self._found: list[Finding] = []
+        # Of the models whose config can be read, with their directories.
+        self._configs: dict[str, tuple[Any, Path]] = {}
 
     def run(self) -> list[Finding]:
         """Return every fault, by model and place."""
         self._found = []
+        self._configs = {}
         owners: dict[str, int] = {}
         for source in self.sources:
             root = Path(source.location)
@@ -87,6 +90,8 @@ class Checker:
             for name in models:
                 owners[name] = owners.get(name, 0) + 1
                 self._check_model(name, root / name)
+        for name in self._configs:
+            self._check_members(name)
         for name, count in owners.items():
             if count > 1:
                 self._add(name, name, DUPLICATE, "none of them is served: remove all but one")
@@ -104,6 +109,7 @@ class Checker:
             return
         config = parsed.config
         configs.normalize(config, cpu_count=1)
+        self._configs[name] = config, folder
         io = self._strict or bool(config.input and config.output) or config.platform == ENSEMBLE
         for check in parts(config, folder, io=io):
             self._guard(name, folder, check)
@@ -113,6 +119,25 @@ class Checker:
         self._check_templates(name, folder)
         self._check_backend(name, folder, config)
         self._check_layout(name, folder, config)
+
+    def _check_members(self, name: str) -> None:
+        """Compare an ensemble with its members, as far as their configs say what they take and give."""
+        config, folder = self._configs[name]
+        members = {}
+        for step in config.ensemble_scheduling.step:
+            member = step.model_name
+            found = self._configs.get(member)
+            if member and found is None:
+                listed = [model for source in self.sources for model in source.list_models()]
+                if member not in listed:
+                    self._add_at(name, folder, f"ensemble {name} contains models that are not available: {member}",
+                                 did_you_mean(member, listed), member)  # fmt: skip
+                return
+            if found is None or not (found[0].input and found[0].output):
+                return
+            members[member, step.model_version] = found[0]
+        if members:
+            self._guard(name, folder, lambda: _compare(config, members))
 
     def _check_labels(self, name: str, folder: Path, output: Any, config: Any) -> None:
         try:
@@ -279,6 +304,10 @@ class Checker:
             if path.is_relative_to(source.location):
                 return str(path.relative_to(source.location))
         return path.name
+
+
+def _compare(config: Any, members: Mapping[tuple[str, int], Any]) -> None:
+    configs.check_members(config, members)
 
 
 def report(findings: Sequence[Finding], models: int) -> Iterator[str]:
