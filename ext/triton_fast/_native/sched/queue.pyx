@@ -28,16 +28,11 @@ from triton_fast._native.sched.policy cimport CAN_GROW, Policy, Scan, scan_add, 
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, TAKE_LOOK, TAKE_NOTHING, TAKE_NOW, TAKE_STOPPED, Scheduler,
 )
+from triton_fast._native.sched.spin cimport spin_learn, spin_look, spin_wanted
 
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
 
 cdef enum:
     WATCH_NS = 250000       # between two looks for expired requests: no refusal is later than this
-    SPIN_LUCK_MAX = 8       # looks that paid, remembered
-    SPIN_LUCK_LOSS = 4      # what a look in vain costs
-    SPIN_REST = 64          # times an instance sleeps at once after that
 
 cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* EXPIRED = b"Request timeout expired"
@@ -544,7 +539,7 @@ cdef int32_t queue_take(Scheduler* s, int32_t _instance, Request** out, int mode
     cdef Queue* q = <Queue*>s
     cdef Refused refused
     cdef int32_t n
-    cdef int64_t wait_until, spin_end
+    cdef int64_t wait_until
     cdef timespec ts
     memset(&refused, 0, sizeof(Refused))
     pthread_mutex_lock(&q.lock)
@@ -573,25 +568,14 @@ cdef int32_t queue_take(Scheduler* s, int32_t _instance, Request** out, int mode
             n = TAKE_STOPPED if q.base.stopping else TAKE_NOTHING
             pthread_mutex_unlock(&q.lock)
             return n
-        if spin_ns and q.spin_luck < 0:
-            q.spin_luck += 1
-        elif spin_ns and q.spinning == 0:
-            # Look for work a little before sleeping: a wake-up through the kernel costs more than most small models.
+        if q.spinning == 0 and spin_wanted(&q.spin_luck, spin_ns):
             q.spinning = 1
             pthread_mutex_unlock(&q.lock)
-            spin_end = now_ns() + spin_ns
-            while tf_load32(&q.count) == 0 and not tf_load32(&q.base.stopping) and now_ns() < spin_end:
-                sched_yield()       # who shares this processor brings the next request, maybe
+            spin_look(&q.count, &q.base.stopping, spin_ns)
             pthread_mutex_lock(&q.lock)
             q.spinning = 0
-            if q.count != 0:
-                q.spin_luck = min(q.spin_luck + 1, SPIN_LUCK_MAX)
-                continue
-            # Requests come too seldom: do not burn the processor for the next ones.
-            q.spin_luck -= SPIN_LUCK_LOSS
-            if q.spin_luck < 0:
-                q.spin_luck = -SPIN_REST
-            if q.base.stopping:
+            spin_learn(&q.spin_luck, q.count != 0)
+            if q.count != 0 or q.base.stopping:
                 continue
         q.idle += 1
         pthread_cond_wait(&q.wake, &q.lock)

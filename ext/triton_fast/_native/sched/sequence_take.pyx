@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 from posix.time cimport timespec
 
-from triton_fast._native.core.native cimport TF_UNAVAILABLE, now_ns, tf_load32, tf_store32
+from triton_fast._native.core.native cimport TF_UNAVAILABLE, now_ns, tf_store32
 from triton_fast._native.core.pthread cimport (
     pthread_cond_timedwait, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -19,15 +19,8 @@ from triton_fast._native.sched.sequence_controls cimport controls_fill, padding_
 from triton_fast._native.sched.sequence_flow cimport clock_of, queue_start, settle
 from triton_fast._native.sched.sequence_state cimport states_alike, states_fill, states_reset
 from triton_fast._native.sched.sequence_taps cimport responses_begin
+from triton_fast._native.sched.spin cimport spin_learn, spin_look, spin_wanted
 from triton_fast._native.sched.sequence_types cimport Entry, Seat, Sequence, Sequences
-
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
-
-cdef enum:
-    SPIN_LUCK_MAX = 8       # as in sched/queue.pyx
-    SPIN_LUCK_LOSS = 4
-    SPIN_REST = 64
 
 
 # ---- the choice; hold the lock, something is ready
@@ -156,28 +149,17 @@ cdef void wait(Sequences* q, Seat* seat, int64_t until) noexcept nogil:
     tf_store32(&seat.poked, 0)
 
 
-# Look for work a little, as sched/queue.pyx does; whether there is some, or the end.
+# Look for work a little; whether there is some, or the end.
 cdef bint look_around(Sequences* q, Seat* seat, int64_t spin_ns) noexcept nogil:
-    cdef int64_t end
-    if spin_ns == 0:
-        return False
-    if seat.spin_luck < 0:
-        seat.spin_luck += 1
+    if not spin_wanted(&seat.spin_luck, spin_ns):
         return False
     seat.spinning = 1
     pthread_mutex_unlock(&q.lock)
-    end = now_ns() + spin_ns
-    while tf_load32(&seat.n_ready) == 0 and not tf_load32(&q.base.stopping) and now_ns() < end:
-        sched_yield()
+    spin_look(&seat.n_ready, &q.base.stopping, spin_ns)
     pthread_mutex_lock(&q.lock)
     seat.spinning = 0
-    if seat.ready.head != NULL:
-        seat.spin_luck = min(seat.spin_luck + 1, SPIN_LUCK_MAX)
-        return True
-    seat.spin_luck -= SPIN_LUCK_LOSS
-    if seat.spin_luck < 0:
-        seat.spin_luck = -SPIN_REST
-    return q.base.stopping
+    spin_learn(&seat.spin_luck, seat.ready.head != NULL)
+    return seat.ready.head != NULL or q.base.stopping
 
 
 cdef int32_t sequences_take(Scheduler* base, int32_t i, Request** out, int mode, int64_t spin_ns,
