@@ -272,20 +272,14 @@ def test_a_start_that_fails(world: World) -> None:
     assert world.ready() == ["a"]
 
 
-def test_a_build_without_ensembles_says_so(tmp_path: Path) -> None:
+def test_a_manager_that_starts_no_ensembles_says_so(tmp_path: Path) -> None:
     write_model(tmp_path, "e", config=chain("a"))
     write_model(tmp_path, "a")
-    engine = FakeEngine()
-    preparer = Preparer({"fake": FakeBackend()}.get, schedulers=frozenset({"dynamic_batching"}))
-    for manager in (
-        ModelRepositoryManager([LocalSource(tmp_path)], preparer, engine.start, mode=ControlMode.EXPLICIT),
-        ModelRepositoryManager(
-            [LocalSource(tmp_path)], Preparer({"fake": FakeBackend()}.get), engine.start, mode=ControlMode.EXPLICIT
-        ),
-    ):
-        assert "Unsupported: model 'e' uses ensembles ('ensemble_scheduling'), which" in error_of(
-            InvalidArg, manager.load, "e"
-        )
+    preparer = Preparer({"fake": FakeBackend()}.get)
+    manager = ModelRepositoryManager([LocalSource(tmp_path)], preparer, FakeEngine().start, mode=ControlMode.EXPLICIT)
+    assert "Unsupported: model 'e' uses ensembles ('ensemble_scheduling'), which" in error_of(
+        InvalidArg, manager.load, "e"
+    )
 
 
 # ---- cycles

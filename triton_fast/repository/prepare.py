@@ -12,10 +12,7 @@ from pathlib import Path
 from triton_fast import config as configs
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
-from triton_fast.errors import InvalidArg, ServerError, Unsupported
-
-_SCHEDULERS = {"sequence_batching": "sequence batching", "ensemble_scheduling": "ensembles"}
-_SERVED = frozenset({"dynamic_batching", "sequence_batching", "ensemble_scheduling"})
+from triton_fast.errors import InvalidArg, ServerError
 
 
 class Preparer:
@@ -31,8 +28,6 @@ class Preparer:
         ``--disable-auto-complete-config``.
     cpu_count, gpus
         What instance groups may use: usable cores and the ids of usable GPUs.
-    schedulers
-        The scheduling blocks that this build serves.
     host
         What backends may ask of the server.
     """
@@ -46,7 +41,6 @@ class Preparer:
         config_name: str = "",
         cpu_count: int = 1,
         gpus: Sequence[int] = (),
-        schedulers: frozenset[str] = _SERVED,
         host: Host | None = None,
     ) -> None:
         self._find_backend = find_backend
@@ -55,7 +49,6 @@ class Preparer:
         self._config_name = config_name
         self._cpu_count = max(1, cpu_count)
         self._gpus = tuple(gpus)
-        self._schedulers = schedulers
         self._host = host or Host()
 
     def read(self, name: str, model_dir: Path, override_json: str | None = None) -> configs.Parsed:
@@ -89,10 +82,9 @@ class Preparer:
         Raises
         ------
         ServerError
-            The build has no such scheduler or backend, or the model file contradicts the config.
+            The build has no such backend, or the model file contradicts the config.
         """
         config = parsed.config
-        self._refuse_scheduler(name, config)
         backend = self._find_backend(config.backend)
         if backend is None:
             raise InvalidArg(
@@ -110,14 +102,7 @@ class Preparer:
         return dataclasses.replace(context, config=own), backend
 
     def ensemble(self, context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
-        """Return the context to start one version of an ensemble with; it is decoupled if a step is.
-
-        Raises
-        ------
-        Unsupported
-            The build has no ensembles.
-        """
-        self._refuse_scheduler(context.name, context.config)
+        """Return the context to start one version of an ensemble with; it is decoupled if a step is."""
         return self.refit(dataclasses.replace(context, host=self._host), plan)
 
     @staticmethod
@@ -126,12 +111,6 @@ class Preparer:
         own = _copy(context.config)
         own.model_transaction_policy.decoupled = plan.decoupled
         return dataclasses.replace(context, config=own)
-
-    def _refuse_scheduler(self, name: str, config: configs.ModelConfig) -> None:
-        scheduler = config.WhichOneof("scheduling_choice")
-        if scheduler is not None and scheduler not in self._schedulers:
-            what = _SCHEDULERS.get(scheduler, scheduler)
-            raise Unsupported(f"model '{name}' uses {what} ('{scheduler}'), which this version does not serve")
 
 
 def _copy(config: configs.ModelConfig) -> configs.ModelConfig:
