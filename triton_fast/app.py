@@ -14,15 +14,11 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import uvloop
 
 from triton_fast import backends
 from triton_fast._native.core import memory
-from triton_fast._native.core.stats import HISTOGRAM_BOUNDS_US
-from triton_fast._native.grpc.connection import GrpcServer
-from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.limiter import Limiter
 from triton_fast._native.sched.model import Epoch
 from triton_fast._version import TRITON_COMPAT
@@ -31,24 +27,19 @@ from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
+from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
-from triton_fast.frontends.grpc.server import GrpcApp
-from triton_fast.frontends.http.server import InferApp, MetricsApp
-from triton_fast.frontends.listener import Listener
-from triton_fast.frontends.metrics import handler
-from triton_fast.listeners import grpc_listener, http_listener, metrics_listener
 from triton_fast.observability import log, tables
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
-from triton_fast.observability.metrics import Histogram, Metrics, ModelSnapshot
+from triton_fast.observability.metrics import Metrics, ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
+from triton_fast.scheduling.snapshots import snapshot
 from triton_fast.scheduling.threads import usable_cores
-
-A = TypeVar("A", InferApp, GrpcApp)
 
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
@@ -131,9 +122,9 @@ class Server:
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
-        self.grpc: Listener[GrpcServer] | None = None
-        self.http: Listener[HttpServer] | None = None
-        self.metrics: Listener[HttpServer] | None = None
+        self.endpoints = Endpoints(
+            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
+        )
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -158,7 +149,7 @@ class Server:
             await loop.run_in_executor(self.work, self.repository.shutdown, float(self.options.exit_timeout_secs))
             return EXIT_FAILURE
         try:
-            await self._listen()
+            await self.endpoints.open()
         except (OSError, ServerError) as error:
             return self.failed_to_start(error)
         self.plane.started = True
@@ -178,71 +169,23 @@ class Server:
         print(f"error: creating server: {label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
 
-    async def _listen(self) -> None:
-        """Bind every port, then accept on all. Raises OSError or ServerError with nothing left open."""
-        try:
-            for listener in await self._bind_all():
-                await listener.serve()
-        except BaseException:
-            for listener in self._listeners():
-                listener.close()
-            await asyncio.sleep(0)  # the loop closes sockets in its next round
-            raise
-
-    async def _bind_all(self) -> list[Listener[Any]]:
-        options = self.options
-        listeners: list[Listener[Any]] = []
-        if options.allow_grpc:
-            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self.epoch)
-            listeners.append(
-                await self._bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port)
-            )
-        if options.allow_http:
-            app = self._app(InferApp, options.http_restricted_api)
-            app.custom_metrics = self.custom_metrics if options.allow_metrics else None
-            self.http = http_listener(options, app, self.epoch)
-            listeners.append(
-                await self._bind(self.http, options.http_address, options.http_port, options.reuse_http_port)
-            )
-        if options.allow_metrics:
-            metrics = Metrics(
-                self.snapshots, options.metrics_config,
-                HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
-                cache=None if self.cache is None else self.cache.native.stats,
-            )  # fmt: skip
-            metrics.registry.register(self.custom_metrics)
-            self.metrics = metrics_listener(options, MetricsApp(handler(metrics.render), self.work), self.epoch)
-            listeners.append(
-                await self._bind(
-                    self.metrics,
-                    options.metrics_address or options.http_address,
-                    options.metrics_port,
-                    options.reuse_http_port,
-                )
-            )
-        return listeners
-
-    def _listeners(self) -> list[Listener[Any]]:
-        """Those there are, in the order in which they end."""
-        return [listener for listener in (self.grpc, self.http, self.metrics) if listener is not None]
-
-    def _app(self, kind: type[A], restricted: Mapping[str, tuple[str, str]]) -> A:
-        return kind(self.plane, self.work, self.loads, restricted, self.checks)
-
-    @staticmethod
-    async def _bind(listener: Listener[Any], address: str, port: int, reuse_port: bool) -> Listener[Any]:
-        try:
-            await listener.start(address, port, reuse_port=reuse_port)
-        except OSError as error:
-            raise OSError(f"Socket '{address}:{port}' already in use ({error.strerror or error})") from None
-        return listener
-
     # ---- run
 
     def snapshots(self) -> Iterable[ModelSnapshot]:
         """Return the counters of every served version, for the metrics."""
         took = self.repository.load_seconds()
-        return [_snapshot(r, took.get((r.name, r.version), 0.0)) for r in self.repository.all_ready()]
+        return [snapshot(r, took.get((r.name, r.version), 0.0)) for r in self.repository.all_ready()]
+
+    def _metrics(self) -> Metrics | None:
+        options = self.options
+        if not options.allow_metrics:
+            return None
+        return Metrics(
+            self.snapshots, options.metrics_config,
+            HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
+            cache=None if self.cache is None else self.cache.native.stats,
+            custom=self.custom_metrics,
+        )  # fmt: skip
 
     def _backend_settings(self, name: str) -> dict[str, str]:
         """Return ``--backend-config`` of one backend, laid over the global settings."""
@@ -252,7 +195,7 @@ class Server:
     async def _trim_when_idle(self) -> None:
         while True:
             await asyncio.sleep(TRIM_INTERVAL_S)
-            served = sum(listener.native.requests for listener in (self.grpc, self.http) if listener)
+            served = self.endpoints.requests
             if served == self._trimmed_at:
                 memory.trim()
                 # A worker that does not listen may make its instance wait.
@@ -281,22 +224,17 @@ class Server:
         timeout = float(self.options.exit_timeout_secs)
         until = time.monotonic() + timeout
         self.plane.exiting = True
-        serving = [listener for listener in self._listeners() if listener is not self.metrics]
-        for listener in serving:
-            listener.begin_drain()
-        while any(listener.open_connections for listener in serving) and time.monotonic() < until:
+        self.endpoints.begin_drain()
+        while self.endpoints.busy and time.monotonic() < until:
             await asyncio.sleep(0.01)
         left = max(0.0, until - time.monotonic())
         unfinished = await loop.run_in_executor(None, self.repository.shutdown, left)
         if unfinished:
             log.error("still in use: " + ", ".join(unfinished))
-        if unfinished or any(listener.open_connections for listener in serving):
+        if unfinished or self.endpoints.busy:
             log.error("Exit timeout expired. Exiting immediately.")
             os._exit(EXIT_FAILURE)
-        if self.metrics is not None:
-            self.metrics.begin_drain()
-        for listener in self._listeners():
-            listener.close()
+        self.endpoints.end()
         if self.cache is not None:
             await loop.run_in_executor(None, self.cache.close)
         with contextlib.suppress(RuntimeError):
@@ -329,30 +267,3 @@ class Server:
             ("cache_enabled", str(int(self.cache is not None))),
         ]
         log.table(tables.options(rows))
-
-
-def _snapshot(runtime: ServedVersion, load_seconds: float) -> ModelSnapshot:
-    taken = runtime.native.snapshot()
-    ns = taken["ns"]
-    return ModelSnapshot(
-        model=runtime.name,
-        version=str(runtime.version),
-        tags=dict(runtime.config.metric_tags),
-        success=taken["success"],
-        failures=taken["failures"],
-        inference_count=taken["inference_count"],
-        exec_count=taken["execution_count"],
-        request_ns=ns["request"],
-        queue_ns=ns["queue"],
-        compute_input_ns=ns["compute_input"],
-        compute_infer_ns=ns["compute_infer"],
-        compute_output_ns=ns["compute_output"],
-        pending=taken["pending"],
-        load_seconds=load_seconds,
-        histograms={
-            phase: Histogram(HISTOGRAM_BOUNDS_US, counts, total)
-            for phase, (counts, total) in taken["histograms"].items()
-        },
-        breaks=taken["breaks"] if runtime.batches else {},
-        cache=taken["cache"] if runtime.cached else None,
-    )

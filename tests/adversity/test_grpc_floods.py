@@ -55,7 +55,7 @@ def test_nothing_is_left_of_a_flood(local: LocalServer, name: str) -> None:
     own = psutil.Process()
     with Http2(local.grpc) as client:
         assert client.ask(infer_message()).values() == [1.0]
-    native = local.server.grpc.native  # type: ignore[union-attr]
+    native = local.server.endpoints.grpc.native  # type: ignore[union-attr]
     assert until(lambda: local.call(lambda: len(native.connections)) == 0)
     gc.collect()
     before, fds = counters(), own.num_fds()

@@ -320,7 +320,7 @@ def test_cancels_timeouts_and_disconnects_in_every_scheduler(tmp_path: Path) -> 
     late_ms: list[float] = []
     tally = Tally()
     with LocalServer(write(tmp_path), *FLAGS) as server:
-        grpc_native: Any = server.server.grpc.native  # type: ignore[union-attr]
+        grpc_native: Any = server.server.endpoints.grpc.native  # type: ignore[union-attr]
 
         def settled() -> bool:
             return server.call(

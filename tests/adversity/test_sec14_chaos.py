@@ -329,7 +329,7 @@ def test_chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--model-control-mode=explicit", "--grpc-http2-max-ping-strikes=0",
              *(f"--load-model={name}" for name in NAMES)]  # fmt: skip
     with every_version(monkeypatch) as versions, LocalServer(root, *flags) as server:
-        grpc_native: Any = server.server.grpc.native  # type: ignore[union-attr]
+        grpc_native: Any = server.server.endpoints.grpc.native  # type: ignore[union-attr]
 
         def settled() -> bool:
             return server.call(

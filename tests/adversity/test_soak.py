@@ -350,7 +350,7 @@ def mixed_load(server: LocalServer, versions: Versions) -> None:
     run_clients(server, tally, versions, TOTAL - TOTAL // 4, 1000)
     assert until(lambda: server.call(lambda: len(server.native.connections)) == 0)
     assert until(lambda: server.native.in_flight == 0)
-    grpc = server.server.grpc.native  # type: ignore[union-attr]
+    grpc = server.server.endpoints.grpc.native  # type: ignore[union-attr]
     assert until(lambda: server.call(lambda: len(grpc.connections)) == 0)
     assert until(lambda: server.call(lambda: grpc.in_flight) == 0)
     assert until(lambda: not any(server.call(calls.stats).values())), calls.stats()

@@ -40,14 +40,14 @@ def counts(local: LocalServer) -> dict[str, int]:
 
 
 def idle(local: LocalServer) -> bool:
-    native: Any = local.server.grpc.native  # type: ignore[union-attr]
+    native: Any = local.server.endpoints.grpc.native  # type: ignore[union-attr]
     return local.call(lambda: native.in_flight) == 0 and local.snapshot("busy")["pending"] == 0
 
 
 def occupy(local: LocalServer, channel: Channel) -> Any:
     """A call that runs; others queue behind it."""
     runs = channel.infer_later(busy())
-    assert until(lambda: local.call(lambda: local.server.grpc.native.in_flight) == 1)  # type: ignore[union-attr]
+    assert until(lambda: local.call(lambda: local.server.endpoints.grpc.native.in_flight) == 1)  # type: ignore[union-attr]
     assert until(lambda: local.snapshot("busy")["pending"] == 0)
     return runs
 

@@ -446,7 +446,7 @@ def test_nothing_is_left(tmp_path: Path) -> None:
                     talks[1].call.cancel()
             for talk in talks:
                 talk.end()
-        native: Any = local.server.grpc.native  # type: ignore[union-attr]
+        native: Any = local.server.endpoints.grpc.native  # type: ignore[union-attr]
         assert until(lambda: local.call(lambda: native.in_flight) == 0)
         with Channel(local.grpc) as channel:
             assert channel.infer(infer_request("fast", [1])).outcome == (0, "")

@@ -247,14 +247,14 @@ class LocalServer:
         self.server = Server(self.options)
         started = self.server.repository.start
         await self.loop.run_in_executor(self.server.work, started, self.options.load_model)
-        await self.server._listen()
+        await self.server.endpoints.open()
         self.server.plane.started = True
-        assert self.server.http is not None
-        self.http: Address = (self.server.http.address, self.server.http.port)
-        if self.server.grpc is not None:
-            self.grpc: Address = (self.server.grpc.address, self.server.grpc.port)
-        if self.server.metrics is not None:
-            self.metrics: Address = (self.server.metrics.address, self.server.metrics.port)
+        assert self.server.endpoints.http is not None
+        self.http: Address = (self.server.endpoints.http.address, self.server.endpoints.http.port)
+        if self.server.endpoints.grpc is not None:
+            self.grpc: Address = (self.server.endpoints.grpc.address, self.server.endpoints.grpc.port)
+        if self.server.endpoints.metrics is not None:
+            self.metrics: Address = (self.server.endpoints.metrics.address, self.server.endpoints.metrics.port)
         self._up.set()
         await self._stop.wait()
         await self.server._drain()
@@ -274,8 +274,8 @@ class LocalServer:
     @property
     def native(self) -> object:
         """The native HTTP server: connections, requests, in_flight."""
-        assert self.server.http is not None
-        return self.server.http.native
+        assert self.server.endpoints.http is not None
+        return self.server.endpoints.http.native
 
 
 def until(condition: Callable[[], bool], tries: int = 2000, step_s: float = 0.005) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Metric
 
+from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler
 from triton_fast.observability.metrics_config import MetricsConfig
 
@@ -173,16 +174,20 @@ class Metrics:
         config: MetricsConfig | None = None,
         host: HostSampler | None = None,
         pinned: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        *,
         cache: Callable[[], Mapping[str, int]] | None = None,
+        custom: CustomMetrics | None = None,
     ) -> None:
         self._cache = cache
         self._snapshot = snapshot
         self._counts = config is None or config.counter_latencies
         self._host = host
         self._pinned = pinned
-        # Custom metrics of models register here as ordinary prometheus_client collectors.
+        self.custom = custom
         self.registry = CollectorRegistry()
         self.registry.register(self)
+        if custom is not None:
+            self.registry.register(custom)
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family, in Triton's order; prometheus_client calls this."""
