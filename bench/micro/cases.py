@@ -71,7 +71,7 @@ def infer_json(*, binary: bool, count: int) -> bytes:
 
 def model():
     """A native model of one input and one output of 16 floats and a batch dimension."""
-    from triton_fast._native.core.request import ModelHandle
+    from triton_fast._native.core.model import ModelHandle
     from triton_fast.types import DataType
 
     # What ModelHandle reads of config.IoSpec, without the imports of config.

@@ -21,6 +21,7 @@ from tests.helpers.h2raw import (
 )  # fmt: skip
 from tests.helpers.server import LocalServer, Model, ServerProcess, repository, until
 from triton_fast._native.core import memory
+from triton_fast._native.core import model as models
 from triton_fast._native.core import request as requests
 from triton_fast._native.grpc import call as calls
 
@@ -39,7 +40,7 @@ def test_flood(grpc: ServerProcess, name: str) -> None:
 
 def counters() -> dict[str, int]:
     return {**calls.stats(), "blocks": memory.stats()["live_blocks"], "bytes": memory.stats()["live_bytes"],
-            **{key: requests.stats()[key] for key in ("live_requests", "live_models")}}  # fmt: skip
+            **requests.stats(), **models.stats()}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from triton_fast._native.core import memory, request
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.sched.entry import read
 from triton_fast.config import IoSpec
 from triton_fast.types import TYPES, DataType

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from triton_fast._native.core import memory, request
+from triton_fast._native.core import model as structs
 from triton_fast._native.sched.inprocess import InferCall
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.model import NativeModel
@@ -40,10 +41,10 @@ Input = tuple[str, DataType, Sequence[int], bytes]
 
 def live() -> dict[str, int]:
     """Return the debug counters that go up and down: blocks, bytes, requests, models."""
-    pool, structs = memory.stats(), request.stats()
+    pool = memory.stats()
     return {
         "blocks": pool["live_blocks"], "bytes": pool["live_bytes"],
-        "requests": structs["live_requests"], "models": structs["live_models"],
+        "requests": request.stats()["live_requests"], "models": structs.stats()["live_models"],
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from triton_fast import config as configs
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.ort import drive
 from triton_fast._native.ort.instance import OrtInstance
 from triton_fast.backends.base import InstanceSpec, LoadContext

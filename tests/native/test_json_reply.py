@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triton_fast._native.core import memory, request
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire import json_reply, json_text
 from triton_fast.errors import Internal, InvalidArg
 from triton_fast.types import TYPES, DataType

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from triton_fast._native.core import memory, request, validate
+from triton_fast._native.core import model as model_structs
 from triton_fast.types import DataType
 
 KIB = 1 << 10
@@ -90,7 +91,7 @@ class Io:
 
 def test_threads_share_the_pool() -> None:
     """A raw BYTES input takes a block without the GIL, so the threads really meet in the lists."""
-    model = request.ModelHandle("m", 1, 0, [Io()], [])
+    model = model_structs.ModelHandle("m", 1, 0, [Io()], [])
     base = memory.stats(), request.stats()
     texts = [bytes([65 + k]) * size for k, size in enumerate((0, 500, 511, 700, 5000, 5000, 70000, 70000))]
     wrong: list[object] = []

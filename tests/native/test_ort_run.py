@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests.helpers import onnx_models as models
 from tests.helpers.onnx_repository import NUMPY, Opened, open_model, wire_strings
 from triton_fast._native.core import memory, request
+from triton_fast._native.core import model as structs
 from triton_fast._native.ort import drive, session
 from triton_fast.backends.base import InstanceSpec
 from triton_fast.errors import Internal, InvalidArg
@@ -26,7 +27,7 @@ from triton_fast.types import DataType
 def live() -> tuple[int, int, int, int]:
     gc.collect()
     return (
-        memory.stats()["live_blocks"], request.stats()["live_requests"], request.stats()["live_models"], session.live(),
+        memory.stats()["live_blocks"], request.stats()["live_requests"], structs.stats()["live_models"], session.live(),
     )  # fmt: skip
 
 

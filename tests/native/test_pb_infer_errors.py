@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from tests.helpers import pb
 from triton_fast import errors, protos
 from triton_fast._native.core import memory, request
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire.pb_infer import decode, head
 
 BROKEN = "the request message is not a valid ModelInferRequest: "

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from triton_fast import protos
 from triton_fast._native.core import memory, request
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire.pb_reply import encode_error, encode_final, encode_reply
 from triton_fast.types import DataType
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triton_fast._native.core import memory, request, validate
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast.errors import InvalidArg, ServerError
 from triton_fast.types import TYPES, DataType
 

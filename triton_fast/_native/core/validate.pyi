@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypedDict
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 
 class Checked(TypedDict):
     """``batch`` rows; ``shape_key`` 0 when the model needs none; ``order[i]``: position in the request of the model's

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast.errors import ServerError
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from triton_fast._native.core.request import Io, ModelHandle
+from triton_fast._native.core.model import Io, ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.limiter import LimiterPlace
 from triton_fast._native.sched.scheduler import NativeScheduler

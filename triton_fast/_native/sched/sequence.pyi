@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.sched.scheduler import NativeScheduler
 
 # input name, kind (ModelSequenceBatching.Control.Kind), DataType, bytes for false and for true; CORRID has no values

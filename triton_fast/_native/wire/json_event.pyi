@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 
 def encode(
     model: ModelHandle,

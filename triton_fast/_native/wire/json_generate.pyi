@@ -3,7 +3,7 @@
 The server calls ``json_decode_generate`` of ``json_generate.pxd``; this name serves tests.
 """
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire.json_infer import RequestDict
 
 def decode(json: bytes, model: ModelHandle, max_input: int = 67108864) -> RequestDict:

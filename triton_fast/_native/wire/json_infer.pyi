@@ -6,7 +6,7 @@ counts, and know nothing of HTTP.
 
 from typing import TypedDict
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 
 class InputDict(TypedDict):
     """One input as the request holds it.

@@ -4,7 +4,7 @@ The server calls ``pb_infer_head`` and ``pb_decode_infer`` of ``pb_infer.pxd``; 
 instruction counts, and know nothing of gRPC framing.
 """
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire.json_infer import RequestDict
 
 def head(message: bytes) -> tuple[str, str, str]:

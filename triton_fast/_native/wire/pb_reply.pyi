@@ -5,7 +5,7 @@ The front end calls the native functions (``wire/pb_reply.pxd``); these names le
 
 from collections.abc import Iterable, Sequence
 
-from triton_fast._native.core.request import ModelHandle
+from triton_fast._native.core.model import ModelHandle
 
 def encode_reply(
     model: ModelHandle,

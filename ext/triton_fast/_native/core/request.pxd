@@ -1,8 +1,9 @@
-# The structs that travel: Model (what a request is checked against), Request, Tensor, Response, Sink.
+# The structs that travel: Request, Tensor, Response, Sink.
 # Plain native structs with C linkage in mind. Nothing here knows a protocol, a scheduler or a backend.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.native cimport tf_error
 
 # Life of a request. Exactly one thread moves it out of QUEUED (compare-and-swap under the queue's lock).
@@ -41,22 +42,14 @@ cdef enum:
     FLAG_PADDING = 16       # fills an empty place of a batch: counts nowhere
     FLAG_REST = 32          # a part that shares the place in the queue of the request's first: no limit refuses it
 
+# Who looks at a request on its way, chosen when it is decoded; nobody: one test at its end is all it costs.
 cdef enum:
-    MAX_RANK = 64           # dimensions of one tensor
-    MAX_TENSORS = 65536     # inputs, and outputs, one request may name
+    WATCH_TRACE = 1
+    WATCH_LOG = 2           # the access log
+    WATCH_TIMING = 4        # its client wants to know where the time went
 
-# One input or output of a model, as its config declares it. dims are without the batch dimension; -1 = variable.
-cdef struct IoSpec:
-    char* name
-    uint32_t name_len
-    int32_t dtype
-    int32_t ndim
-    int64_t* dims
-    int32_t reshape_ndim    # -1: no reshape
-    int64_t* reshape
-    bint optional
-    bint ragged
-    bint kept               # of an output: the scheduler needs it, whether or not the client wants it
+cdef enum:
+    MAX_TENSORS = 65536     # inputs, and outputs, one request may name
 
 # name/dims/ptr are borrowed from the request's arena, its body block, or `block`, which the tensor owns one ref of.
 # STRING data is the wire form: uint32 LE length + bytes, per element.
@@ -108,27 +101,6 @@ cdef struct Sink:
     void (*deliver)(Sink* sink, Response* first, Response* last) noexcept nogil
     Sink* outer             # of a tap: where it passes responses on; NULL: this is where they end
 
-cdef struct Model:
-    int32_t refs
-    char* name
-    char* version_text
-    uint32_t name_len
-    uint32_t version_len
-    int64_t version
-    int64_t max_batch       # 0: no batch dimension
-    int64_t split_rows      # requests of up to so many rows are cut into parts; 0: none is
-    int32_t n_inputs
-    int32_t n_outputs
-    int32_t n_required      # inputs that are not optional
-    bint has_shape_key      # an input has a variable, non-ragged dim or is optional: batches must agree on them
-    bint decoupled
-    bint iterative          # an instance may have a request queued again (Request.again)
-    IoSpec* inputs          # what clients send, then what the scheduler adds: controls, states
-    IoSpec* outputs         # what clients get, then what the scheduler keeps: states
-    int32_t n_all_inputs    # n_inputs and those that the scheduler adds; instances see all
-    int32_t n_all_outputs
-    void* scheduler         # sched.scheduler Scheduler; NULL until there is one
-
 cdef struct Request:
     Request* q_next         # queue order
     Request* q_prev
@@ -162,6 +134,8 @@ cdef struct Request:
     uint64_t timeout_us
     const char* trace       # the context of its trace, for a tracer and for the requests its model makes; "" for none
     uint32_t trace_len
+    uint32_t watch          # WATCH_*: who wants to see this request besides its client
+    void* record            # its trace's own record of it
     Param* params
     Block* body             # one ref; memory that inputs may borrow from
     Response response       # the only one, for models that answer once; else the final one
@@ -185,7 +159,6 @@ cdef Request* request_new(Model* model) noexcept nogil
 # While carriers of r live, only the owner's hold goes; the last of them frees r.
 cdef void request_free(Request* r) noexcept nogil
 cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil
-cdef void model_free(Model* m) noexcept nogil
 # Set the response to an error; the text is copied, and made UTF-8. Drops outputs that were already set.
 cdef void response_fail(Response* p, int32_t code, const char* text, size_t n) noexcept nogil
 cdef void response_fail_error(Response* p, tf_error* e) noexcept nogil
@@ -226,7 +199,3 @@ cdef inline bint request_wants(Request* r, int32_t k) noexcept nogil:
 # Whether an instance must make output k, for the client or for the scheduler.
 cdef inline bint request_needs(Request* r, int32_t k) noexcept nogil:
     return r.model.outputs[k].kept or request_wants(r, k)
-
-
-cdef class ModelHandle:
-    cdef Model* ptr

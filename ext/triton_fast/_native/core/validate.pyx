@@ -11,9 +11,9 @@ from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_name, dtype_size, tf_error, tf_fail,
 )
+from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
 from triton_fast._native.core.request cimport (
-    MAX_RANK, MAX_TENSORS, IoSpec, Model, ModelHandle, Request, Tensor, Wanted, request_alloc, request_free,
-    request_new,
+    MAX_TENSORS, Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 
 from triton_fast.errors import make

@@ -3,7 +3,8 @@ from libc.stdint cimport uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_error
-from triton_fast._native.core.request cimport Model, Request
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request
 from triton_fast._native.http.head cimport Info, Limits
 from triton_fast._native.http.plan cimport Plan
 from triton_fast._native.wire.chunked cimport Chunked

@@ -4,9 +4,8 @@ from libc.string cimport memcpy
 
 from triton_fast._native.core.memory cimport Block, body_grow, body_whole
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNSUPPORTED, tf_error, tf_fail
-from triton_fast._native.core.request cimport (
-    Model, Request, request_free, request_new,
-)
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request, request_free, request_new
 from triton_fast._native.core.validate cimport request_from_raw, request_validate
 from triton_fast._native.http.head cimport Info, Limits
 from triton_fast._native.http.plan cimport Plan, plan_learn, plan_matches, plan_request

@@ -13,9 +13,7 @@ from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
-from triton_fast._native.core.request cimport (
-    Request, Response, T_RECEIVED, request_free,
-)
+from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )

@@ -3,7 +3,8 @@ from libc.stdint cimport int32_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf, tf_error
-from triton_fast._native.core.request cimport Model, Request, Response
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.http.head cimport Info, Limits
 
 

@@ -6,7 +6,8 @@ from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport (
     TF_EXHAUSTED, TF_INVALID_ARG, TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
-from triton_fast._native.core.request cimport Model, Request, Response, request_free, request_new
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request, Response, request_free, request_new
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.http.head cimport ROUTE_STREAM, Info, Limits
 from triton_fast._native.http.reply cimport stream_head

@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_fast._native.core.native cimport tf_buf, tf_error
-from triton_fast._native.core.request cimport Model, Request, Response
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request, Response
 
 cdef enum:
     PLAN_MAX_JSON = 4096

@@ -5,8 +5,9 @@ from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport TF_OK, now_ns
+from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
-    ModelHandle, Request, Response, Tensor, Wanted, request_alloc, request_free, request_new,
+    Request, Response, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 

@@ -7,7 +7,8 @@ from triton_fast._native.core.memory cimport block_new, block_unref
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, tf_fail,
 )
-from triton_fast._native.core.request cimport MAX_RANK, IoSpec, Request, Tensor
+from triton_fast._native.core.model cimport MAX_RANK, IoSpec
+from triton_fast._native.core.request cimport Request, Tensor
 from triton_fast._native.ort.capi cimport OrtStatus, OrtValue, ort_fail
 from triton_fast._native.ort.ragged cimport add_batch_inputs, ragged_count
 from triton_fast._native.ort.state cimport NOTHING_SIZE, OrtIo, OrtRun

@@ -6,7 +6,8 @@ from libc.string cimport memcpy, strstr
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport DT_STRING, dtype_size, now_ns
-from triton_fast._native.core.request cimport MAX_RANK, Request, response_fail_error
+from triton_fast._native.core.model cimport MAX_RANK
+from triton_fast._native.core.request cimport Request, response_fail_error
 from triton_fast._native.ort.capi cimport (
     OrtStatus, OrtValue, TF_ORT_DEVICE_ALLOCATOR, TF_ORT_MEMORY_DEFAULT, ort_api, ort_check, ort_fail, value_in,
 )

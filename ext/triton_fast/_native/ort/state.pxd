@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_error
-from triton_fast._native.core.request cimport MAX_RANK
+from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.ort.capi cimport OrtAllocator, OrtMemoryInfo, OrtRunOptions, OrtValue, tf_ort
 from triton_fast._native.ort.session cimport SessionHold
 

@@ -10,8 +10,9 @@ from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_INTERNAL, TF_OK, now_ns, tf_add32, tf_error, tf_fail,
 )
 from triton_fast._native.core.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
+from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport (
-    Model, Request, Response, Sink, request_free, request_new, response_fail, sink_end,
+    Request, Response, Sink, request_free, request_new, response_fail, sink_end,
 )
 from triton_fast._native.pyworker.channel cimport Channel, channel_kick, channel_publish
 from triton_fast._native.pyworker.decode cimport (

@@ -4,7 +4,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf, tf_error
-from triton_fast._native.core.request cimport Model, Request, Response
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.pyworker.layout cimport BlsRecord, Message, ResponseRecord
 from triton_fast._native.pyworker.region cimport Region
 

@@ -3,7 +3,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.native cimport TF_OK, tf_buf_free, tf_buf_put
-from triton_fast._native.core.request cimport IoSpec, Request, Response, Tensor, request_wants
+from triton_fast._native.core.model cimport IoSpec
+from triton_fast._native.core.request cimport Request, Response, Tensor, request_wants
 from triton_fast._native.pyworker.layout cimport (
     HEADER, Message, RECORD_FINAL, RECORD_NONE, RECORD_RESPONSE, RequestRecord, ResponseRecord, TensorRecord, padded,
 )

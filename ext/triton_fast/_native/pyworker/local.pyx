@@ -10,9 +10,10 @@ from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_
 from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
 )
+from triton_fast._native.core.model cimport MAX_RANK, Model
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, MAX_RANK, Model, Request, Response, T_INPUT, Tensor, request_alloc,
-    request_free, request_needs, response_fail, response_outputs,
+    FLAG_PADDING, Request, Response, T_INPUT, Tensor, request_alloc, request_free, request_needs, response_fail,
+    response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.pyworker.calls cimport call_runner

@@ -4,7 +4,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t, pthread_t
-from triton_fast._native.core.request cimport Model, Request, Response, Sink
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request, Response, Sink
 from triton_fast._native.pyworker.channel cimport Channel
 from triton_fast._native.pyworker.encode cimport Encoder
 

@@ -5,7 +5,7 @@
 # them runs once for each (a frame, sched/ensemble_run.pxd). Tensors and steps are of the deepest level they depend on.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
-from triton_fast._native.core.request cimport Model
+from triton_fast._native.core.model cimport Model
 from triton_fast._native.sched.scheduler cimport Scheduler
 
 

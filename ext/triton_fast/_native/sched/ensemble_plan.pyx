@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from triton_fast._native.core.native cimport TF_INTERNAL, tf_add32
-from triton_fast._native.core.request cimport IoSpec, Model
+from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport Scheduler
 

@@ -6,10 +6,10 @@ from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
+from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, IoSpec, Model, Param,
-    Request, Response, T_DECODED, T_RECEIVED, Tensor, Wanted, request_alloc, request_free, request_new, request_wants,
-    response_outputs,
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response,
+    T_DECODED, T_RECEIVED, Tensor, Wanted, request_alloc, request_free, request_new, request_wants, response_outputs,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.ensemble_plan cimport Member, PlanStep

@@ -8,7 +8,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
-from triton_fast._native.core.request cimport Model, Response
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Response
 
 cdef enum:
     HEAD = 128              # room for the head; a multiple of 64

@@ -4,9 +4,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport DT_COUNT, DT_STRING, MEM_GPU, TF_OK, dtype_size
+from triton_fast._native.core.model cimport MAX_RANK, Model, ModelHandle
 from triton_fast._native.core.request cimport (
-    MAX_RANK, MAX_TENSORS, Model, ModelHandle, Param, Request, Response, Tensor, request_free, request_new,
-    response_outputs,
+    MAX_TENSORS, Param, Request, Response, Tensor, request_free, request_new, response_outputs,
 )
 
 cdef extern from * nogil:

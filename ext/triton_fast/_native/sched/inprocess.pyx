@@ -12,9 +12,10 @@ from triton_fast._native.core.pthread cimport (
     pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
     pthread_mutex_unlock,
 )
+from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_INT, PARAM_STRING, REQ_QUEUED, Model, Param, Request, Response, Sink, Tensor, Wanted,
-    request_alloc, request_free, request_new, sink_end,
+    PARAM_BOOL, PARAM_INT, PARAM_STRING, REQ_QUEUED, Param, Request, Response, Sink, Tensor, Wanted, request_alloc,
+    request_free, request_new, sink_end,
 )
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel

@@ -6,8 +6,9 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.native cimport MEM_GPU
+from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_DOUBLE, PARAM_STRING, Model, Param, Request, Tensor, request_alloc,
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_DOUBLE, PARAM_STRING, Param, Request, Tensor, request_alloc,
 )
 
 

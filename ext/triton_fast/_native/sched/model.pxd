@@ -1,7 +1,8 @@
 # A served model version: its checked description, its queue, its counters and its instance threads.
 from libc.stdint cimport int32_t
 
-from triton_fast._native.core.request cimport ModelHandle, Request
+from triton_fast._native.core.model cimport ModelHandle
+from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport Stats
 from triton_fast._native.sched.instance cimport NativeInstance
 from triton_fast._native.sched.queue cimport Queue

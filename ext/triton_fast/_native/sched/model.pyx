@@ -13,9 +13,9 @@ from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_t, pthread_mutex_unlock, pthread_self, pthread_setname_np, pthread_t,
 )
+from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, ModelHandle, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
-    response_fail,
+    FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
 )
 from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,

@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.native cimport tf_error
-from triton_fast._native.core.request cimport Model, Request
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport Stats
 
 cdef enum:

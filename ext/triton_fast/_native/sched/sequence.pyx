@@ -12,9 +12,10 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_signal, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from triton_fast._native.core.model cimport IoSpec, ModelHandle
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, IoSpec, ModelHandle, REQ_CANCELLED, REQ_DONE, REQ_QUEUED, Request,
-    Response, Sink, T_QUEUED, request_free,
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_CANCELLED, REQ_DONE, REQ_QUEUED, Request, Response, Sink, T_QUEUED,
+    request_free,
 )
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport FAIL_CANCELED, stats_failure

@@ -13,8 +13,9 @@ from triton_fast._native.core.pthread cimport (
     pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait,
     pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
 )
+from triton_fast._native.core.model cimport model_free
 from triton_fast._native.core.request cimport (
-    REQ_CANCELLED, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, model_free, response_fail,
+    REQ_CANCELLED, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, response_fail,
 )
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
 from triton_fast._native.sched.sequence_slots cimport (

@@ -9,8 +9,9 @@ from triton_fast._native.core.pthread cimport (
     pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
 )
+from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.request cimport (
-    REQ_RUNNING, IoSpec, Model, Request, Response, Sink, T_QUEUED, T_STARTED, Tensor, request_alloc, request_free,
+    REQ_RUNNING, Request, Response, Sink, T_QUEUED, T_STARTED, Tensor, request_alloc, request_free,
 )
 from triton_fast._native.sched.inprocess cimport make_request
 from triton_fast._native.sched.instance cimport NativeInstance

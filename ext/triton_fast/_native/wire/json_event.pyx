@@ -7,9 +7,10 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 from triton_fast._native.core.native cimport (
     TF_UNAVAILABLE, tf_buf, tf_buf_char, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error, tf_fail,
 )
+from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, ModelHandle, Param, Request, Response, Tensor,
-    request_alloc, request_free, request_new, response_outputs,
+    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response, Tensor, request_alloc,
+    request_free, request_new, response_outputs,
 )
 from triton_fast._native.wire.json_reply cimport json_elements, json_put_param, json_put_tensor, output_name
 from triton_fast._native.wire.json_text cimport json_quote

@@ -14,9 +14,10 @@ from triton_fast._native.core.native cimport (
     DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE,
     TF_UNSUPPORTED, dtype_name, dtype_size, tf_error, tf_fail,
 )
+from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_RANK, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING,
-    ModelHandle, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Param,
+    Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.wire.json_scan cimport (
     TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN, TFJ_ROOT,

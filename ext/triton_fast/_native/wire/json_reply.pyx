@@ -8,9 +8,10 @@ from triton_fast._native.core.native cimport (
     DT_BF16, DT_FP16, DT_STRING, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_name, dtype_size, tf_buf,
     tf_buf_char, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
+from triton_fast._native.core.model cimport Model, ModelHandle
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Model, ModelHandle, Param, Request, Response, Tensor,
-    Wanted, request_alloc, request_free, request_new, response_outputs,
+    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response, Tensor, Wanted,
+    request_alloc, request_free, request_new, response_outputs,
 )
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_text cimport (

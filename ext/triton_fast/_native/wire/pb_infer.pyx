@@ -11,10 +11,10 @@ from triton_fast._native.core.native cimport (
     DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_from_name,
     dtype_name, dtype_size, tf_error, tf_fail,
 )
+from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
 from triton_fast._native.core.request cimport (
-    FLAG_EMPTY_FINAL, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_RANK, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE,
-    PARAM_INT, PARAM_STRING, PARAM_UINT, ModelHandle, Param, Request, Tensor, Wanted, request_alloc, request_free,
-    request_new,
+    FLAG_EMPTY_FINAL, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT,
+    PARAM_STRING, PARAM_UINT, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.wire.pb_scan cimport (
     TF_PB_MAX_LENGTH, TF_PB_PACKED, TF_PB_UTF8, tf_pb, tf_pb_count, tf_pb_fixed, tf_pb_reason, tf_pb_skip, tf_pb_span,

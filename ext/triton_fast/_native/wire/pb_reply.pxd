@@ -2,7 +2,8 @@
 from libc.stdint cimport int64_t
 
 from triton_fast._native.core.native cimport tf_buf, tf_error
-from triton_fast._native.core.request cimport Model, Response
+from triton_fast._native.core.model cimport Model
+from triton_fast._native.core.request cimport Response
 
 
 # Append a ModelInferResponse to out, except the bytes of raw_output_contents: cut[i] (room for p.n_outputs) is the

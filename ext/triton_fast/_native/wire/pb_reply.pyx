@@ -8,9 +8,10 @@ from triton_fast._native.core.native cimport (
     MEM_GPU, TF_INTERNAL, TF_UNAVAILABLE, dtype_name, tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve,
     tf_error, tf_fail,
 )
+from triton_fast._native.core.model cimport Model, ModelHandle
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Model, ModelHandle, Param, Request, Response, Tensor,
-    request_alloc, request_free, request_new, response_outputs,
+    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response, Tensor, request_alloc,
+    request_free, request_new, response_outputs,
 )
 from triton_fast._native.wire.pb_scan cimport (
     tf_pb_put_bytes, tf_pb_put_text, tf_pb_put_varint, tf_pb_varint_size, tf_utf8_char,
