@@ -334,6 +334,10 @@ class ModelTable(Generic[R]):
         return record
 
     def _publish(self, record: Record[R]) -> None:
+        if record.is_unread and record.failure and not record.entries:
+            # What was never understood is as unknown to clients as what is not there.
+            self._published.pop(record.name, None)
+            return
         ready = {version: entry.runtime for version, entry in record.ready.items() if entry.runtime is not None}
         latest = ready[max(ready)] if ready else None
         self._published[record.name] = _Snapshot(latest, ready, frozenset(record.entries))
