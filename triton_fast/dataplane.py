@@ -181,6 +181,11 @@ class Dataplane:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
 
+    def model_gone(self, name: str) -> bool:
+        """Whether no version of a model is served, loads or still ends."""
+        states = [status for model, _, status in self.repository.summary() if model == name]
+        return all(state.partition(":")[0] == State.UNAVAILABLE.value for state in states)
+
     # ---- shared memory: off in this build, answered as a server that was started without it
 
     def shared_memory_status(self, kind: str, region: str) -> list[dict[str, Any]]:
