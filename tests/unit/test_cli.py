@@ -283,8 +283,8 @@ def test_environment_of_the_clouds() -> None:
     o = cli.parse([REPO], {})
     assert (o.sagemaker_ping_mode, o.sagemaker_inference_type) == ("ready", "infer")
     assert (o.vertex_ai_predict_route, o.vertex_ai_health_route) == ("", "")
-    given = {"SAGEMAKER_TRITON_PING_MODE": "live", "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "m",
-             "SAGEMAKER_TRITON_INFERENCE_TYPE": "generate", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}  # fmt: skip
+    given = {"SAGEMAKER_TRITON_PING_MODE": "live", "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "m"}
+    given |= {"SAGEMAKER_TRITON_INFERENCE_TYPE": "generate", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
     o = cli.parse([REPO], given)
     assert (o.sagemaker_ping_mode, o.sagemaker_default_model, o.sagemaker_inference_type) == ("live", "m", "generate")
     assert (o.vertex_ai_predict_route, o.vertex_ai_health_route) == ("/p", "/h")

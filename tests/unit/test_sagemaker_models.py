@@ -110,7 +110,7 @@ def test_a_directory_of_models_is_a_repository(tmp_path: Path) -> None:
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArg, match="failed to read '.*': No such file or directory"):
+    with pytest.raises(InvalidArg, match=r"failed to read '.*': No such file or directory"):
         place(str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidArg, match="holds no model"):
