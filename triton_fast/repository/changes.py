@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from triton_fast.repository.fingerprint import fingerprint
 from triton_fast.repository.sources import Repositories
 from triton_fast.repository.table import ModelTable
 
@@ -27,11 +26,8 @@ def detect(repositories: Repositories, table: ModelTable[Any]) -> Changes:
             changes.added.append(name)
         elif len(owners) > 1 or record.mark is None or record.location != owners[0].location:
             changes.modified.append(name)
-        else:
-            directory = owners[0].materialize(name)
-            if fingerprint(directory.path) != record.mark:
-                changes.modified.append(name)
-            directory.release()
+        elif owners[0].fingerprint(name) != record.mark:
+            changes.modified.append(name)
     for name in table.names():
         record = table.record(name)
         if name not in listing and record is not None and record.wanted:

@@ -22,7 +22,6 @@ from triton_fast.observability import log
 from triton_fast.repository.changes import Changes, detect
 from triton_fast.repository.dependencies import levels
 from triton_fast.repository.ensembles import Ensembles, reasons_text
-from triton_fast.repository.fingerprint import fingerprint
 from triton_fast.repository.operations import Asking, Operations, unasked
 from triton_fast.repository.planning import Plan, Planner, without_path
 from triton_fast.repository.prepare import Preparer
@@ -312,9 +311,9 @@ class ModelRepositoryManager(Generic[R]):
         is_nested: bool = False,
     ) -> bool:
         """Load one model in its turn; return False when there was nothing to do."""
-        directory, location = self._planner.open(name, files, keep_reason=keep_reason)
+        directory, location, seen = self._planner.open(name, files, keep_reason=keep_reason)
         try:
-            mark = fingerprint(directory.path) if config_json is None else None
+            mark = seen if config_json is None else None
             record = self._table.record(name)
             if record is not None and mark is not None and record.ready and record.is_at(location, mark):
                 log.verbose(1, f"model '{name}' is loaded and its files have not changed")

@@ -92,13 +92,19 @@ class Planner:
         finally:
             directory.release()
 
-    def open(self, name: str, files: Mapping[str, bytes] | None, *, keep_reason: bool) -> tuple[MaterializedDir, str]:
-        """Return the directory to load from, and the repository it belongs to."""
+    def open(
+        self, name: str, files: Mapping[str, bytes] | None, *, keep_reason: bool
+    ) -> tuple[MaterializedDir, str, Fingerprint | None]:
+        """Return the directory to load from, the repository it belongs to, and how the model looked there.
+
+        Looked at before it is fetched: what changes meanwhile is found again by the next comparison.
+        """
         if files:
-            return write_override(name, files, self._work_dir), ""
+            return write_override(name, files, self._work_dir), "", None
         try:
             source = self._repositories.locate(name)
-            return source.materialize(name), source.location
+            mark = source.fingerprint(name)
+            return source.materialize(name), source.location, mark
         except (NotFound, InvalidArg) as error:
             cause = str(error)
         log.error(f"failed to poll model '{shown_name(name)}': {cause}")

@@ -16,6 +16,7 @@ from typing import Protocol
 from triton_fast.config.errors import did_you_mean
 from triton_fast.errors import Internal, InvalidArg, NotFound
 from triton_fast.observability import log
+from triton_fast.repository.fingerprint import Fingerprint, fingerprint
 
 EMPTY_NAME = "Model name cannot be empty. Please enter a valid name to deploy."
 DUPLICATE = "model appears in two or more repositories"
@@ -54,10 +55,17 @@ class Source(Protocol):
     def location(self) -> str: ...
 
     def list_models(self) -> list[str]:
-        """Return the model names, sorted. Raises Internal when the repository can not be read."""
+        """Return the model names, sorted. Raises Internal when they can not be listed whole."""
 
     def list_others(self) -> list[str]:
         """Return names that look like models but are none (files); for hints only."""
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Return how the model looks now, told from listings alone: no file is read or fetched.
+
+        It changes whenever what ``materialize`` would give changes, and two loads compare it version by version.
+        Raises NotFound for a name that is not listed, Internal when it can not be told whole.
+        """
 
     def materialize(self, name: str) -> MaterializedDir:
         """Return the model's directory on the local disk. Raises NotFound for a name that is not listed."""
@@ -84,6 +92,13 @@ class LocalSource:
 
     def list_others(self) -> list[str]:
         return self._names(directories=False)
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        # Not looked up in the listing, which would make a poll of n models n listings: only their names get here.
+        check_name(name)
+        if not (self._path / name).is_dir():
+            raise NotFound(f"model '{name}' is not in the repository")
+        return fingerprint(self._path / name)
 
     def materialize(self, name: str) -> MaterializedDir:
         if name not in self.list_models():
