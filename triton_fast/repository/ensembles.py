@@ -188,7 +188,9 @@ class Ensembles(Generic[R]):
                 self._end(name, [*self._table.suspend(name, reason), *fresh])
                 return
         if fresh:
-            retired = self._table.swap(name, fresh, keep, record.mark, record.location)
+            retired = self._table.swap(
+                name, fresh, keep, mark=record.mark, location=record.location, setup=record.setup
+            )
             self._end(name, fresh if retired is None else retired)
 
     def _restart(self, entry: Entry[R], served: Served, plan: EnsemblePlan) -> Entry[R]:

@@ -45,6 +45,8 @@ class Plan:
     # What clients call it, and the repository that tells it from others of this name.
     model: str = ""
     namespace: str = ""
+    # What each version is configured with; compared by the next load.
+    setup: object = None
 
 
 class Planner:
@@ -153,7 +155,8 @@ class Planner:
             log.error(f"failed to load model '{name}': {error}")
             self._table.failed(name, str(error))
             raise InvalidArg(f"load failed for model '{name}': {error}\n") from None
-        keep = self._unchanged(name, location, mark, {version: available[version] for version in chosen})
+        setup = _setup(parsed)
+        keep = self._unchanged(name, location, mark, setup, {version: available[version] for version in chosen})
         versions = {version: available[version] for version in chosen if version not in keep}
         members = []
         for step in parsed.config.ensemble_scheduling.step if member_names(parsed.config) else ():
@@ -161,7 +164,7 @@ class Planner:
             step.model_namespace = self._repositories.split(members[-1])[0]
         return Plan(
             name, directory, parsed, versions, keep, mark, location, config_json,
-            members=tuple(dict.fromkeys(members)), model=model, namespace=namespace,
+            members=tuple(dict.fromkeys(members)), model=model, namespace=namespace, setup=setup,
         )  # fmt: skip
 
     def ensemble_context(self, plan: Plan, fitted: EnsemblePlan, version: int, dirname: str) -> LoadContext:
@@ -174,17 +177,28 @@ class Planner:
         return self._preparer.ensemble(context, fitted)
 
     def _unchanged(
-        self, name: str, location: str, mark: Fingerprint | None, chosen: Mapping[int, str]
+        self, name: str, location: str, mark: Fingerprint | None, setup: object, chosen: Mapping[int, str]
     ) -> frozenset[int]:
-        """Return the chosen versions that are served already from just these files."""
+        """Return the chosen versions that are served already from just these files, configured just so."""
         record = self._table.record(name)
         if record is None or mark is None or record.mark is None or record.location != location:
             return frozenset()
         return frozenset(
             version
             for version, entry in record.ready.items()
-            if version in chosen and entry.dirname == chosen[version] and mark.same_version(record.mark, entry.dirname)
+            if version in chosen
+            and entry.dirname == chosen[version]
+            and mark.same_files(record.mark, entry.dirname)
+            and (record.setup == setup or mark.same_version(record.mark, entry.dirname))
         )
+
+
+def _setup(parsed: Parsed) -> object:
+    """Return a config, and what its author wrote of it, but for the choice of versions: that concerns none of them."""
+    own = type(parsed.config)()
+    own.CopyFrom(parsed.config)
+    own.ClearField("version_policy")
+    return own.SerializeToString(deterministic=True), parsed.given - {"version_policy"}
 
 
 def without_path(text: str, name: str, directory: MaterializedDir) -> str:

@@ -68,8 +68,13 @@ class Starts(Generic[R]):
             else:
                 reasons[version] = without_path(describe(error), plan.name, plan.directory)
                 log.error(f"failed to load '{plan.name}' version {version}: {reasons[version]}")
-        retired = None if reasons else self._table.swap(plan.name, fresh, plan.keep, plan.mark, plan.location)
+        retired = None
+        if not reasons:
+            retired = self._table.swap(
+                plan.name, fresh, plan.keep, mark=plan.mark, location=plan.location, setup=plan.setup
+            )
         if retired is not None:
+            self._table.adopt_policy(plan.name, plan.keep, plan.parsed.config)
             log.info(f"successfully loaded '{plan.name}'")
             self._end(plan.name, retired)
             return

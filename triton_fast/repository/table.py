@@ -90,6 +90,8 @@ class Record(Generic[R]):
     # How the directory looked at the last successful load, where it was; None after unload or a load with overrides.
     mark: Fingerprint | None = None
     location: str = ""
+    # What its versions were configured with then, the choice of versions apart.
+    setup: object = None
     # Where and how it looked when a load was last tried without overrides, whatever came of it.
     seen: tuple[str, Fingerprint] | None = None
 
@@ -324,7 +326,14 @@ class ModelTable(Generic[R]):
             self._publish(record)
 
     def swap(
-        self, name: str, fresh: Iterable[Entry[R]], keep: Collection[int], mark: Fingerprint | None, location: str
+        self,
+        name: str,
+        fresh: Iterable[Entry[R]],
+        keep: Collection[int],
+        *,
+        mark: Fingerprint | None,
+        location: str,
+        setup: object = None,
     ) -> list[Entry[R]] | None:
         """Serve ``fresh`` and the kept versions, in one step; return what was served and is not any more.
 
@@ -340,10 +349,16 @@ class ModelTable(Generic[R]):
             for entry in fresh:
                 entry.state = State.READY
                 record.entries[entry.version] = entry
-            record.mark, record.location, record.failure = mark, location, ""
-            record.suspended = ""
+            record.mark, record.location, record.setup = mark, location, setup
+            record.failure, record.suspended = "", ""
             self._publish(record)
             return retired
+
+    def adopt_policy(self, name: str, keep: Collection[int], config: Any) -> None:
+        """Show the versions that stay with the choice of versions that they stay by."""
+        for version, entry in self._records[name].ready.items():
+            if version in keep and entry.runtime is not None:
+                entry.runtime.config.version_policy.CopyFrom(config.version_policy)
 
     def retire(self, name: str) -> list[Entry[R]]:
         """Stop serving a model; return what was served."""
