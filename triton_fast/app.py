@@ -119,7 +119,7 @@ class Server:
             partial(EnsembleRuntime.start, cache=self.cache),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
-            allow_code_upload=options.allow_code_upload, epoch=self.epoch,
+            allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
         self.endpoints = Endpoints(
@@ -173,8 +173,7 @@ class Server:
 
     def snapshots(self) -> Iterable[ModelSnapshot]:
         """Return the counters of every served version, for the metrics."""
-        took = self.repository.load_seconds()
-        return [snapshot(r, took.get((r.name, r.version), 0.0)) for r in self.repository.all_ready()]
+        return [snapshot(runtime, seconds) for runtime, seconds in self.repository.served()]
 
     def _metrics(self) -> Metrics | None:
         options = self.options

@@ -157,7 +157,7 @@ class Dataplane:
         if not name:
             runtimes = self.repository.all_ready()
         else:
-            known = [runtime for runtime in self.repository.all_ready() if runtime.name == name]
+            known = self.repository.ready_of(name)
             if not known:
                 raise InvalidArg(f"requested model '{name}' is not available")
             runtimes = [runtime for runtime in known if version in (-1, runtime.version)]
@@ -185,6 +185,26 @@ class Dataplane:
         """Whether no version of a model is served, loads or still ends."""
         states = [status for model, _, status in self.repository.summary() if model == name]
         return all(state.partition(":")[0] == State.UNAVAILABLE.value for state in states)
+
+    def register_repository(self, path: str, mapping: Mapping[str, str] | None = None) -> None:
+        """Add a repository, whose models are then there to be loaded. ``mapping``: sub-directory -> name served under.
+
+        Raises
+        ------
+        Unsupported, InvalidArg, AlreadyExists
+            With Triton's texts; mode explicit only.
+        """
+        self._refuse_exiting()
+        self.repository.register_repository(path, mapping)
+
+    def unregister_repository(self, path: str) -> None:
+        """Forget a repository; what was loaded from it is served still. Raises Unsupported, InvalidArg."""
+        self._refuse_exiting()
+        self.repository.unregister_repository(path)
+
+    def registered_repositories(self) -> dict[str, dict[str, str]]:
+        """Return every repository's location with its mapping, those given at start included."""
+        return self.repository.registered_repositories()
 
     # ---- shared memory: off in this build, answered as a server that was started without it
 

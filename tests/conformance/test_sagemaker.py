@@ -125,8 +125,8 @@ def test_no_default_model(root: Path) -> None:
         assert (answer.status, answer.error) == (404, text)
 
 
-@pytest.mark.parametrize("path", ["/", "/v2", "/v2/health/ready", "/v2/models/m/infer", "/v2/repository/index", "/metrics",
-    "/ping/", "//ping", "/PING", "/ping;a", "/invocations/", "/models/", "/models/m/", "/models/m/infer",
+@pytest.mark.parametrize("path", ["/", "/v2", "/v2/health/ready", "/v2/models/m/infer", "/v2/repository/index",
+    "/metrics", "/ping/", "//ping", "/PING", "/ping;a", "/invocations/", "/models/", "/models/m/", "/models/m/infer",
     "/models/m/invoke/", "/models//invoke", "/%6dodels"])  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_other_paths(server: LocalServer, path: str, method: str) -> None:
@@ -292,7 +292,9 @@ def test_an_ensemble_with_its_members(endpoint: Endpoint) -> None:
     url = endpoint.put("h9", Model("first"), Model("last"))
     folder = endpoint.models / "h9" / "model" / "all"
     (folder / "1").mkdir(parents=True)
-    tensors = 'input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [-1] }] output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [-1] }]'
+    tensors = "".join(
+        f'{side} [{{ name: "{side.upper()}0" data_type: TYPE_FP32 dims: [-1] }}]\n' for side in ("input", "output")
+    )
     steps = "".join(
         f'step [{{ model_name: "{model}" model_version: -1 input_map {{ key: "INPUT0" value: "{given}" }} '
         f'output_map {{ key: "OUTPUT0" value: "{made}" }} }}]\n'

@@ -9,11 +9,13 @@ from triton_fast.repository.changes import Changes
 from triton_fast.repository.fingerprint import Fingerprint, fingerprint
 from triton_fast.repository.lifecycle import ControlMode, LoadFailure, ModelRepositoryManager
 from triton_fast.repository.nested import NestedControl
+from triton_fast.repository.poller import Poller
 from triton_fast.repository.prepare import Preparer
 from triton_fast.repository.sources import LocalSource, MaterializedDir, Source, check_name
 from triton_fast.repository.table import IndexRow, Runtime, State
 
 __all__ = [
     "Changes", "ControlMode", "Fingerprint", "IndexRow", "LoadFailure", "LocalSource", "MaterializedDir",
-    "ModelRepositoryManager", "NestedControl", "Preparer", "Runtime", "Source", "State", "check_name", "fingerprint",
+    "ModelRepositoryManager", "NestedControl", "Poller", "Preparer", "Runtime", "Source", "State",
+    "check_name", "fingerprint",
 ]  # fmt: skip

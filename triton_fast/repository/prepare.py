@@ -51,8 +51,12 @@ class Preparer:
         self._gpus = tuple(gpus)
         self._host = host or Host()
 
-    def read(self, name: str, model_dir: Path, override_json: str | None = None) -> configs.Parsed:
+    def read(
+        self, name: str, model_dir: Path, override_json: str | None = None, *, is_renamed: bool = False
+    ) -> configs.Parsed:
         """Return the model's config, checked, as far as it can be told without opening a model file.
+
+        ``is_renamed``: whatever the config says, this is the model's name.
 
         Raises
         ------
@@ -61,6 +65,8 @@ class Preparer:
         parsed = configs.read_model_config(
             model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name
         )
+        if is_renamed:
+            parsed.config.name = name
         configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
@@ -75,7 +81,14 @@ class Preparer:
             return []  # said where it is loaded
 
     def version(
-        self, name: str, version: int, model_dir: Path, version_dir: Path, parsed: configs.Parsed
+        self,
+        name: str,
+        version: int,
+        model_dir: Path,
+        version_dir: Path,
+        parsed: configs.Parsed,
+        *,
+        namespace: str = "",
     ) -> tuple[LoadContext, Backend]:
         """Return the context and the backend to start one version with; ``parsed`` itself is not changed.
 
@@ -93,7 +106,10 @@ class Preparer:
             )
         own = _copy(config)
         settings = dict(self._settings(config.backend))
-        context = LoadContext(name, version, model_dir, version_dir, own, settings, given=parsed.given, host=self._host)
+        context = LoadContext(
+            name, version, model_dir, version_dir, own, settings, given=parsed.given, host=self._host,
+            namespace=namespace,
+        )  # fmt: skip
         if self._strict:
             return context, backend
         own = backend.complete_config(context)
