@@ -51,6 +51,8 @@ class Endpoints:
         self.sagemaker: Listener[HttpServer] | None = None
         self.vertex: Listener[HttpServer] | None = None
         self.metrics: Listener[HttpServer] | None = None
+        # What answers on the ports of clouds.
+        self.apps: list[CloudApp] = []
 
     async def open(self) -> None:
         """Bind every port, then accept on all. Raises OSError or ServerError with nothing left open."""
@@ -127,6 +129,7 @@ class Endpoints:
         return listeners
 
     def _cloud(self, app: CloudApp) -> Listener[HttpServer]:
+        self.apps.append(app)
         return cloud_listener(self._options, app, self._epoch)
 
     def _http_app(self, kind: type[A]) -> A:

@@ -307,7 +307,9 @@ def test_an_ensemble_with_its_members(endpoint: Endpoint) -> None:
     answer = endpoint.call("k", [1, 2])
     assert (answer.json()["model_name"], raw.values_of(answer)) == ("k", [1, 2])
     assert endpoint.unload("k").status == 200
-    assert all(row[2].startswith("UNAVAILABLE") for row in endpoint.server.server.repository.summary())
+    # Its members go too, in their own time.
+    summary = endpoint.server.server.repository.summary
+    assert until(lambda: all(status.startswith("UNAVAILABLE") for _, _, status in summary()))
 
 
 def test_not_ready(endpoint: Endpoint) -> None:

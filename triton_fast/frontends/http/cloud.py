@@ -6,6 +6,7 @@ HTTP port, by the category of the route, or of what it leads to.
 
 from __future__ import annotations
 
+from triton_fast.frontends.http.routes import Route
 from triton_fast.frontends.http.server import InferApp
 
 # Numbers of the native connection (ROUTE_*).
@@ -23,6 +24,7 @@ class CloudApp(InferApp):
     binary_type: bytes
     # A header that may change what a path means, lower case.
     route_header: bytes
+    table: tuple[Route, ...]
 
     def native(self, path: str, header: str | None) -> Native | None:
         """Return what a POST infers; None: ``control`` answers it. ``header``: the value of ``route_header``."""
