@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -28,7 +29,7 @@ from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.endpoints import Endpoints, Threads
-from triton_fast.errors import STATUS, Code, ServerError
+from triton_fast.errors import STATUS, Code, Internal, ServerError
 from triton_fast.observability import log, tables
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
@@ -50,6 +51,8 @@ MAX_CHECKS = 32
 # What the backend of a model that nobody uses keeps of its free memory, for each instance.
 KEEP_IDLE_BYTES = 1 << 20
 EXIT_FAILURE = 1
+# What threads get to end in, however little is left of --exit-timeout-secs.
+LEAST_S = 1.0
 # --overload-status: with what a request is refused for which there is no place.
 FULL_CODES = {"503": Code.UNAVAILABLE, "429": Code.RESOURCE_EXHAUSTED}
 
@@ -70,8 +73,9 @@ def run(options: Options) -> int:
         print(f"error: creating server: {STATUS[error.code].label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # A handler and not SIG_IGN, which workers would inherit: a terminal that goes away does not end a server.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         server = Server(options, policies)
     except ServerError as error:
@@ -101,7 +105,8 @@ class Server:
         backend_directory = Path(options.backend_directory)
         host = Host(
             control=NestedControl(lambda: self.repository),
-            resolve=lambda name, version: self.plane.native_model(name, version),  # noqa: PLW0108 - made later
+            # Not the front ends' way: what is in hand when the server ends may still ask other models.
+            resolve=lambda name, version: self.repository.resolve(name, version).native,
             epoch=self.epoch,
             metrics=self.custom_metrics,
             changed=lambda: self.plane.changed(),  # noqa: PLW0108 - made later
@@ -137,29 +142,39 @@ class Server:
         self._stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        starting = loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
+        stopped = loop.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            # What has not begun to load is given up; what has is waited for as requests are.
+            return await self._drain(starting)
         try:
-            failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
+            failed = starting.result()
         except (OSError, ServerError) as error:
-            return self.failed_to_start(error)
+            return await self._give_up(error)
         self._print_tables()
         if failed and self.options.exit_on_error:
             for name, reason in failed:
                 log.error(f"failed to load '{name}': {reason}")
-            print("error: creating server: Internal - failed to load all models", file=sys.stderr)
-            await loop.run_in_executor(self.work, self.repository.shutdown, float(self.options.exit_timeout_secs))
-            return EXIT_FAILURE
+            return await self._give_up(Internal("failed to load all models"))
         try:
             await self.endpoints.open()
         except (OSError, ServerError) as error:
-            return self.failed_to_start(error)
+            return await self._give_up(error)
         self.plane.started = True
         gc.collect()
         gc.freeze()
         log.info(f"ready in {(time.monotonic() - began) * 1000:.0f} ms")
         trimmer = loop.create_task(self._trim_when_idle())
-        await self._stop.wait()
+        await stopped
         trimmer.cancel()
         return await self._drain()
+
+    async def _give_up(self, error: Exception) -> int:
+        """Say why there is no server and end the models there are; return the exit code."""
+        code = self.failed_to_start(error)
+        await self._end(time.monotonic() + self.options.exit_timeout_secs)
+        return code
 
     @staticmethod
     def failed_to_start(error: Exception) -> int:
@@ -218,31 +233,43 @@ class Server:
 
     # ---- stop
 
-    async def _drain(self) -> int:
-        loop = asyncio.get_running_loop()
-        timeout = float(self.options.exit_timeout_secs)
-        until = time.monotonic() + timeout
+    async def _drain(self, starting: asyncio.Future[Any] | None = None) -> int:
+        """End the server: requests in hand finish, models unload. ``starting``: they are still being loaded."""
+        until = time.monotonic() + self.options.exit_timeout_secs
         self.plane.exiting = True
         self.endpoints.begin_drain()
         while self.endpoints.busy and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        left = max(0.0, until - time.monotonic())
-        unfinished = await loop.run_in_executor(None, self.repository.shutdown, left)
-        if unfinished:
-            log.error("still in use: " + ", ".join(unfinished))
-        if unfinished or self.endpoints.busy:
-            log.error("Exit timeout expired. Exiting immediately.")
-            os._exit(EXIT_FAILURE)
-        self.endpoints.end()
-        if self.cache is not None:
-            await loop.run_in_executor(None, self.cache.close)
-        with contextlib.suppress(RuntimeError):
-            self.work.shutdown(wait=True)
-            # A load that still waits for its turn is answered by the repository, which is closed.
-            self.loads.shutdown(wait=True, cancel_futures=True)
-            self.checks.shutdown(wait=True, cancel_futures=True)
+        await self._end(until)
+        if starting is not None:
+            with contextlib.suppress(OSError, ServerError):
+                await starting
         log.close()
         return 0
+
+    async def _end(self, until: float) -> None:
+        """Unload every model and end the threads, or the process when that takes longer than ``until``."""
+        loop = asyncio.get_running_loop()
+        unfinished = await loop.run_in_executor(None, self.repository.shutdown, max(0.0, until - time.monotonic()))
+        if unfinished:
+            log.error("still in use: " + ", ".join(unfinished))
+        is_over = not unfinished and not self.endpoints.busy
+        if is_over:
+            self.endpoints.end()
+            # A thread may wait for what never comes, and the interpreter would wait for the thread.
+            ending = loop.run_in_executor(None, self._end_threads)
+            is_over = bool((await asyncio.wait((ending,), timeout=max(LEAST_S, until - time.monotonic())))[0])
+        if not is_over:
+            log.error("Exit timeout expired. Exiting immediately.")
+            os._exit(EXIT_FAILURE)
+
+    def _end_threads(self) -> None:
+        if self.cache is not None:
+            self.cache.close()
+        self.work.shutdown(wait=True)
+        # A load that still waits for its turn is answered by the repository, which is closed.
+        self.loads.shutdown(wait=True, cancel_futures=True)
+        self.checks.shutdown(wait=True, cancel_futures=True)
 
     # ---- tables
 
