@@ -221,6 +221,8 @@ class Server:
             runtime.trim(KEEP_IDLE_BYTES)
 
     def _on_signal(self, number: int) -> None:
+        # Whoever has read that the signal came must find the server not ready.
+        self.plane.exiting = True
         if self.options.log_format == "json":
             log.info(f"Signal ({number}) received.")
         else:
