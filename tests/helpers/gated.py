@@ -117,11 +117,11 @@ class Gated:
     def open(self, gate: str = "go") -> None:
         (self.root / gate).touch()
 
-    def notes(self, word: str) -> list[str]:
-        """The lines that begin with this word, as the models wrote them."""
+    def notes(self, words: str) -> list[str]:
+        """The lines that begin with these words, as the models wrote them."""
         file = self.root / "notes"
         lines = file.read_text().splitlines() if file.exists() else []
-        return [line for line in lines if line.split(" ")[0] == word]
+        return [line for line in lines if f"{line} ".startswith(f"{words} ")]
 
     def saw(self, word: str, times: int) -> bool:
         """Wait until the models wrote so many lines that begin with this word."""

@@ -141,6 +141,74 @@ def test_what_is_in_flight_finishes(tmp_path: Path, number: signal.Signals) -> N
         s.nothing_is_left()
 
 
+class Caller(threading.Thread):
+    """Asks as fast as it is answered until the server is gone; ``refused``: with a word of the end."""
+
+    def __init__(self, process: ServerProcess, kind: str) -> None:
+        super().__init__(name=kind)
+        self.process, self.kind = process, kind
+        self.answered = self.refused = 0
+        self.wrong: list[object] = []
+        self.start()
+
+    def run(self) -> None:
+        try:
+            if self.kind == "grpc":
+                self._grpc()
+            else:
+                self._http()
+        except (raw.Closed, OSError) as error:
+            if getattr(error, "got", b""):
+                self.wrong.append(error)
+        except Exception as error:
+            self.wrong.append(error)
+
+    def _http(self) -> None:
+        infer = raw.infer_json(self.kind, [1], shape=[1])
+        request = raw.generate("plain2", {"INPUT0": 1}, stream=True) if self.kind == "events" else infer
+        with raw.Client(self.process.http) as client:
+            while True:
+                answer = client.ask(request)
+                if answer.status == 200:
+                    self.answered += 1
+                elif (answer.status, answer.error) == (503, "Server exiting"):
+                    self.refused += 1
+                else:
+                    self.wrong.append((answer.status, answer.body))
+
+    def _grpc(self) -> None:
+        with Channel(self.process.grpc) as channel:
+            while (reply := channel.infer(infer_request("plain2", [1.0], shape=[1]))).status == 0:
+                self.answered += 1
+        if reply.status != 14:
+            self.wrong.append(reply)
+        self.refused += 1
+
+
+def test_many_clients(tmp_path: Path) -> None:
+    """Whatever a model executed was answered; who comes too late is refused or finds the door closed."""
+    with scene(tmp_path, names=("plain2", "asker")) as s:
+        s.gated.open()
+        callers = [Caller(s.process, kind) for kind in ("plain2", "grpc", "events", "asker") for _ in range(3)]
+        try:
+            assert until(lambda: all(caller.answered >= 3 for caller in callers))
+        finally:
+            s.process.signal()
+        assert s.process.wait() == 0
+        for caller in callers:
+            caller.join(raw.TIMEOUT_S)
+            assert not caller.is_alive()
+        assert [caller.wrong for caller in callers if caller.wrong] == []
+        asked = {name: s.gated.notes(f"execute {name}") for name in ("plain2", "asker")}
+        executed = {name: len(lines) for name, lines in asked.items()}
+        answered = sum(caller.answered for caller in callers)
+        # Each request to asker is one to plain2, too.
+        assert executed["plain2"] == answered
+        assert executed["asker"] == sum(caller.answered for caller in callers if caller.kind == "asker")
+        assert s.gated.finalized_once()
+        s.nothing_is_left()
+
+
 def test_a_request_on_an_open_stream(tmp_path: Path) -> None:
     """What comes on a stream that is in use is refused like anything else that comes then."""
     with contextlib.ExitStack() as stack, scene(tmp_path) as s:
@@ -259,7 +327,7 @@ def test_a_signal_in_initialize(tmp_path: Path, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize(("name", "word"), [("slow", "initializing"), ("unsure", "completing")])
 def test_a_load_that_does_not_end_in_time(tmp_path: Path, name: str, word: str) -> None:
-    with loading(tmp_path, word, "--exit-timeout-secs=1", names=("slow", name)[-1:]) as s:
+    with loading(tmp_path, word, "--exit-timeout-secs=1", names=(name,)) as s:
         s.process.signal()
         assert s.process.wait() == 1
         s.process.wait_for_log(TEXT)
