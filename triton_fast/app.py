@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import sys
@@ -17,23 +16,30 @@ from pathlib import Path
 
 import uvloop
 
-from triton_fast import backends
+from triton_fast import backends, startup
 from triton_fast._native.core import memory
 from triton_fast._native.sched.limiter import Limiter
 from triton_fast._native.sched.model import Epoch
-from triton_fast._version import TRITON_COMPAT
 from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
-from triton_fast.dataplane import EXTENSIONS, Dataplane
+from triton_fast.dataplane import Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
-from triton_fast.observability import log, tables
+from triton_fast.observability import log
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
-from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.repository import (
+    Agents,
+    ControlMode,
+    LocalSource,
+    ModelRepositoryManager,
+    NestedControl,
+    Poller,
+    Preparer,
+)
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
@@ -108,9 +114,10 @@ class Server:
             explicit_control=options.model_control_mode == ControlMode.EXPLICIT.value,
             backend_directory=backend_directory,
         )
+        self.agents = Agents(Path(options.repoagent_directory))
         preparer = Preparer(
-            lambda name: backends.find(name, backend_directory), host=host, settings=self._backend_settings,
-            strict=options.strict_model_config,
+            lambda name: backends.find(name, backend_directory), host=host, agents=self.agents,
+            settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
@@ -121,7 +128,10 @@ class Server:
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
         )  # fmt: skip
-        self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.poller: Poller | None = None
+        if options.model_control_mode == ControlMode.POLL.value:
+            self.poller = Poller(self.repository, float(options.repository_poll_secs))
+        self.plane = Dataplane(self.repository, server_id=options.server_id, poller=self.poller)
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
         )
@@ -141,13 +151,18 @@ class Server:
             failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         except (OSError, ServerError) as error:
             return self.failed_to_start(error)
-        self._print_tables()
+        startup.print_tables(
+            self.options, agents=self.agents.rows(), settings=self._backend_settings,
+            models=self.repository.summary(), cache_enabled=self.cache is not None,
+        )  # fmt: skip
+        lines = await loop.run_in_executor(self.work, startup.failure_lines, self.options, failed) if failed else []
         if failed and self.options.exit_on_error:
-            for name, reason in failed:
-                log.error(f"failed to load '{name}': {reason}")
-            print("error: creating server: Internal - failed to load all models", file=sys.stderr)
             await loop.run_in_executor(self.work, self.repository.shutdown, float(self.options.exit_timeout_secs))
+            # The last that is said: who looks for the cause need not read the whole log.
+            print(*lines, "error: creating server: Internal - failed to load all models", sep="\n", file=sys.stderr)
             return EXIT_FAILURE
+        for line in lines:
+            log.error(line)
         try:
             await self.endpoints.open()
         except (OSError, ServerError) as error:
@@ -156,6 +171,8 @@ class Server:
         gc.collect()
         gc.freeze()
         log.info(f"ready in {(time.monotonic() - began) * 1000:.0f} ms")
+        if self.poller is not None:
+            self.poller.start()
         trimmer = loop.create_task(self._trim_when_idle())
         await self._stop.wait()
         trimmer.cancel()
@@ -223,6 +240,8 @@ class Server:
         timeout = float(self.options.exit_timeout_secs)
         until = time.monotonic() + timeout
         self.plane.exiting = True
+        if self.poller is not None:
+            self.poller.stop()
         self.endpoints.begin_drain()
         while self.endpoints.busy and time.monotonic() < until:
             await asyncio.sleep(0.01)
@@ -243,26 +262,3 @@ class Server:
             self.checks.shutdown(wait=True, cancel_futures=True)
         log.close()
         return 0
-
-    # ---- tables
-
-    def _print_tables(self) -> None:
-        options = self.options
-        settings = {name: json.dumps(self._backend_settings(name)) for name in backends.NAMES}
-        log.table(tables.backends((name, "built in", text) for name, text in settings.items()))
-        log.table(tables.models(tables.ModelRow(*row) for row in self.repository.summary()))
-        rows = [
-            ("server_id", options.server_id),
-            ("server_version", TRITON_COMPAT),
-            ("server_extensions", " ".join(EXTENSIONS)),
-            *((f"model_repository_path[{i}]", path) for i, path in enumerate(options.model_repository)),
-            ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
-            *((f"startup_models_{i}", name) for i, name in enumerate(options.load_model)),
-            ("strict_model_config", str(int(options.strict_model_config))),
-            ("model_config_name", options.model_config_name),
-            ("rate_limit", options.rate_limit.upper()),
-            ("strict_readiness", str(int(options.strict_readiness))),
-            ("exit_timeout", str(options.exit_timeout_secs)),
-            ("cache_enabled", str(int(self.cache is not None))),
-        ]
-        log.table(tables.options(rows))
