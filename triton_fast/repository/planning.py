@@ -130,7 +130,7 @@ class Planner:
             cause = str(error)
         log.error(f"failed to poll model '{shown_name(name)}': {cause}")
         # A name from the network that no repository has leaves no trace: there is no end to such names.
-        if keep_reason or cause == DUPLICATE:
+        if keep_reason or (cause == DUPLICATE and not self._repositories.namespacing):
             self._table.failed(shown_name(name), cause, is_unread=True)
         raise Internal(f"failed to load '{shown_name(name)}', failed to poll from model repository: {cause}")
 
