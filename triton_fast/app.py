@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import sys
@@ -14,27 +13,34 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import uvloop
 
-from triton_fast import backends
+from triton_fast import backends, startup
 from triton_fast._native.core import memory
 from triton_fast._native.sched.limiter import Limiter
 from triton_fast._native.sched.model import Epoch
-from triton_fast._version import TRITON_COMPAT
 from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
-from triton_fast.dataplane import EXTENSIONS, Dataplane
+from triton_fast.dataplane import Dataplane
 from triton_fast.endpoints import Endpoints, Threads
-from triton_fast.errors import STATUS, Code, Internal, ServerError
-from triton_fast.observability import log, tables
+from triton_fast.errors import STATUS, Code, ServerError
+from triton_fast.observability import log
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
-from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.repository import (
+    Agents,
+    ControlMode,
+    LocalSource,
+    ModelRepositoryManager,
+    NestedControl,
+    Poller,
+    Preparer,
+)
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
@@ -113,9 +119,10 @@ class Server:
             explicit_control=options.model_control_mode == ControlMode.EXPLICIT.value,
             backend_directory=backend_directory,
         )
+        self.agents = Agents(Path(options.repoagent_directory))
         preparer = Preparer(
-            lambda name: backends.find(name, backend_directory), host=host, settings=self._backend_settings,
-            strict=options.strict_model_config,
+            lambda name: backends.find(name, backend_directory), host=host, agents=self.agents,
+            settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
@@ -126,7 +133,10 @@ class Server:
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
         )  # fmt: skip
-        self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.poller: Poller | None = None
+        if options.model_control_mode == ControlMode.POLL.value:
+            self.poller = Poller(self.repository, float(options.repository_poll_secs))
+        self.plane = Dataplane(self.repository, server_id=options.server_id, poller=self.poller)
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
         )
@@ -152,11 +162,18 @@ class Server:
             failed = starting.result()
         except (OSError, ServerError) as error:
             return await self._give_up(error)
-        self._print_tables()
+        startup.print_tables(
+            self.options, agents=self.agents.rows(), settings=self._backend_settings,
+            models=self.repository.summary(), cache_enabled=self.cache is not None,
+        )  # fmt: skip
+        lines = await loop.run_in_executor(self.work, startup.failure_lines, self.options, failed) if failed else []
         if failed and self.options.exit_on_error:
-            for name, reason in failed:
-                log.error(f"failed to load '{name}': {reason}")
-            return await self._give_up(Internal("failed to load all models"))
+            is_over = await self._end(time.monotonic() + self.options.exit_timeout_secs)
+            # The last that is said: who looks for the cause need not read the whole log.
+            print(*lines, "error: creating server: Internal - failed to load all models", sep="\n", file=sys.stderr)
+            return EXIT_FAILURE if is_over else self._leave()
+        for line in lines:
+            log.error(line)
         try:
             await self.endpoints.open()
         except (OSError, ServerError) as error:
@@ -165,6 +182,8 @@ class Server:
         gc.collect()
         gc.freeze()
         log.info(f"ready in {(time.monotonic() - began) * 1000:.0f} ms")
+        if self.poller is not None:
+            self.poller.start()
         trimmer = loop.create_task(self._trim_when_idle())
         await stopped
         trimmer.cancel()
@@ -173,8 +192,7 @@ class Server:
     async def _give_up(self, error: Exception) -> int:
         """Say why there is no server and end the models there are; return the exit code."""
         code = self.failed_to_start(error)
-        await self._end(time.monotonic() + self.options.exit_timeout_secs)
-        return code
+        return code if await self._end(time.monotonic() + self.options.exit_timeout_secs) else self._leave()
 
     @staticmethod
     def failed_to_start(error: Exception) -> int:
@@ -239,31 +257,38 @@ class Server:
         """End the server: requests in hand finish, models unload. ``starting``: they are still being loaded."""
         until = time.monotonic() + self.options.exit_timeout_secs
         self.plane.exiting = True
+        if self.poller is not None:
+            self.poller.stop()
         self.endpoints.begin_drain()
         while self.endpoints.busy and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        await self._end(until)
+        if not await self._end(until):
+            log.error("Exit timeout expired. Exiting immediately.")
+            self._leave()
         if starting is not None:
             with contextlib.suppress(OSError, ServerError):
                 await starting
         log.close()
         return 0
 
-    async def _end(self, until: float) -> None:
-        """Unload every model and end the threads, or the process when that takes longer than ``until``."""
+    async def _end(self, until: float) -> bool:
+        """Unload every model and end the threads; whether that was done by ``until``."""
         loop = asyncio.get_running_loop()
         unfinished = await loop.run_in_executor(None, self.repository.shutdown, max(0.0, until - time.monotonic()))
         if unfinished:
             log.error("still in use: " + ", ".join(unfinished))
-        is_over = not unfinished and not self.endpoints.busy
-        if is_over:
-            self.endpoints.end()
-            # A thread may wait for what never comes, and the interpreter would wait for the thread.
-            ending = loop.run_in_executor(None, self._end_threads)
-            is_over = bool((await asyncio.wait((ending,), timeout=max(LEAST_S, until - time.monotonic())))[0])
-        if not is_over:
-            log.error("Exit timeout expired. Exiting immediately.")
-            os._exit(EXIT_FAILURE)
+        if unfinished or self.endpoints.busy:
+            return False
+        self.endpoints.end()
+        ending = loop.run_in_executor(None, self._end_threads)
+        done, _ = await asyncio.wait((ending,), timeout=max(LEAST_S, until - time.monotonic()))
+        return bool(done)
+
+    @staticmethod
+    def _leave() -> NoReturn:
+        """End the process at once: a thread waits for what may never come, and the interpreter would wait for it."""
+        sys.stderr.flush()
+        os._exit(EXIT_FAILURE)
 
     def _end_threads(self) -> None:
         if self.cache is not None:
@@ -272,26 +297,3 @@ class Server:
         # A load that still waits for its turn is answered by the repository, which is closed.
         self.loads.shutdown(wait=True, cancel_futures=True)
         self.checks.shutdown(wait=True, cancel_futures=True)
-
-    # ---- tables
-
-    def _print_tables(self) -> None:
-        options = self.options
-        settings = {name: json.dumps(self._backend_settings(name)) for name in backends.NAMES}
-        log.table(tables.backends((name, "built in", text) for name, text in settings.items()))
-        log.table(tables.models(tables.ModelRow(*row) for row in self.repository.summary()))
-        rows = [
-            ("server_id", options.server_id),
-            ("server_version", TRITON_COMPAT),
-            ("server_extensions", " ".join(EXTENSIONS)),
-            *((f"model_repository_path[{i}]", path) for i, path in enumerate(options.model_repository)),
-            ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
-            *((f"startup_models_{i}", name) for i, name in enumerate(options.load_model)),
-            ("strict_model_config", str(int(options.strict_model_config))),
-            ("model_config_name", options.model_config_name),
-            ("rate_limit", options.rate_limit.upper()),
-            ("strict_readiness", str(int(options.strict_readiness))),
-            ("exit_timeout", str(options.exit_timeout_secs)),
-            ("cache_enabled", str(int(self.cache is not None))),
-        ]
-        log.table(tables.options(rows))

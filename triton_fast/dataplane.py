@@ -13,7 +13,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
-from triton_fast.repository import IndexRow, ModelRepositoryManager, State
+from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.types import TYPES, DataType
 
@@ -51,10 +51,19 @@ class Dataplane:
         Where names resolve to served versions.
     server_id
         ``--id``.
+    poller
+        Follows the repositories' changes, in mode poll.
     """
 
-    def __init__(self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton") -> None:
+    def __init__(
+        self,
+        repository: ModelRepositoryManager[ServedVersion],
+        *,
+        server_id: str = "triton",
+        poller: Poller | None = None,
+    ) -> None:
         self.repository = repository
+        self._poller = poller
         self.server_id = server_id
         self._started = False
         self._exiting = False
@@ -205,6 +214,13 @@ class Dataplane:
     def registered_repositories(self) -> dict[str, dict[str, str]]:
         """Return every repository's location with its mapping, those given at start included."""
         return self.repository.registered_repositories()
+
+    def poll_repository(self) -> None:
+        """Follow what has changed in the repositories, now. Mode poll only; raises Unavailable in others."""
+        self._refuse_exiting()
+        if self._poller is None:
+            raise Unavailable("polling is disabled")
+        self._poller.poll_once(at_once=True)
 
     # ---- shared memory: off in this build, answered as a server that was started without it
 

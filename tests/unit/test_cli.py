@@ -209,7 +209,7 @@ def test_later_flags_say_so_once_when_given() -> None:
         "--http-thread-count is accepted, but one event loop serves all connections, so a thread count has no effect",
     )
     assert parse("--allow-gpu-metrics=false").notes == ()
-    assert "polling is not there yet" in parse("--model-control-mode=poll").notes[0]
+    assert parse("--model-control-mode=poll", "--model-load-retry-count=2", "--model-namespacing=1").notes == ()
     summary = parse("--metrics-config=summary_latencies=true").notes
     assert len(summary) == 1
     assert "summaries are not there yet" in summary[0]

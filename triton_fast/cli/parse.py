@@ -152,11 +152,6 @@ def _notes(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:
         # Switching off what is not there is what happens anyway.
         if flag.later and values[flag.field] is not False:
             notes[flag.name] = f"--{flag.name} is accepted, but {flag.later}"
-    if values["model_control_mode"] == "poll":
-        notes["model-control-mode"] = (
-            "--model-control-mode=poll is accepted, but polling is not there yet: models are loaded once, as in mode "
-            "none"
-        )
     return tuple(notes.values())
 
 

@@ -85,7 +85,7 @@ FLAGS: tuple[Flag, ...] = (
 
     Flag("model-store", v.STRS, (), _REPO, "The same as --model-repository.", repeatable=True, dest="model_repository"),
     Flag("model-repository", v.STRS, (), _REPO, "Directory that holds models. Required; may be given several times. A "
-         "model name that stands in two repositories is not served.", repeatable=True),
+         "model name that stands in two repositories is not served, but with --model-namespacing.", repeatable=True),
     Flag("exit-on-error", v.BOOL, True, _REPO, "Exit if a model fails to load at start."),
     Flag("disable-auto-complete-config", v.NONE, False, _REPO, "Never complete a model's configuration from the model "
          "itself: every model needs a whole config.pbtxt."),
@@ -94,17 +94,15 @@ FLAGS: tuple[Flag, ...] = (
     Flag("model-control-mode", v.choice("model-control-mode", "none", "poll", "explicit"), "none", _REPO, "\"none\": "
          "all models are loaded at start and stay. \"poll\": changes in the repository are followed. \"explicit\": "
          "--load-model and the repository API say what is loaded."),
-    Flag("repository-poll-secs", v.INT, 15, _REPO, "Period of mode \"poll\".", unit="s",
-         later="mode \"poll\" is not there yet"),
+    Flag("repository-poll-secs", v.INT, 15, _REPO, "Period of mode \"poll\"; 0 never looks by itself.", unit="s"),
     Flag("load-model", v.STRS, (), _REPO, "Model to load at start in mode \"explicit\"; may be given several times. "
          "\"*\", alone, loads all.", repeatable=True),
     Flag("model-config-name", v.CONFIG_NAME, "", _REPO, "Use configs/<name>.pbtxt of a model, where it exists, instead "
          "of config.pbtxt."),
     Flag("model-load-thread-count", v.INT, 4, _REPO, "Models loaded at the same time."),
-    Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed.",
-         later="a failed load is not tried again yet"),
-    Flag("model-namespacing", v.BOOL, False, _REPO, "Allow one model name in several repositories.",
-         later="names must be unique over all repositories for now"),
+    Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed."),
+    Flag("model-namespacing", v.BOOL, False, _REPO, "Allow one model name in several repositories: each is a "
+         "namespace, and ensembles prefer the members of their own."),
     Flag("enable-peer-access", v.BOOL, True, _REPO, "Let GPUs read each other's memory.", later=_NO_GPU),
 
     Flag("allow-http", v.BOOL, True, _HTTP, "Serve HTTP. False by default where AIP_MODE=PREDICTION."),
@@ -190,8 +188,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("backend-config", v.BACKEND, v.EMPTY, _BACKEND, "<backend>,<setting>=<value>, or <setting>=<value> for all "
          "backends. May be given several times.", repeatable=True),
 
-    Flag("repoagent-directory", v.STR, "/opt/tritonserver/repoagents", _AGENT, "Directory of repository agents.",
-         later="repository agents are not there yet"),
+    Flag("repoagent-directory", v.STR, "/opt/tritonserver/repoagents", _AGENT, "Directory of repository agents: "
+         "<directory>/<name>/agent.py acts on the models that name it. \"checksum\" is built in."),
 
     Flag("cache-config", v.CACHE, v.EMPTY, _CACHE, "<cache>,<setting>=<value>; one cache only: local (size=<bytes>) or "
          "redis (host, port, ...; docs/response_cache.md). May be given several times.", repeatable=True),

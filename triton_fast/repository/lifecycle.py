@@ -394,11 +394,13 @@ class ModelRepositoryManager(Generic[R]):
             if record is not None and mark is not None and record.ready and record.is_at(location, mark):
                 log.verbose(1, f"model '{name}' is loaded and its files have not changed")
                 return False
+            directory = self._planner.invoke_agents(name, directory, config_json)
             plan = self._planner.plan(name, directory, location, mark, config_json)
             if plan.members:
                 plan = self._ensembles.fit(plan)
             self._table.loading(name, plan.versions)
             self._starts.run(plan, is_nested)
+            directory.completed()
             self._ensembles.loaded(name, plan.members)
             return True
         except BaseException:

@@ -130,7 +130,7 @@ class Planner:
             cause = str(error)
         log.error(f"failed to poll model '{shown_name(name)}': {cause}")
         # A name from the network that no repository has leaves no trace: there is no end to such names.
-        if keep_reason or cause == DUPLICATE:
+        if keep_reason or (cause == DUPLICATE and not self._repositories.namespacing):
             self._table.failed(shown_name(name), cause, is_unread=True)
         raise Internal(f"failed to load '{shown_name(name)}', failed to poll from model repository: {cause}")
 
@@ -142,12 +142,7 @@ class Planner:
         try:
             parsed = self._preparer.read(model, directory.path, config_json, is_renamed=directory.is_renamed)
         except Exception as error:
-            cause = without_path(str(error) if isinstance(error, ServerError) else describe(error), name, directory)
-            log.error(f"Poll failed for model directory '{name}': {cause}")
-            self._table.failed(name, cause, is_unread=True)
-            if config_json is not None and cause.startswith("Invalid config override"):
-                raise InvalidArg(cause) from None
-            raise Internal(f"failed to load '{name}', failed to poll from model repository: {cause}") from error
+            raise self._unread(name, directory, error, config_json) from error
         available = discover(directory.path, name, log.warning)
         try:
             chosen = select(parsed.config, available, name, log.warning)
@@ -166,6 +161,22 @@ class Planner:
             name, directory, parsed, versions, keep, mark, location, config_json,
             members=tuple(dict.fromkeys(members)), model=model, namespace=namespace, setup=setup,
         )  # fmt: skip
+
+    def invoke_agents(self, name: str, directory: MaterializedDir, config_json: str | None) -> MaterializedDir:
+        """Have the model's repository agents act on its load; return where to load from, which takes over the hold."""
+        try:
+            return self._preparer.invoke_agents(self._repositories.split(name)[1], directory, config_json)
+        except Exception as error:
+            raise self._unread(name, directory, error, config_json) from error
+
+    def _unread(self, name: str, directory: MaterializedDir, error: Exception, config_json: str | None) -> ServerError:
+        """Note that a model did not get as far as its versions; return what to raise."""
+        cause = without_path(str(error) if isinstance(error, ServerError) else describe(error), name, directory)
+        log.error(f"Poll failed for model directory '{name}': {cause}")
+        self._table.failed(name, cause, is_unread=True)
+        if config_json is not None and cause.startswith("Invalid config override"):
+            return InvalidArg(cause)
+        return Internal(f"failed to load '{name}', failed to poll from model repository: {cause}")
 
     def ensemble_context(self, plan: Plan, fitted: EnsemblePlan, version: int, dirname: str) -> LoadContext:
         """Return what one version of an ensemble is started with. Raises Unsupported."""

@@ -39,6 +39,9 @@ class MaterializedDir:
         self._holders = 1
         self._lock = threading.Lock()
 
+    def completed(self) -> None:
+        """Called once a load from it has succeeded."""
+
     def hold(self) -> MaterializedDir:
         with self._lock:
             self._holders += 1
