@@ -13,7 +13,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
-from triton_fast.repository import IndexRow, ModelRepositoryManager, State
+from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.types import TYPES, DataType
 
@@ -51,10 +51,19 @@ class Dataplane:
         Where names resolve to served versions.
     server_id
         ``--id``.
+    poller
+        Follows the repositories' changes, in mode poll.
     """
 
-    def __init__(self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton") -> None:
+    def __init__(
+        self,
+        repository: ModelRepositoryManager[ServedVersion],
+        *,
+        server_id: str = "triton",
+        poller: Poller | None = None,
+    ) -> None:
         self.repository = repository
+        self._poller = poller
         self.server_id = server_id
         self._started = False
         self._exiting = False
@@ -157,7 +166,7 @@ class Dataplane:
         if not name:
             runtimes = self.repository.all_ready()
         else:
-            known = [runtime for runtime in self.repository.all_ready() if runtime.name == name]
+            known = self.repository.ready_of(name)
             if not known:
                 raise InvalidArg(f"requested model '{name}' is not available")
             runtimes = [runtime for runtime in known if version in (-1, runtime.version)]
@@ -180,6 +189,38 @@ class Dataplane:
     def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
+
+    def model_gone(self, name: str) -> bool:
+        """Whether no version of a model is served, loads or still ends."""
+        states = [status for model, _, status in self.repository.summary() if model == name]
+        return all(state.partition(":")[0] == State.UNAVAILABLE.value for state in states)
+
+    def register_repository(self, path: str, mapping: Mapping[str, str] | None = None) -> None:
+        """Add a repository, whose models are then there to be loaded. ``mapping``: sub-directory -> name served under.
+
+        Raises
+        ------
+        Unsupported, InvalidArg, AlreadyExists
+            With Triton's texts; mode explicit only.
+        """
+        self._refuse_exiting()
+        self.repository.register_repository(path, mapping)
+
+    def unregister_repository(self, path: str) -> None:
+        """Forget a repository; what was loaded from it is served still. Raises Unsupported, InvalidArg."""
+        self._refuse_exiting()
+        self.repository.unregister_repository(path)
+
+    def registered_repositories(self) -> dict[str, dict[str, str]]:
+        """Return every repository's location with its mapping, those given at start included."""
+        return self.repository.registered_repositories()
+
+    def poll_repository(self) -> None:
+        """Follow what has changed in the repositories, now. Mode poll only; raises Unavailable in others."""
+        self._refuse_exiting()
+        if self._poller is None:
+            raise Unavailable("polling is disabled")
+        self._poller.poll_once(at_once=True)
 
     # ---- shared memory: off in this build, answered as a server that was started without it
 

@@ -11,6 +11,7 @@ from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.frontends.grpc.server import GrpcApp
+from triton_fast.frontends.http.cloud import CloudApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.tls import server_context
@@ -40,6 +41,17 @@ def http_listener(options: Options, app: InferApp, epoch: Epoch) -> Listener[Htt
             ["http/1.1"], protocol="http",
         )  # fmt: skip
     return Listener(native, "HTTPService", tls=tls, handshake_s=options.http_header_timeout_secs)
+
+
+def cloud_listener(options: Options, app: CloudApp, epoch: Epoch) -> Listener[HttpServer]:
+    """Return the listener of a cloud's front end, not yet bound: limits and keys are those of the HTTP port."""
+    native = HttpServer(app, asyncio.get_running_loop(), epoch)
+    _limit(native, options, options.http_max_input_size)
+    _infer(native, "", options.http_restricted_api.get("inference"))
+    native.allow_infer = False
+    native.binary_type = app.binary_type
+    native.route_header = app.route_header
+    return Listener(native, app.service)
 
 
 def metrics_listener(options: Options, app: MetricsApp, epoch: Epoch) -> Listener[HttpServer]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from triton_fast.config import to_json
@@ -86,6 +86,10 @@ def infer(plane: Dataplane, verb: Verb) -> Answer:
     raise Internal("the request could not be routed")
 
 
+def generate(plane: Dataplane, verb: Verb) -> Answer:
+    return infer(plane, verb)
+
+
 def tracing(plane: Dataplane, verb: Verb) -> Answer:
     raise Unavailable("the server does not support tracing")
 
@@ -128,43 +132,51 @@ _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
 _REGION = r"(?:/region/(?P<region>[^/]+))?"
 
 
-def _row(pattern: str, methods: str, category: str, handler: Handler, where: Where = Where.LOOP) -> Route:
+def row(pattern: str, methods: str, category: str, handler: Handler, where: Where = Where.LOOP) -> Route:
     return Route(re.compile(pattern), tuple(methods.split()), category, handler, where)
 
 
 ROUTES: tuple[Route, ...] = (
-    _row(r"/v2/models/stats", "GET", "statistics", all_stats),
-    _row(r"/v2/logging", "GET POST", "logging", logging),
-    _row(_MODEL, "GET", "metadata", model_metadata),
-    _row(_MODEL + "/infer", "POST", "inference", infer),
-    _row(_MODEL + "/generate(?:_stream)?", "POST", "inference", infer),
-    _row(_MODEL + "/ready", "GET", "health", model_ready, Where.READY),
-    _row(_MODEL + "/config", "GET", "model-config", model_config),
-    _row(_MODEL + "/stats", "GET", "statistics", model_stats),
-    _row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", tracing),
-    _row(r"/v2", "GET", "metadata", server_metadata),
-    _row(r"/v2/health/live", "GET", "health", live),
-    _row(r"/v2/health/ready", "GET", "health", ready, Where.READY),
-    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>status)", "GET", "shared-memory",
-         shared_memory),
-    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
-         "shared-memory", shared_memory),
-    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, Where.WORK),
-    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
-    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
-         Where.LOAD),
-    _row(r"/v2/trace/setting", "GET POST", "trace", tracing),
+    row(r"/v2/models/stats", "GET", "statistics", all_stats),
+    row(r"/v2/logging", "GET POST", "logging", logging),
+    row(_MODEL, "GET", "metadata", model_metadata),
+    row(_MODEL + "/infer", "POST", "inference", infer),
+    row(_MODEL + "/generate(?:_stream)?", "POST", "inference", generate),
+    row(_MODEL + "/ready", "GET", "health", model_ready, Where.READY),
+    row(_MODEL + "/config", "GET", "model-config", model_config),
+    row(_MODEL + "/stats", "GET", "statistics", model_stats),
+    row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", tracing),
+    row(r"/v2", "GET", "metadata", server_metadata),
+    row(r"/v2/health/live", "GET", "health", live),
+    row(r"/v2/health/ready", "GET", "health", ready, Where.READY),
+    row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>status)", "GET", "shared-memory",
+        shared_memory),
+    row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
+        "shared-memory", shared_memory),
+    row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, Where.WORK),
+    row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
+    row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
+        Where.LOAD),
+    row(r"/v2/trace/setting", "GET POST", "trace", tracing),
 )  # fmt: skip
 
 
-def find(method: str, path: str) -> tuple[Route | None, dict[str, str], bool]:
-    """Return (route, path parts, method allowed). HEAD is allowed where GET is."""
-    for route in ROUTES:
+Found = tuple[Route | None, dict[str, str], bool]
+
+
+def find(method: str, path: str, table: Sequence[Route] = ROUTES) -> Found:
+    """Return (route, path parts, method allowed): the first row for both, else the first for the path.
+
+    HEAD is allowed where GET is.
+    """
+    known: Found = None, {}, False
+    for route in table:
         found = route.pattern.fullmatch(path)
-        if found:
-            parts = {key: value or "" for key, value in found.groupdict().items()}
-            return route, parts, ("GET" if method == "HEAD" else method) in route.methods
-    return None, {}, False
+        if found and known[0] is None:
+            known = route, {key: value or "" for key, value in found.groupdict().items()}, False
+        if found and ("GET" if method == "HEAD" else method) in route.methods:
+            return route, {key: value or "" for key, value in found.groupdict().items()}, True
+    return known
 
 
 def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
@@ -214,4 +226,4 @@ def _load_parameters(verb: Verb) -> dict[str, str | bytes]:
     return result
 
 
-__all__ = ["ROUTES", "Route", "find", "run"]
+__all__ = ["ROUTES", "Found", "Route", "find", "row", "run"]

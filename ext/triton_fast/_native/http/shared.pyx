@@ -30,7 +30,8 @@ cdef class HttpShared(Shared):
         Object with ``resolve(name, version) -> NativeModel``, ``control(method, path, query, headers, body)`` which
         returns ``(status, headers, body)`` or a coroutine of it, ``inflate(data, encoding, limit)``,
         ``deflate(data, encoding)``, ``choose_encoding(accept_encoding)``, ``endpoint_load(format)``,
-        ``failed(exception)``.
+        ``failed(exception)``; with ``binary_type`` also ``native(path, value of route_header or None)``, which returns
+        None or (ROUTE_*, model, version, whether the same head always means this).
     loop, epoch
         See ``Shared``.
     """
