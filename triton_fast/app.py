@@ -40,6 +40,7 @@ from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
 from triton_fast.scheduling.snapshots import snapshot
 from triton_fast.scheduling.threads import usable_cores
+from triton_fast.shared_memory import SharedMemory
 
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
@@ -121,7 +122,9 @@ class Server:
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
-        self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.plane = Dataplane(
+            self.repository, server_id=options.server_id, shared_memory=SharedMemory(options.allow_client_shm)
+        )
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
         )

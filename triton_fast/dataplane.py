@@ -12,9 +12,10 @@ from typing import Any
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
-from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
+from triton_fast.errors import InvalidArg, Unavailable
 from triton_fast.repository import IndexRow, ModelRepositoryManager, State
 from triton_fast.scheduling.runtime import ServedVersion
+from triton_fast.shared_memory import SharedMemory
 from triton_fast.types import TYPES, DataType
 
 EXTENSIONS = (
@@ -23,7 +24,6 @@ EXTENSIONS = (
     "statistics", "trace", "logging",
 )  # fmt: skip
 MAX_VERSION_DIGITS = 18
-SHM_DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 
 
 def parse_version(text: str) -> int:
@@ -51,10 +51,19 @@ class Dataplane:
         Where names resolve to served versions.
     server_id
         ``--id``.
+    shared_memory
+        Where clients register regions; by default they may not.
     """
 
-    def __init__(self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton") -> None:
+    def __init__(
+        self,
+        repository: ModelRepositoryManager[ServedVersion],
+        *,
+        server_id: str = "triton",
+        shared_memory: SharedMemory | None = None,
+    ) -> None:
         self.repository = repository
+        self.shared_memory = shared_memory or SharedMemory()
         self.server_id = server_id
         self._started = False
         self._exiting = False
@@ -180,16 +189,6 @@ class Dataplane:
     def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
-
-    # ---- shared memory: off in this build, answered as a server that was started without it
-
-    def shared_memory_status(self, kind: str, region: str) -> list[dict[str, Any]]:
-        if region:
-            raise NotFound(f"Unable to find {kind} shared memory region: '{region}'")
-        return []
-
-    def shared_memory_change(self) -> None:
-        raise Unsupported(SHM_DISABLED)
 
 
 def _index_row(row: IndexRow) -> dict[str, str]:

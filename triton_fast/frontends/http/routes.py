@@ -27,6 +27,7 @@ from triton_fast.frontends.http.messages import (
 )
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
+from triton_fast.shared_memory import decode_handle
 
 Handler = Callable[[Dataplane, Verb], Answer]
 
@@ -116,16 +117,39 @@ def repository_unload(plane: Dataplane, verb: Verb) -> Answer:
     return empty_answer()
 
 
-def shared_memory(plane: Dataplane, verb: Verb) -> Answer:
-    if verb.params["action"] == "status":
-        return json_answer(plane.shared_memory_status(verb.params["memory"], verb.params["region"]))
-    plane.shared_memory_change()
+def shared_memory_status(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.shared_memory.status(verb.params["memory"], verb.params["region"]))
+
+
+def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
+    memory, region = verb.params["memory"], verb.params["region"]
+    plane.shared_memory.check_allowed()
+    if not region:
+        raise InvalidArg(f"'region name' is necessary to register {memory} shared memory region")
+    if not verb.body:
+        raise Internal("failed to parse the request JSON buffer: The document is empty. at 0")
+    asked = verb.json_object()
+    if memory == "cuda":
+        handle = _needed(asked, "raw_handle")
+        text = _text(handle.get("b64") if isinstance(handle, dict) else None, "b64")
+        byte_size = _unsigned(_needed(asked, "byte_size"))
+        device_id = _integer(asked.get("device_id"), "device_id")
+        plane.shared_memory.register_cuda(region, decode_handle(text), device_id, byte_size)
+        return empty_answer()
+    key = _text(_needed(asked, "key"))
+    offset = _unsigned(asked.get("offset", 0))
+    plane.shared_memory.register(region, key, offset, _unsigned(_needed(asked, "byte_size")))
+    return empty_answer()
+
+
+def shared_memory_unregister(plane: Dataplane, verb: Verb) -> Answer:
+    plane.shared_memory.unregister(verb.params["memory"], verb.params["region"])
     return empty_answer()
 
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
-_REGION = r"(?:/region/(?P<region>[^/]+))?"
+_MEMORY = r"/v2/(?P<memory>system|cuda)sharedmemory(?:/region/(?P<region>[^/]+))?"
 
 
 def _row(pattern: str, methods: str, category: str, handler: Handler, where: Where = Where.LOOP) -> Route:
@@ -145,10 +169,10 @@ ROUTES: tuple[Route, ...] = (
     _row(r"/v2", "GET", "metadata", server_metadata),
     _row(r"/v2/health/live", "GET", "health", live),
     _row(r"/v2/health/ready", "GET", "health", ready, Where.READY),
-    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>status)", "GET", "shared-memory",
-         shared_memory),
-    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
-         "shared-memory", shared_memory),
+    _row(_MEMORY + "/status", "GET", "shared-memory", shared_memory_status),
+    # Mapping and unmapping much memory takes long.
+    _row(_MEMORY + "/register", "POST", "shared-memory", shared_memory_register, Where.WORK),
+    _row(_MEMORY + "/unregister", "POST", "shared-memory", shared_memory_unregister, Where.WORK),
     _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, Where.WORK),
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
     _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
@@ -183,6 +207,34 @@ def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
 
 def _model(verb: Verb) -> tuple[str, int]:
     return verb.params["model"], parse_version(verb.params.get("version", ""))
+
+
+def _needed(asked: dict[str, Any], field: str) -> Any:
+    if field not in asked:
+        raise InvalidArg(f"Shared memory register request has no '{field}' field")
+    return asked[field]
+
+
+def _text(value: Any, member: str = "") -> str:
+    if value is None and member:
+        raise Internal(f"attempt to access non-existing object member '{member}'")
+    if not isinstance(value, str):
+        raise Internal("attempt to access JSON non-string as string")
+    return value
+
+
+def _unsigned(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Internal("attempt to access JSON non-unsigned-integer as unsigned-integer")
+    return value
+
+
+def _integer(value: Any, member: str) -> int:
+    if value is None:
+        raise Internal(f"attempt to access non-existing object member '{member}'")
+    if not isinstance(value, int) or isinstance(value, bool) or value >= 1 << 63:
+        raise Internal("attempt to access JSON non-signed-integer as signed-integer")
+    return value
 
 
 def _refuse_repository(verb: Verb) -> None:

@@ -24,6 +24,7 @@ cdef class HttpShared(Shared):
     cdef public bint allow_infer
     cdef public int32_t max_responses       # unsent responses of one decoupled request; 0 = no limit
     cdef Limits limits
+    cdef object shared_memory   # what limits.regions is of
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns
