@@ -46,11 +46,9 @@ class SharedMemory:
         self.check_allowed()
         self.regions.register(name, key, offset, byte_size)
 
-    def register_cuda(self, name: str, handle: bytes | None, device_id: int, byte_size: int) -> None:
-        """Refuse a CUDA region. ``handle``: None when its base64 text was none."""
+    def register_cuda(self, name: str) -> None:
+        """Refuse a CUDA region."""
         self.check_allowed()
-        if handle is None or len(handle) != CUDA_HANDLE_BYTES:
-            raise InvalidArg("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t")
         raise InvalidArg(f"failed to register CUDA shared memory region: '{name}', GPUs not supported")
 
     def unregister(self, kind: str, name: str = "") -> None:
@@ -68,13 +66,20 @@ class SharedMemory:
             raise Unsupported(DISABLED)
 
 
-def decode_handle(text: str) -> bytes | None:
-    """Return the bytes of a handle's base64 text; None when it is no such text."""
+def check_handle(text: str) -> None:
+    """Refuse a text that is no handle of CUDA memory in base64."""
     try:
-        return base64.b64decode(text, validate=True)
+        handle = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        return None
+        handle = b""
+    if len(handle) != CUDA_HANDLE_BYTES:
+        raise InvalidArg("'raw_handle' must be a valid base64 encoded cudaIpcMemHandle_t")
 
 
 def _row(name: str, key: str, offset: int, byte_size: int) -> dict[str, Any]:
-    return {"name": name, "key": key, "offset": offset, "byte_size": byte_size}
+    return {"name": _clean(name), "key": _clean(key), "offset": offset, "byte_size": byte_size}
+
+
+def _clean(text: str) -> str:
+    """Return a text that any encoder takes: names are a client's bytes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

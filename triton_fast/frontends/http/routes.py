@@ -27,7 +27,7 @@ from triton_fast.frontends.http.messages import (
 )
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
-from triton_fast.shared_memory import decode_handle
+from triton_fast.shared_memory import check_handle
 
 Handler = Callable[[Dataplane, Verb], Answer]
 
@@ -118,11 +118,11 @@ def repository_unload(plane: Dataplane, verb: Verb) -> Answer:
 
 
 def shared_memory_status(plane: Dataplane, verb: Verb) -> Answer:
-    return json_answer(plane.shared_memory.status(verb.params["memory"], verb.params["region"]))
+    return json_answer(plane.shared_memory.status(verb.params["memory"], _region(verb)))
 
 
 def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
-    memory, region = verb.params["memory"], verb.params["region"]
+    memory, region = verb.params["memory"], _region(verb)
     plane.shared_memory.check_allowed()
     if not region:
         raise InvalidArg(f"'region name' is necessary to register {memory} shared memory region")
@@ -132,9 +132,10 @@ def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
     if memory == "cuda":
         handle = _needed(asked, "raw_handle")
         text = _text(handle.get("b64") if isinstance(handle, dict) else None, "b64")
-        byte_size = _unsigned(_needed(asked, "byte_size"))
-        device_id = _integer(asked.get("device_id"), "device_id")
-        plane.shared_memory.register_cuda(region, decode_handle(text), device_id, byte_size)
+        _unsigned(_needed(asked, "byte_size"))
+        _check_integer(asked.get("device_id"), "device_id")
+        check_handle(text)
+        plane.shared_memory.register_cuda(region)
         return empty_answer()
     key = _text(_needed(asked, "key"))
     offset = _unsigned(asked.get("offset", 0))
@@ -143,7 +144,7 @@ def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
 
 
 def shared_memory_unregister(plane: Dataplane, verb: Verb) -> Answer:
-    plane.shared_memory.unregister(verb.params["memory"], verb.params["region"])
+    plane.shared_memory.unregister(verb.params["memory"], _region(verb))
     return empty_answer()
 
 
@@ -209,6 +210,11 @@ def _model(verb: Verb) -> tuple[str, int]:
     return verb.params["model"], parse_version(verb.params.get("version", ""))
 
 
+def _region(verb: Verb) -> str:
+    """Return the name's bytes as UTF-8, which infer requests have them in; a path is decoded byte by byte."""
+    return verb.params["region"].encode("latin-1").decode("utf-8", "surrogateescape")
+
+
 def _needed(asked: dict[str, Any], field: str) -> Any:
     if field not in asked:
         raise InvalidArg(f"Shared memory register request has no '{field}' field")
@@ -229,12 +235,11 @@ def _unsigned(value: Any) -> int:
     return value
 
 
-def _integer(value: Any, member: str) -> int:
+def _check_integer(value: Any, member: str) -> None:
     if value is None:
         raise Internal(f"attempt to access non-existing object member '{member}'")
     if not isinstance(value, int) or isinstance(value, bool) or value >= 1 << 63:
         raise Internal("attempt to access JSON non-signed-integer as signed-integer")
-    return value
 
 
 def _refuse_repository(verb: Verb) -> None:

@@ -197,16 +197,21 @@ cdef int lent_settle_all(Request* r, tf_error* e) noexcept nogil:
 
 # ---- registering
 
-# Open the file that a key means, if clients may have it. Raises the ServerError that the client gets.
-cdef int open_key(str region, str key) except -1:
+# The file of /dev/shm that a key means. Raises the ServerError that the client gets.
+cdef str file_of(str region, str key):
     cdef str file = key.lstrip("/")
-    cdef int fd
     if not file or len(file.encode("utf-8", "surrogateescape")) > MAX_KEY or "/" in file or "\0" in file or (
             file in (".", "..")):
         raise InvalidArg(f"cannot register shared memory region '{region}' - invalid shm key '{key}'")
     if file.startswith(PYTHON_PREFIX):
         raise InvalidArg(f"cannot register shared memory region '{region}' with key '{key}' as the key contains the "
                          f"reserved prefix '{PYTHON_PREFIX}'")
+    return file
+
+
+# Open it, if clients may have it.
+cdef int open_file(str file, str key) except -1:
+    cdef int fd
     if file.startswith(SEMAPHORES):
         raise Internal(f"Unable to open shared memory region: '{key}'")
     try:
@@ -257,10 +262,12 @@ cdef class SharedRegions:
         cdef Region* region
         cdef Region** bucket
         cdef bint taken
-        cdef int fd = open_key(name, key)
+        cdef str file = file_of(name, key)
+        cdef int fd
+        if self.knows(encoded):
+            raise AlreadyExists(f"shared memory region '{name}' already in manager")
+        fd = open_file(file, key)
         try:
-            if self.knows(encoded):
-                raise AlreadyExists(f"shared memory region '{name}' already in manager")
             size = os.fstat(fd).st_size
             if offset < 0 or byte_size < 0 or offset > size or byte_size > size - offset:
                 raise InvalidArg(f"failed to register shared memory region '{name}': invalid args")

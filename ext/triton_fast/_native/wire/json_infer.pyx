@@ -80,7 +80,7 @@ cdef int finish_output(Decoder* d, tf_json_str* name, int has_name, Extras* x) n
     if x.classes == WRONG:
         return tf_fail(d.e, TF_INTERNAL, b"Unable to set 'classification': attempt to access JSON non-unsigned-integer "
                        b"as unsigned-integer")
-    if take_region(d, x, d.r.n_wanted, &lent):
+    if (x.region or x.offset or x.byte_size) and take_region(d, x, d.r.n_wanted, &lent):
         return -1
     if x.binary == WRONG:
         return tf_fail(d.e, TF_INTERNAL, NON_BOOL, <char*>b"binary_data")
@@ -95,7 +95,9 @@ cdef int finish_output(Decoder* d, tf_json_str* name, int has_name, Extras* x) n
     w.index = -1
     # The real server gives JSON for an output named without binary_data, whatever binary_data_output says.
     w.binary = 1 if x.binary and x.binary_value else 0
-    w.classes = <uint32_t>x.classes_value if x.classes_value < UINT32_MAX else UINT32_MAX
+    w.classes = 0
+    if x.classes:
+        w.classes = <uint32_t>x.classes_value if x.classes_value < UINT32_MAX else UINT32_MAX
     d.r.n_wanted += 1
     return 0
 
@@ -113,7 +115,7 @@ cdef int read_outputs(Decoder* d) noexcept nogil:
             return rc
         if d.r.n_wanted == MAX_TENSORS:
             return tf_fail(d.e, TF_INVALID_ARG, b"the request has more than %d outputs", <int>MAX_TENSORS)
-        memset(&x, 0, sizeof(x))
+        memset(&x, 0, <size_t>(<char*>&x.binary_size_value - <char*>&x))
         has_name = ABSENT
         if read_output(d, &name, &has_name, &x) or finish_output(d, &name, has_name, &x):
             return -1

@@ -43,8 +43,8 @@ cdef int take_region(Decoder* d, Extras* x, int32_t wanted, Lent** lent) noexcep
     if x.byte_size == WRONG:
         return tf_fail(d.e, TF_INTERNAL, NON_UINT, <char*>b"shared_memory_byte_size")
     if x.region == GOOD:
-        lent[0] = region_lend(d.regions, d.r, x.region_text.ptr, x.region_text.len, x.offset_value, x.byte_size_value,
-                              wanted, d.e)
+        lent[0] = region_lend(d.regions, d.r, x.region_text.ptr, x.region_text.len, x.offset_value if x.offset else 0,
+                              x.byte_size_value if x.byte_size else 0, wanted, d.e)
         if lent[0] == NULL:
             return -1
     return 0
@@ -424,7 +424,7 @@ cdef int add_input(Decoder* d, Input* t) noexcept nogil:
 
 
 cdef inline void input_clear(Input* t) noexcept nogil:
-    memset(t, 0, <size_t>(<char*>t.dims - <char*>t))
+    memset(t, 0, <size_t>(<char*>&t.extras.binary_size_value - <char*>t))
 
 
 cdef int read_inputs(Decoder* d) noexcept nogil:

@@ -51,7 +51,8 @@ cdef struct Decoder:
     int64_t odd_got
     tf_json_names names
 
-# What `parameters` of an input or output may say.
+# What `parameters` of an input or output may say. What stands behind region_text means something only where its flag is
+# set, and is not cleared.
 cdef struct Extras:
     int binary_size
     int binary
@@ -60,11 +61,11 @@ cdef struct Extras:
     int offset
     int byte_size
     bint binary_value
+    tf_json_str region_text
     uint64_t binary_size_value
     uint64_t classes_value
     uint64_t offset_value
     uint64_t byte_size_value
-    tf_json_str region_text
 
 cdef struct Input:
     tf_json_str name

@@ -533,7 +533,7 @@ cdef int pb_decode_infer(Request* r, const uint8_t* msg, size_t n, size_t max_in
     if n > TF_PB_MAX_LENGTH:
         return too_long(e)
     if read_message(&d, n) or (d.n_params and apply_params(&d)) or finish_inputs(&d) or \
-            finish_outputs(&d):
+            (d.out_sides != NULL and finish_outputs(&d)):
         drop(&d)
         return -1
     r.n_inputs = d.n_inputs

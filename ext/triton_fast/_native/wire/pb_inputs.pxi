@@ -421,22 +421,20 @@ cdef int finish_inputs(Decoder* d) noexcept nogil:
     cdef Side* s = d.sides
     cdef Tensor* t
     cdef int32_t i, raw = 0
-    cdef bint has_data
+    cdef Side* mine
     for i in range(d.n_inputs):
         t = &d.r.inputs[i]
-        has_data = False
         if s != NULL and s.index == i:
-            if finish_side(d, s, t):
-                return -1
-            if s.extras.region:
-                s = s.next
-                continue
-            has_data = s.has_contents
+            mine = s
             s = s.next
-        if not has_data:
-            if raw >= d.n_raw:
-                return refuse_input(d, t, b"unable to find data for input tensor", b" in request.")
-            t.ptr = <uint8_t*>d.raw[raw].p
-            t.nbytes = d.raw[raw].n
+            if finish_side(d, mine, t):
+                return -1
+            if mine.extras.region or mine.has_contents:
+                raw += not mine.extras.region
+                continue
+        if raw >= d.n_raw:
+            return refuse_input(d, t, b"unable to find data for input tensor", b" in request.")
+        t.ptr = <uint8_t*>d.raw[raw].p
+        t.nbytes = d.raw[raw].n
         raw += 1
     return 0
