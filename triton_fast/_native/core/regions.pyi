@@ -45,13 +45,25 @@ class SharedRegions:
 def faults() -> int:
     """Return how many faults in regions the handler has mended."""
 
-def lend(
-    regions: SharedRegions | None, name: bytes, offset: int, byte_size: int, settle: bool = False, repeat: int = 1
-) -> bytes:
-    """Lend a stretch of a region to a request and return what an input would hold (tests and bench).
+class Loan:
+    """A stretch of a region in the hands of a request, until ``end`` or the object's end (tests and bench).
 
     Raises
     ------
     ServerError
         What the request would be refused with.
     """
+
+    def __init__(self, regions: SharedRegions | None, name: bytes, offset: int, byte_size: int) -> None: ...
+    def end(self) -> None: ...
+    def read(self, settle: bool = False) -> bytes:
+        """Return the bytes as an input would hold them: in place, or copied out (``settle``) as texts are.
+
+        Raises
+        ------
+        ServerError
+            The region broke.
+        """
+
+    def write(self, data: bytes) -> None:
+        """Write at most as much as was lent; whether the region is whole is told by ``read``."""

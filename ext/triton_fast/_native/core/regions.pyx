@@ -415,40 +415,63 @@ def faults():
     return tf_fault_seen()
 
 
-def lend(SharedRegions regions, bytes name not None, offset, byte_size, bint settle=False, int repeat=1):
-    """Lend a stretch of a region to a request and return what an input would hold (tests and bench)."""
-    cdef tf_error e
+cdef class Loan:
+    """A stretch of a region in the hands of a request, until ``end`` or the object's end (tests and bench)."""
+
     cdef Request* r
-    cdef Lent* lent = NULL
-    cdef Tensor t
-    cdef Registry* home = regions.ptr if regions is not None else NULL
-    cdef const char* text = name
-    cdef uint32_t n = <uint32_t>len(name)
-    cdef uint64_t at = offset, size = byte_size
-    cdef int rc = 0, _turn
-    data = b""
-    for _turn in range(repeat):
-        r = request_new(NULL)
-        if r == NULL:
+    cdef Lent* lent
+
+    def __cinit__(self, SharedRegions regions, bytes name not None, offset, byte_size):
+        cdef tf_error e
+        cdef Registry* home = regions.ptr if regions is not None else NULL
+        cdef const char* text = name
+        cdef uint32_t n = <uint32_t>len(name)
+        cdef uint64_t at = offset, size = byte_size
+        self.r = request_new(NULL)
+        if self.r == NULL:
             raise MemoryError
         with nogil:
-            lent = region_lend(home, r, text, n, at, size, FOR_INPUT, &e)
-        if lent == NULL:
-            request_free(r)
+            self.lent = region_lend(home, self.r, text, n, at, size, FOR_INPUT, &e)
+        if self.lent == NULL:
             raise make(e.code, e.text[:e.len].decode(errors="replace"))
+
+    def __dealloc__(self):
+        self.end()
+
+    def end(self):
+        cdef Request* r = self.r
+        self.r = NULL
+        if r != NULL:
+            with nogil:
+                request_free(r)
+
+    def read(self, bint settle=False):
+        """Return the bytes as an input would hold them: in place, or copied out as texts are."""
+        cdef tf_error e
+        cdef Tensor t
+        cdef int rc = 0
+        if self.r == NULL:
+            raise ValueError("the loan has ended")
         memset(&t, 0, sizeof(t))
-        t.ptr = lent.ptr
-        t.nbytes = lent.nbytes
-        t.block = lent.block
+        t.ptr = self.lent.ptr
+        t.nbytes = self.lent.nbytes
+        t.block = self.lent.block
         block_ref(t.block)
-        with nogil:
-            if settle:
-                rc = lent_settle(r, &t, &e)
-        if rc == 0:
-            data = (<char*>t.ptr)[:t.nbytes]
-            rc = lent_check(r, &e)
-        block_unref(t.block)
-        request_free(r)
+        if settle:
+            with nogil:
+                rc = lent_settle(self.r, &t, &e)
+        try:
+            if rc == 0:
+                data = (<char*>t.ptr)[:t.nbytes]
+                rc = lent_check(self.r, &e)
+        finally:
+            block_unref(t.block)
         if rc != 0:
             raise make(e.code, e.text[:e.len].decode(errors="replace"))
-    return data
+        return data
+
+    def write(self, bytes data not None):
+        """Write at most as much as was lent; whether the region is whole is told by ``read``."""
+        if self.r == NULL or <size_t>len(data) > self.lent.nbytes:
+            raise ValueError("more than was lent")
+        memcpy(self.lent.ptr, <const char*>data, len(data))
