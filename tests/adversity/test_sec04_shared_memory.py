@@ -29,7 +29,7 @@ PAGE = mmap.PAGESIZE
 SIZE = 8 * PAGE
 TOP = (1 << 64) - 1
 THREADS = 24
-ROUNDS = 40
+ROUNDS = 100
 CYCLES = 500
 ADD = """
 max_batch_size: 8

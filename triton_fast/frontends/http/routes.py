@@ -131,9 +131,9 @@ def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
     asked = verb.json_object()
     if memory == "cuda":
         handle = _needed(asked, "raw_handle")
-        text = _text(handle.get("b64") if isinstance(handle, dict) else None, "b64")
-        _unsigned(_needed(asked, "byte_size"))
-        _check_integer(asked.get("device_id"), "device_id")
+        text = _text(_member(handle, "b64"))
+        _unsigned(_member(asked, "byte_size"))
+        _check_integer(_member(asked, "device_id"))
         check_handle(text)
         plane.shared_memory.register_cuda(region)
         return empty_answer()
@@ -221,9 +221,13 @@ def _needed(asked: dict[str, Any], field: str) -> Any:
     return asked[field]
 
 
-def _text(value: Any, member: str = "") -> str:
-    if value is None and member:
-        raise Internal(f"attempt to access non-existing object member '{member}'")
+def _member(value: Any, name: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        raise Internal(f"attempt to access non-existing object member '{name}'")
+    return value[name]
+
+
+def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise Internal("attempt to access JSON non-string as string")
     return value
@@ -235,9 +239,7 @@ def _unsigned(value: Any) -> int:
     return value
 
 
-def _check_integer(value: Any, member: str) -> None:
-    if value is None:
-        raise Internal(f"attempt to access non-existing object member '{member}'")
+def _check_integer(value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value >= 1 << 63:
         raise Internal("attempt to access JSON non-signed-integer as signed-integer")
 
