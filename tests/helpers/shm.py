@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
-DIRECTORY = Path("/dev/shm")
+DIRECTORY = Path("/dev/shm")  # noqa: S108
 
 
 class File:

@@ -365,8 +365,8 @@ cdef bint more_flights(Store* s) noexcept nogil:
     return True
 
 
-# What is looked up and what is executed must be the same, whatever the client does meanwhile; else it could file its own
-# answer under the inputs of others. -1: it can not be had, so the request is not looked up.
+# What is looked up and what is executed must be the same, whatever the client does meanwhile; else it could file its
+# own answer under the inputs of others. -1: it can not be had, so the request is not looked up.
 cdef int settle(Request* r) noexcept nogil:
     cdef tf_error e
     return lent_settle_all(r, &e)

@@ -29,8 +29,8 @@ cdef inline Lent* place_of(Request* r, int32_t k) noexcept nogil:
 cdef int too_small(Request* r, Tensor* t, Lent* lent, tf_error* e) noexcept nogil:
     cdef const char* name = r.model.outputs[t.index].name
     cdef int n = <int>min(r.model.outputs[t.index].name_len, <unsigned int>NAME_CUT)
-    return tf_fail(e, TF_INTERNAL, b"shared memory size specified with the request for output '%.*s' (%llu bytes) should "
-                   b"be at least %llu bytes to hold the results", n, name, <unsigned long long>lent.nbytes,
+    return tf_fail(e, TF_INTERNAL, b"shared memory size specified with the request for output '%.*s' (%llu bytes) "
+                   b"should be at least %llu bytes to hold the results", n, name, <unsigned long long>lent.nbytes,
                    <unsigned long long>t.nbytes)
 
 
