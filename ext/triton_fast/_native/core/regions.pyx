@@ -112,7 +112,8 @@ cdef int fail_find(const char* name, uint32_t n, tf_error* e) noexcept nogil:
 
 cdef int fail_broken(Region* region, tf_error* e) noexcept nogil:
     return tf_fail(e, TF_INVALID_ARG, b"shared memory region '%.*s' can not be used any more: its file was made "
-                   b"smaller than what was registered, or has no memory left; unregister it", cut(region.name_len), region.name)
+                   b"smaller than what was registered, or has no memory left; unregister it", cut(region.name_len),
+                   region.name)
 
 
 # offset and nbytes lie within the region. Sums are not built before they are known to fit.
@@ -122,8 +123,8 @@ cdef int check_bounds(Region* region, uint64_t offset, uint64_t nbytes, tf_error
                        region.name)
     if nbytes > UINT64_MAX - offset:
         return tf_fail(e, TF_INVALID_ARG, b"Integer overflow detected: byte_size (%llu) + offset (%llu) exceeds "
-                       b"maximum value (%llu) for region '%.*s'", <unsigned long long>nbytes, <unsigned long long>offset,
-                       <unsigned long long>UINT64_MAX, cut(region.name_len), region.name)
+                       b"maximum value (%llu) for region '%.*s'", <unsigned long long>nbytes,
+                       <unsigned long long>offset, <unsigned long long>UINT64_MAX, cut(region.name_len), region.name)
     if nbytes > region.nbytes - offset:
         return tf_fail(e, TF_INVALID_ARG, b"Invalid offset + byte size for shared memory region: '%.*s'",
                        cut(region.name_len), region.name)
