@@ -47,6 +47,7 @@ from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
 from triton_fast.scheduling.snapshots import snapshot
 from triton_fast.scheduling.threads import usable_cores
+from triton_fast.shared_memory import SharedMemory
 
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
@@ -136,7 +137,10 @@ class Server:
         self.poller: Poller | None = None
         if options.model_control_mode == ControlMode.POLL.value:
             self.poller = Poller(self.repository, float(options.repository_poll_secs))
-        self.plane = Dataplane(self.repository, server_id=options.server_id, poller=self.poller)
+        self.plane = Dataplane(
+            self.repository, server_id=options.server_id, poller=self.poller,
+            shared_memory=SharedMemory(options.allow_client_shm),
+        )  # fmt: skip
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
         )

@@ -12,9 +12,10 @@ from typing import Any
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
-from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
+from triton_fast.errors import InvalidArg, Unavailable
 from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
 from triton_fast.scheduling.runtime import ServedVersion
+from triton_fast.shared_memory import SharedMemory
 from triton_fast.types import TYPES, DataType
 
 EXTENSIONS = (
@@ -23,7 +24,6 @@ EXTENSIONS = (
     "statistics", "trace", "logging",
 )  # fmt: skip
 MAX_VERSION_DIGITS = 18
-SHM_DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 
 
 def parse_version(text: str) -> int:
@@ -53,6 +53,8 @@ class Dataplane:
         ``--id``.
     poller
         Follows the repositories' changes, in mode poll.
+    shared_memory
+        Where clients register regions; by default they may not.
     """
 
     def __init__(
@@ -61,9 +63,11 @@ class Dataplane:
         *,
         server_id: str = "triton",
         poller: Poller | None = None,
+        shared_memory: SharedMemory | None = None,
     ) -> None:
         self.repository = repository
         self._poller = poller
+        self.shared_memory = shared_memory or SharedMemory()
         self.server_id = server_id
         self._started = False
         self._exiting = False
@@ -221,16 +225,6 @@ class Dataplane:
         if self._poller is None:
             raise Unavailable("polling is disabled")
         self._poller.poll_once(at_once=True)
-
-    # ---- shared memory: off in this build, answered as a server that was started without it
-
-    def shared_memory_status(self, kind: str, region: str) -> list[dict[str, Any]]:
-        if region:
-            raise NotFound(f"Unable to find {kind} shared memory region: '{region}'")
-        return []
-
-    def shared_memory_change(self) -> None:
-        raise Unsupported(SHM_DISABLED)
 
 
 def _index_row(row: IndexRow) -> dict[str, str]:

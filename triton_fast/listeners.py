@@ -34,6 +34,7 @@ def http_listener(options: Options, app: InferApp, epoch: Epoch) -> Listener[Htt
     native = HttpServer(app, asyncio.get_running_loop(), epoch)
     _limit(native, options, options.http_max_input_size)
     _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"))
+    native.use_regions(app.plane.shared_memory.regions)
     tls = None
     if options.http_use_ssl:
         tls = server_context(
@@ -66,6 +67,7 @@ def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch) -> Listener[Grpc
     """Return the listener of the gRPC port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = GrpcServer(app, asyncio.get_running_loop(), epoch)
     _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"))
+    native.use_regions(app.plane.shared_memory.regions)
     native.max_message = options.grpc_max_message_size
     native.max_inflated = options.grpc_max_inflated_size
     native.max_metadata = options.grpc_max_metadata_size

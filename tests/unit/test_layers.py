@@ -18,7 +18,7 @@ LAYERS = (
     ("app", "endpoints", "listeners", "startup", "cli", "__main__"),
     ("frontends",),
     ("dataplane",),
-    ("scheduling", "repository"),
+    ("scheduling", "repository", "shared_memory"),
     ("backends",),
     ("config", "memory", "observability"),
     ("_native",),

@@ -38,7 +38,6 @@ _NO_THREADS = "one event loop serves all connections, so a thread count has no e
 _NO_TRACE = "tracing is not there yet: no trace is written"
 _NO_CACHE = "compiled caches are not loaded: local and redis are built in"
 _NO_GPU = "GPU memory is not managed yet"
-_NO_SHM = "shared-memory regions are not there yet: registering one is refused"
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("model-load-gpu-limit", v.DEVICE_FRACTION, v.EMPTY, _MEMORY, "<gpu>:<fraction>: no model is loaded on the GPU "
          "while more of its memory is in use. May be given several times.", repeatable=True, later=_NO_GPU),
 
-    Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register shared-memory regions.", later=_NO_SHM),
+    Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register regions of system shared memory, which must "
+         "lie in /dev/shm of the server and be its own user's or open to all; docs/shared_memory.md."),
 
     Flag("http-header-timeout-secs", v.SECONDS, 20, OURS, "A request head must have come within this time.", unit="s"),
     Flag("http-body-timeout-secs", v.SECONDS, 60, OURS, "A request body may stand still no longer than this.",

@@ -401,6 +401,7 @@ class ModelTable(Generic[R]):
         if record.is_unread and record.failure and not record.entries:
             # What was never understood is as unknown to clients as what is not there.
             self._published.pop(record.name, None)
+            self._tell()
             return
         ready = {version: entry.runtime for version, entry in record.ready.items() if entry.runtime is not None}
         latest = ready[max(ready)] if ready else None
@@ -412,6 +413,9 @@ class ModelTable(Generic[R]):
         self.may_block = any(
             runtime.ready_may_block for snapshot in self._published.values() for runtime in snapshot.ready.values()
         )
+        self._tell()
+
+    def _tell(self) -> None:
         # After the snapshot: who reads the new number sees the new snapshot.
         self.epoch.advance()
         self.on_change()

@@ -7,6 +7,7 @@ import re
 from asyncio import AbstractEventLoop
 from typing import Any
 
+from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.core.ring import CompletionRing
 from triton_fast._native.grpc.upkeep import H2Connection
 from triton_fast._native.sched.model import Epoch
@@ -82,6 +83,9 @@ class GrpcServer:
     def __call__(self) -> GrpcConnection: ...
     def restrict_infer(self, name: str, value: str) -> None:
         """Refuse infer calls (UNAVAILABLE) that do not carry metadata ``name`` with exactly ``value``."""
+
+    def use_regions(self, regions: SharedRegions) -> None:
+        """Let infer requests use the shared memory that is registered there."""
 
     def attach(self) -> None:
         """Begin to deliver responses on the loop."""

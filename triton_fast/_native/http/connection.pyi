@@ -4,6 +4,7 @@ import re
 from asyncio import AbstractEventLoop
 from typing import Any
 
+from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.core.ring import CompletionRing
 from triton_fast._native.sched.model import Epoch
 
@@ -71,6 +72,9 @@ class HttpServer:
 
     def restrict_infer(self, name: str, value: str) -> None:
         """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
+
+    def use_regions(self, regions: SharedRegions) -> None:
+        """Let infer requests use the shared memory that is registered there."""
 
     def attach(self) -> None:
         """Begin to deliver responses on the loop."""

@@ -22,11 +22,14 @@ REDIRECT = "x-vertex-ai-triton-redirect"
 # What a redirect may ask for. Not among them: generate, trace, logging.
 REACHED = frozenset({
     routes.all_stats, routes.model_metadata, routes.infer, routes.model_ready, routes.model_config, routes.model_stats,
-    routes.server_metadata, routes.live, routes.ready, routes.shared_memory, routes.repository_index,
-    routes.repository_load, routes.repository_unload,
+    routes.server_metadata, routes.live, routes.ready, routes.repository_index, routes.repository_load,
+    routes.repository_unload, routes.shared_memory_status, routes.shared_memory_register,
+    routes.shared_memory_unregister,
 })  # fmt: skip
 # Rows of the v2 table that are known here and never served.
-CHANGES = frozenset({routes.repository_load, routes.repository_unload})
+CHANGES = frozenset({
+    routes.repository_load, routes.repository_unload, routes.shared_memory_register, routes.shared_memory_unregister,
+})  # fmt: skip
 _INFER = re.compile(rf"/v2/models/([^/]+)(?:/versions/0*([0-9]{{1,{MAX_VERSION_DIGITS}}}))?/infer")
 
 
@@ -100,19 +103,13 @@ class VertexApp(CloudApp):
             return empty_answer(400)
         seen = Verb(route.methods[0], target, "", verb.headers, verb.body, params)
         missing = self.authorizer.missing(route.category, verb.headers)
-        if not missing and verb.method == "POST" and _changes(route, params):
+        if not missing and verb.method == "POST" and route.handler in CHANGES:
             return empty_answer(403)
         return self.answer(route, seen, verb.method == "POST")
 
     def wrong_method(self, route: routes.Route) -> Answer:
         # Of a redirect the method is the predict route's.
         return super().wrong_method(self.table[1] if route in self.redirects else route)
-
-
-def _changes(route: routes.Route, params: dict[str, str]) -> bool:
-    return route.handler in CHANGES or (
-        route.handler is routes.shared_memory and params.get("action") in ("register", "unregister")
-    )
 
 
 def _metrics(metrics: Handler | None, verb: Verb) -> Answer:

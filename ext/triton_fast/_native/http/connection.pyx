@@ -32,8 +32,11 @@ from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy
 from triton_fast._native.http.shared cimport HttpShared
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
 from triton_fast._native.net.shared cimport SCRATCH
+from triton_fast._native.sched.lent cimport lent_begin
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit
+from triton_fast._native.sched.scheduler cimport (
+    SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit,
+)
 from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_init
 from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, Slice, http1_error_text, http1_parse_head
 from triton_fast._native.wire.json_reply cimport json_encode_reply
@@ -491,7 +494,10 @@ cdef class HttpConnection(Channel):
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
             self.request.max_responses = self.server.max_responses if self.model.ptr.decoupled else 0
-            status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
+            if self.request.lent != NULL and lent_begin(self.request, &e) != 0:
+                status = SUBMIT_REFUSED
+            else:
+                status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
                 self.server.in_flight += 1

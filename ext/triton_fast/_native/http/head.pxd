@@ -1,6 +1,7 @@
 # From a parsed request head to what the connection keeps of it: route, encodings, lengths, and whether it is refused.
 from libc.stdint cimport int32_t, int64_t
 
+from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.wire.http1 cimport Head, Slice
 
 
@@ -40,6 +41,7 @@ cdef struct Limits:
     size_t max_head
     size_t max_input        # JSON, raw and inflated bodies
     size_t max_body         # any body
+    Registry* regions       # that clients registered; NULL: they may not
 
 
 cdef inline str text_of(Slice* s):

@@ -28,6 +28,7 @@ cdef class HttpShared(Shared):
     cdef public bytes route_header          # lower case; app.native is given its value
     cdef public int32_t max_responses       # unsent responses of one decoupled request; 0 = no limit
     cdef Limits limits
+    cdef object shared_memory   # what limits.regions is of
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc, realloc
 
 from triton_fast._native.core.native cimport tf_buf_free
+from triton_fast._native.core.regions cimport SharedRegions
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.net.shared cimport Peer, Shared
 
@@ -59,6 +60,11 @@ cdef class HttpShared(Shared):
         self.limits.max_head = max_head
         self.limits.max_input = max_input
         self.limits.max_body = max_body
+
+    def use_regions(self, SharedRegions regions not None):
+        """Let infer requests use the shared memory that is registered there."""
+        self.shared_memory = regions
+        self.limits.regions = regions.ptr
 
     cdef int deliver(self, Response* p, Peer reader) except -1:
         cdef Response* after
