@@ -22,6 +22,7 @@ from triton_fast.cli.values import RESTRICTED
 from triton_fast.dataplane import Dataplane
 from triton_fast.frontends.http import sagemaker_models
 from triton_fast.observability.metrics import Metrics
+from triton_fast.shared_memory import SharedMemory
 
 FLAGS = ("--allow-sagemaker=1", "--allow-vertex-ai=1", "--vertex-ai-default-model=m", "--model-control-mode=explicit",
          "--load-model=m", "--allow-client-shm=true")  # fmt: skip
@@ -32,7 +33,8 @@ KEY = "x-key: secret"
 INFER = raw.infer_json("m", [1]).partition(b"\r\n\r\n")[2]
 VERBS = ("server_live", "server_ready", "server_metadata", "native_model", "model_ready", "model_metadata",
          "model_config", "model_statistics", "repository_index", "load_model", "unload_model", "register_repository",
-         "unregister_repository", "shared_memory_status", "shared_memory_change")  # fmt: skip
+         "unregister_repository")  # fmt: skip
+SHARED_MEMORY = {"status": "shared_memory_status", "check_allowed": "shared_memory_change"}
 
 
 class Way(NamedTuple):
@@ -106,9 +108,10 @@ class Spy:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
-        for kind, names in ((Dataplane, VERBS), (Metrics, ("render",))):
-            for name in names:
-                patch.setattr(kind, name, self._watched(name, getattr(kind, name)))
+        verbs = {name: name for name in VERBS}
+        for kind, names in ((Dataplane, verbs), (SharedMemory, SHARED_MEMORY), (Metrics, {"render": "render"})):
+            for name, shown in names.items():
+                patch.setattr(kind, name, self._watched(shown, getattr(kind, name)))
 
     def _watched(self, name: str, function: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
