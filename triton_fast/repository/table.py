@@ -133,6 +133,9 @@ class ModelTable(Generic[R]):
         self._lock = threading.Lock()
         self._records: dict[str, Record[R]] = {}
         self._published: dict[str, _Snapshot[R]] = {}
+        # Counts what the index may show otherwise, and the index as it was last: revision, listing, rows.
+        self._revision = 0
+        self._indexed: tuple[int, Mapping[str, int], list[IndexRow]] = (-1, {}, [])
         # Name -> keys of the models in namespaces that it may mean.
         self._namesakes: dict[str, tuple[str, ...]] = {}
 
@@ -211,11 +214,16 @@ class ModelTable(Generic[R]):
 
     def index(self, listing: Mapping[str, int], *, ready_only: bool = False) -> list[IndexRow]:
         """Return one row a version, by name and version. ``listing``: name -> repositories that hold it."""
-        rows: list[IndexRow] = []
         with self._lock:
-            for name in sorted({*listing, *self._records}, key=lambda key: (self._split(key)[1], key)):
-                rows += self._rows(name, listing.get(name, 0))
-        return [row for row in rows if row.state is State.READY] if ready_only else rows
+            revision, known, found = self._indexed
+            if (revision, known) != (self._revision, listing):
+                found = self._all_rows(listing)
+                self._indexed = self._revision, listing, found
+        return [row for row in found if row.state is State.READY] if ready_only else list(found)
+
+    def _all_rows(self, listing: Mapping[str, int]) -> list[IndexRow]:
+        keys = sorted({*listing, *self._records}, key=lambda key: (self._split(key)[1], key))
+        return [row for key in keys for row in self._rows(key, listing.get(key, 0))]
 
     def _rows(self, key: str, owners: int, shown_as: str = "") -> list[IndexRow]:
         record = self._records.get(key)
@@ -384,6 +392,7 @@ class ModelTable(Generic[R]):
         """Note that a retired version has ended."""
         with self._lock:
             entry.state, entry.reason, entry.runtime = State.UNAVAILABLE, entry.reason or UNLOADED, None
+            self._revision += 1
 
     def close(self) -> None:
         """From now on nothing new is served, and a failed lookup says that the server is not ready."""
@@ -405,6 +414,7 @@ class ModelTable(Generic[R]):
             return
         ready = {version: entry.runtime for version, entry in record.ready.items() if entry.runtime is not None}
         latest = ready[max(ready)] if ready else None
+        self._revision += 1
         self._published[record.name] = _Snapshot(latest, ready, frozenset(record.entries))
         namespace, name = self._split(record.name)
         if namespace:
