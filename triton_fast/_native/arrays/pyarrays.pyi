@@ -7,7 +7,7 @@ from triton_fast._native.sched.instance import NativeInstance
 
 # DataType number, full shape, memory: may be kept, and written to, as long as it is referred to. STRING: the wire form.
 Input = tuple[int, tuple[int, ...], BlockView]
-# DataType number, full shape, address, bytes, what keeps that memory: it is let go after the last response that needs it.
+# DataType number, full shape, address, bytes, what keeps that memory: let go after the last response that needs it.
 Output = tuple[int, Sequence[int], int, int, object]
 Function = Callable[[list[Input | None], tuple[bool, ...]], Sequence[Output | None]]
 

@@ -7,10 +7,10 @@ from libc.string cimport memcpy, memset
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.model cimport IoSpec
 from triton_fast._native.core.native cimport (
-    DT_STRING, MEM_CPU, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_size, tf_fail,
+    DT_STRING, MEM_CPU, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_size, tf_fail,
 )
 from triton_fast._native.core.request cimport (
-    Tensor, request_alloc, request_needs, request_wants, response_fail, response_fail_error, response_outputs,
+    Tensor, request_alloc, request_needs, request_wants, response_fail_error, response_outputs,
 )
 
 cdef uint8_t[64] nothing
@@ -177,7 +177,7 @@ cdef int check_output(Arrays* a, const IoSpec* spec, Array* array) noexcept nogi
     cdef int64_t count = elements(array.dims, array.ndim) if 0 <= array.ndim <= MAX_RANK else -1
     cdef size_t at = 0
     cdef uint32_t size
-    cdef int64_t i
+    cdef int64_t _i
     if not array.present:
         return tf_fail(&a.error, TF_INTERNAL, b"output tensor '%s' is not found", spec.name)
     if array.dtype != spec.dtype:
@@ -195,7 +195,7 @@ cdef int check_output(Arrays* a, const IoSpec* spec, Array* array) noexcept nogi
             return tf_fail(&a.error, TF_INTERNAL, b"output '%s' has %zu bytes, its shape needs %zu", spec.name,
                            array.nbytes, <size_t>count * <size_t>dtype_size(spec.dtype))
         return 0
-    for i in range(count):
+    for _i in range(count):
         if array.nbytes - at < 4:
             break
         memcpy(&size, array.data + at, 4)
@@ -247,7 +247,7 @@ cdef int client_dims(Arrays* a, Request* r, const IoSpec* spec, const Array* arr
     return 0
 
 
-cdef int slice_output(Arrays* a, Request* r, Tensor* t, int32_t i, int64_t row, size_t first, size_t last) noexcept nogil:
+cdef int slice_output(Arrays* a, Request* r, Tensor* t, int32_t i, size_t first, size_t last) noexcept nogil:
     cdef const IoSpec* spec = &r.model.outputs[i]
     cdef Array* array = &a.outputs[i]
     t.name = spec.name
@@ -284,7 +284,7 @@ cdef void stretch(Arrays* a, Request* r, int32_t i, int64_t row, size_t* first, 
 cdef int give(Arrays* a, Request* r, Tensor* t, int32_t i, int64_t row) noexcept nogil:
     cdef size_t first = 0, last = 0
     stretch(a, r, i, row, &first, &last)
-    return slice_output(a, r, t, i, row, first, last)
+    return slice_output(a, r, t, i, first, last)
 
 
 # The client's outputs in its order, then the scheduler's.

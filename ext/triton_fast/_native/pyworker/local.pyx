@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
+from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
 )
