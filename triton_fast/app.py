@@ -26,9 +26,11 @@ from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
+from triton_fast.cli.doors import doors
 from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.observability import log, tables
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
@@ -123,8 +125,9 @@ class Server:
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
         self.endpoints = Endpoints(
-            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
-        )
+            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics(),
+            keys=KeyRing(Path(options.api_keys), options.api_keys_open) if options.api_keys else None,
+        )  # fmt: skip
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -142,6 +145,7 @@ class Server:
         except (OSError, ServerError) as error:
             return self.failed_to_start(error)
         self._print_tables()
+        log.info(doors(self.options))
         if failed and self.options.exit_on_error:
             for name, reason in failed:
                 log.error(f"failed to load '{name}': {reason}")

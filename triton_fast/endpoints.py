@@ -13,8 +13,10 @@ from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.dataplane import Dataplane
+from triton_fast.frontends.authorizer import Authorizer
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.metrics import handler
 from triton_fast.listeners import grpc_listener, http_listener, metrics_listener
@@ -33,16 +35,19 @@ class Threads:
 
 
 class Endpoints:
-    """``metrics``: None where the server keeps none."""
+    """``metrics``: None where the server keeps none. ``keys``: None where no API key is asked for."""
 
     def __init__(
-        self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None
-    ) -> None:
+        self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None,
+        *, keys: KeyRing | None = None,
+    ) -> None:  # fmt: skip
         self._options = options
         self._plane = plane
         self._epoch = epoch
         self._threads = threads
         self._metrics = metrics
+        self._keys = keys
+        self._watch: asyncio.Task[None] | None = None
         self.grpc: Listener[GrpcServer] | None = None
         self.http: Listener[HttpServer] | None = None
         self.metrics: Listener[HttpServer] | None = None
@@ -52,6 +57,8 @@ class Endpoints:
         try:
             for listener in await self._bind_all():
                 await listener.serve()
+            if self._keys is not None:
+                self._watch = asyncio.get_running_loop().create_task(self._keys.watch(self._threads.work))
         except BaseException:
             self.close()
             await asyncio.sleep(0)  # the loop closes sockets in its next round
@@ -87,6 +94,8 @@ class Endpoints:
         self.close()
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         for listener in self.all:
             listener.close()
 
@@ -94,22 +103,24 @@ class Endpoints:
         options = self._options
         listeners: list[Listener[Any]] = []
         if options.allow_grpc:
-            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self._epoch)
+            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self._epoch,
+                                      self._keys)
             listeners.append(await _bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port))
         if options.allow_http:
             app = self._app(InferApp, options.http_restricted_api)
             app.custom_metrics = self._metrics.custom if self._metrics is not None else None
-            self.http = http_listener(options, app, self._epoch)
+            self.http = http_listener(options, app, self._epoch, self._keys)
             listeners.append(await _bind(self.http, options.http_address, options.http_port, options.reuse_http_port))
         if self._metrics is not None:
-            scrape = MetricsApp(handler(self._metrics.render), self._threads.work)
+            scrape = MetricsApp(handler(self._metrics.render), self._threads.work, Authorizer(keys=self._keys))
             self.metrics = metrics_listener(options, scrape, self._epoch)
             address = options.metrics_address or options.http_address
             listeners.append(await _bind(self.metrics, address, options.metrics_port, options.reuse_http_port))
         return listeners
 
     def _app(self, kind: type[A], restricted: Mapping[str, tuple[str, str]]) -> A:
-        return kind(self._plane, self._threads.work, self._threads.loads, restricted, self._threads.checks)
+        threads = self._threads
+        return kind(self._plane, threads.work, threads.loads, restricted, threads.checks, keys=self._keys)
 
 
 async def _bind(listener: Listener[Any], address: str, port: int, reuse_port: bool) -> Listener[Any]:

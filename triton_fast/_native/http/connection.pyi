@@ -5,6 +5,7 @@ from asyncio import AbstractEventLoop
 from typing import Any
 
 from triton_fast._native.core.ring import CompletionRing
+from triton_fast._native.net.gate import KeyGate
 from triton_fast._native.sched.model import Epoch
 
 class HttpServer:
@@ -62,6 +63,9 @@ class HttpServer:
 
     def restrict_infer(self, name: str, value: str) -> None:
         """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
+
+    def require_keys(self, gate: KeyGate) -> None:
+        """Refuse infer requests without a key that lets infer; headers that may hold one are not forwarded."""
 
     def attach(self) -> None:
         """Begin to deliver responses on the loop."""

@@ -26,7 +26,6 @@ cdef struct Info:
     bint head_only          # HEAD: no body in the answer
     bint chunked
     bint expect
-    bint denied             # inference is restricted, and the head lacks the header for it
     bint has_header_len     # Inference-Header-Content-Length: header_len holds
     int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
     int32_t encoding_out
@@ -53,5 +52,8 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t
 cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept
 # Whether a header `name` (lower case) has exactly `value` (see net.fields).
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
-# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent.
-cdef list forwarded_headers(Head* h, object pattern)
+# The API key that a request presents; an empty one when it presents none.
+cdef void presented_key(Head* h, const char** key, size_t* n) noexcept
+# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent. but_keys: without
+# those that may hold an API key.
+cdef list forwarded_headers(Head* h, object pattern, bint but_keys)

@@ -5,6 +5,8 @@ from libc.stdlib cimport free, malloc, realloc
 
 from triton_fast._native.core.native cimport tf_buf_free
 from triton_fast._native.core.request cimport Response
+from triton_fast._native.http.head cimport has_header, presented_key
+from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport Peer, Shared
 
 
@@ -58,6 +60,18 @@ cdef class HttpShared(Shared):
         self.limits.max_head = max_head
         self.limits.max_input = max_input
         self.limits.max_body = max_body
+
+    cdef object lacks(self, KeyHold* hold):
+        cdef const char* key = NULL
+        cdef size_t n = 0
+        if self.gate is not None:
+            presented_key(&self.head, &key, &n)
+            refused = self.gate.refusal(key, n, hold, True)
+            if refused is not None:
+                return refused
+        if self.guard_name is not None and not has_header(&self.head, self.guard_name, self.guard_value):
+            return self.guard_label
+        return None
 
     cdef int deliver(self, Response* p, Peer reader) except -1:
         cdef Response* after
