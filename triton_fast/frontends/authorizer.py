@@ -20,7 +20,7 @@ class _Guard(NamedTuple):
 
 
 class Authorizer:
-    """``restricted``: category -> (header, value), as the command line gives it. ``keys``: None where none are asked."""
+    """``restricted``: category -> (header, value), as the command line gives it. ``keys``: None where none is asked."""
 
     def __init__(self, restricted: Mapping[str, tuple[str, str]] | None = None, keys: KeyRing | None = None) -> None:
         self._guards = {

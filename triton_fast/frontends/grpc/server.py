@@ -44,7 +44,10 @@ class GrpcApp(V2App):
             health.WATCH: ("health", partial(health.Watch, watchers=self.watchers)),
             # What the server can be asked is metadata of it.
             **{
-                reflection.path(package): ("metadata", partial(reflection.Reflection, package=package))
+                reflection.path(package): (
+                    "metadata",
+                    partial(reflection.Reflection, package=package, refused=partial(self.refused, "metadata")),
+                )
                 for package in reflection.PACKAGES
             },
         }
@@ -59,11 +62,16 @@ class GrpcApp(V2App):
         if handler is None:
             call.finish(UNIMPLEMENTED)
             return None
-        missing = self.authorizer.missing(category, call.metadata)
-        if missing:
-            call.finish(*self.denied(missing))
+        refused = self.refused(category, call)
+        if refused is not None:
+            call.finish(*refused)
             return None
         return handler(call)
+
+    def refused(self, category: str, call: Call) -> tuple[int, str] | None:
+        """Return (status, text) when the call's metadata does not let it use the category, now."""
+        missing = self.authorizer.missing(category, call.metadata)
+        return self.denied(missing) if missing else None
 
     @staticmethod
     def denied(header: str) -> tuple[int, str]:

@@ -65,6 +65,7 @@ cdef class HttpShared(Shared):
         cdef const char* key = NULL
         cdef size_t n = 0
         if self.gate is not None:
+            hold.generation = 0         # it is of another head
             presented_key(&self.head, &key, &n)
             refused = self.gate.refusal(key, n, hold, True)
             if refused is not None:
