@@ -1,4 +1,4 @@
-"""API keys: the file in its two forms, what a key reaches, expiry, rates, rotation, broken files; the clock is given."""
+"""API keys: the file in its two forms, what a key reaches, expiry, rates, rotation, broken files; a given clock."""
 
 from __future__ import annotations
 
