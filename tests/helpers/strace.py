@@ -22,8 +22,8 @@ _FD = re.compile(r'(?:AT_FDCWD|\d+)<(.*?)>, (?=")')
 # What an interpreter, its libraries and its allocator look at by themselves.
 _OWN = (
     "/proc/self/", "/proc/stat", "/proc/sys/vm/", "/proc/meminfo", "/proc/cpuinfo", "/sys/devices/system/",
-    "/sys/fs/cgroup", "/usr/lib", "/usr/local/lib", "/lib", "/etc/localtime", "/etc/ld.so", "/usr/share/zoneinfo", "/dev/null",
-    "/dev/urandom",
+    "/sys/fs/cgroup", "/usr/lib", "/usr/local/lib", "/lib", "/etc/localtime", "/etc/ld.so", "/usr/share/zoneinfo",
+    "/dev/null", "/dev/urandom",
 )  # fmt: skip
 
 
