@@ -25,6 +25,7 @@ _OWN = (
     "/sys/fs/cgroup", "/usr/lib", "/usr/local/lib", "/lib", "/etc/localtime", "/etc/ld.so", "/usr/share/zoneinfo",
     "/dev/null", "/dev/urandom",
 )  # fmt: skip
+_INTERPRETER = re.compile(r"/proc/\d+/(?:stat|status|statm|maps|cgroup|fd|task|mountinfo)\b|.*/lib/python3\d+\.zip$")
 
 
 @cache
@@ -90,9 +91,10 @@ def outside(paths: Iterable[tuple[str, str]], *allowed: Path | str) -> list[tupl
     return [
         (call, path)
         for call, path in paths
-        if path not in exact and not path.startswith((*prefixes, *_OWN)) and not _is_own_proc(path)
+        if path not in exact and not path.startswith((*prefixes, *_OWN)) and not _is_own(path)
     ]
 
 
-def _is_own_proc(path: str) -> bool:
-    return re.match(r"/proc/\d+/(?:stat|status|statm|maps|cgroup|fd|task|mountinfo)\b", path) is not None
+def _is_own(path: str) -> bool:
+    # The second: an interpreter that starts looks for its library upwards of itself.
+    return _INTERPRETER.match(path) is not None

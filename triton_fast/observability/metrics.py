@@ -58,6 +58,8 @@ class ModelSnapshot:
     breaks: Mapping[str, int] = field(default_factory=dict)
     # hits, their ns, misses, their ns; None: the response cache does not answer for this model
     cache: tuple[int, int, int, int] | None = None
+    # The repository, where each is a namespace; else empty.
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,8 @@ def _host_families(host: HostSampler) -> Iterator[Metric]:
 def _labels(snapshot: ModelSnapshot) -> dict[str, str]:
     """Labels of a model's series. What a label name may not hold becomes '_'; two leading ones are Prometheus's own."""
     tags = {f"_{_NOT_LABEL.sub('_', tag).lstrip('_')}": value for tag, value in snapshot.tags.items()}
-    return {**tags, "model": snapshot.model, "version": snapshot.version}
+    where = {"namespace": snapshot.namespace} if snapshot.namespace else {}
+    return {**tags, "model": snapshot.model, **where, "version": snapshot.version}
 
 
 def _histogram(phase: str, models: Sequence[tuple[dict[str, str], ModelSnapshot]]) -> Metric:

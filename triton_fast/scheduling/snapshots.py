@@ -14,6 +14,7 @@ def snapshot(runtime: ServedVersion, load_seconds: float) -> ModelSnapshot:
     return ModelSnapshot(
         model=runtime.name,
         version=str(runtime.version),
+        namespace=runtime.namespace,
         tags=dict(runtime.config.metric_tags),
         success=taken["success"],
         failures=taken["failures"],

@@ -38,16 +38,23 @@ class InferApp(V2App):
         if route is None:
             return error_answer(404, "Not Found")
         values = {name.lower(): value for name, value in headers}
-        missing = self.authorizer.missing(route.category, values)
+        return self.answer(route, Verb(method, path, query, values, body, params), allowed)
+
+    def answer(self, route: routes.Route, verb: Verb, allowed: bool) -> Answer | Awaitable[Answer]:
+        """Run the handler of a route for who may use it. ``allowed``: the route has the method."""
+        missing = self.authorizer.missing(route.category, verb.headers)
         if missing:
             return self.denied(missing)
         if not allowed:
-            return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
-        verb = Verb(method, path, query, values, body, params)
+            return self.wrong_method(route)
         where = self.place(route.where)
         if where is not Where.LOOP:
             return self.run_later(routes.run, route, self.plane, verb, where=where)
         return routes.run(route, self.plane, verb)
+
+    def wrong_method(self, route: routes.Route) -> Answer:
+        """Answer a method that a known path does not have."""
+        return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
 
     def endpoint_load(self, form: int) -> bytes | None:
         """Return the endpoint-load-metrics header of a generate answer, if the models say what it needs."""

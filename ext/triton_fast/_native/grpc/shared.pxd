@@ -4,6 +4,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.native cimport tf_buf
+from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport Call, Item
 from triton_fast._native.grpc.outgoing cimport Outgoing
@@ -58,6 +59,8 @@ cdef class GrpcShared(Shared):
     cdef object due_timer
     cdef ModelSlot[64] models
     cdef int64_t models_epoch
+    cdef object shared_memory   # SharedRegions that clients register; None: they may not
+    cdef Registry* regions      # the same
 
     cdef int watch(self, Call* call) except -1
     cdef int unwatch(self, Call* call) noexcept

@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
 from triton_fast._native.core.native cimport now_ns, tf_buf_free
+from triton_fast._native.core.regions cimport SharedRegions
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport Call, Item, call_ref, call_unref
 from triton_fast._native.grpc.outgoing cimport outgoing_drop
@@ -82,6 +83,11 @@ cdef class GrpcShared(Shared):
             if refused is not None:
                 return refused
         return self.guard_label if self.guard_name is not None and not call.granted else None
+
+    def use_regions(self, SharedRegions regions not None):
+        """Let infer requests use the shared memory that is registered there."""
+        self.shared_memory = regions
+        self.regions = regions.ptr
 
     cdef int deliver(self, Response* p, Peer reader) except -1:
         cdef Response* after

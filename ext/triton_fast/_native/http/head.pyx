@@ -109,6 +109,37 @@ cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexc
     return route
 
 
+cdef Slice* find_header(Head* h, bytes name) noexcept:
+    cdef uint32_t i
+    for i in range(h.n_headers):
+        if is_named(&h.headers[i].name, <const char*>name, len(name)):
+            return &h.headers[i].value
+    return NULL
+
+
+cdef bytes take_typed_length(Head* h, bytes kind):
+    cdef Slice* given = find_header(h, b"content-type")
+    cdef int32_t value = 0
+    cdef bytes text
+    h.content_encoding.ptr = NULL
+    h.content_encoding.len = 0
+    h.accept_encoding.ptr = NULL
+    h.has_infer_header_len = False
+    if given == NULL:
+        return None
+    text = given.ptr[:given.len]
+    if kind not in text:
+        return None
+    if not text.startswith(kind):
+        return b"expect MIME type for binary data starts with '%b', got: %b" % (kind, text)
+    h.infer_header_len.ptr = given.ptr + len(kind)
+    h.infer_header_len.len = given.len - <size_t>len(kind)
+    if http1_parse_int32(h.infer_header_len, &value) != NUM_OK:
+        return b"Unable to parse inference header size, got: %b" % (text[len(kind):],)
+    h.has_infer_header_len = True
+    return None
+
+
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
     cdef uint32_t i
     for i in range(h.n_headers):

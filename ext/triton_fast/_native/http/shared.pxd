@@ -22,9 +22,14 @@ cdef class HttpShared(Shared):
     cdef tf_buf json
     cdef int32_t* binary_index
     cdef int32_t binary_room
-    cdef public bint allow_infer
+    cdef public bint allow_infer            # the v2 routes of inference are matched natively
+    # Of a cloud's front end: the content type of JSON with binary tensors, up to the JSON's length, in requests and in
+    # answers; its POSTs are matched by app.native. None: as v2 has it.
+    cdef public bytes binary_type
+    cdef public bytes route_header          # lower case; app.native is given its value
     cdef public int32_t max_responses       # unsent responses of one decoupled request; 0 = no limit
     cdef Limits limits
+    cdef object shared_memory   # what limits.regions is of
     cdef public int64_t head_timeout_ns
     cdef public int64_t body_timeout_ns
     cdef public int64_t idle_timeout_ns
