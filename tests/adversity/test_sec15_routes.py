@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.conformance.test_cloud_restricted import ENV, NAMES
+from tests.conformance.test_cloud_restricted import FLAGS as CLOUD_FLAGS
+from tests.conformance.test_cloud_restricted import ways as cloud_ways
 from tests.conformance.test_restricted import PATHS, RPCS, aliases, start
 from tests.helpers import raw
 from tests.helpers.grpc_channel import Channel
@@ -156,6 +160,29 @@ def test_a_key_reaches_its_scope_and_no_more(tmp_path: Path, keys: tuple[Path, d
                 assert denied is (category not in REACH[scope]), (scope, path)
             scrape = raw.ask(server.metrics, raw.get("/metrics", f"X-Api-Key: {text}")).status
             assert scrape == (200 if scope == "metrics" else 403)
+
+
+def test_keys_on_the_ports_of_clouds(tmp_path: Path, keys: tuple[Path, dict[str, str]]) -> None:
+    root = repository(tmp_path / "models", Model("m"))
+    with LocalServer(root, *CLOUD_FLAGS, f"--api-keys={keys[0]}", env=ENV) as server:
+        for way in cloud_ways(tmp_path):
+            length = (f"Content-Length: {len(way.body)}",) if way.body else ()
+
+            def ask(*headers: str, way: Any = way, length: Sequence[str] = length) -> raw.Answer:
+                head = raw.get(way.path, *way.headers, *length, *headers, method=way.method)
+                return raw.ask(getattr(server, way.port), head + (way.body if way.method != "GET" else b""))
+
+            for wrong in ((), ("Authorization: Bearer x",), ("X-Api-Key: x",), ("Authorization: Basic x",)):
+                answer = ask(*wrong)
+                assert answer.status == 401 and "API key" in answer.error, (way.name, wrong)
+            for scope, text in keys[1].items():
+                if "load" in way.name or way.method == "DELETE" or way.name.startswith("sagemaker POST /models "):
+                    if scope == "admin":
+                        continue  # it would be done
+                answer = ask(f"Authorization: Bearer {text}")
+                denied = answer.status == 403 and b"API key" in answer.body
+                assert denied is (way.category not in REACH[scope]), (way.name, scope)
+    assert NAMES
 
 
 def test_the_table_has_every_route() -> None:
