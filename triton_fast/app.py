@@ -25,9 +25,11 @@ from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
+from triton_fast.cli.doors import doors
 from triton_fast.dataplane import Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.observability import log
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
@@ -142,8 +144,9 @@ class Server:
             shared_memory=SharedMemory(options.allow_client_shm),
         )  # fmt: skip
         self.endpoints = Endpoints(
-            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
-        )
+            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics(),
+            keys=KeyRing(Path(options.api_keys), options.api_keys_open) if options.api_keys else None,
+        )  # fmt: skip
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -170,6 +173,7 @@ class Server:
             self.options, agents=self.agents.rows(), settings=self._backend_settings,
             models=self.repository.summary(), cache_enabled=self.cache is not None,
         )  # fmt: skip
+        log.info(doors(self.options))
         lines = await loop.run_in_executor(self.work, startup.failure_lines, self.options, failed) if failed else []
         if failed and self.options.exit_on_error:
             is_over = await self._end(time.monotonic() + self.options.exit_timeout_secs)

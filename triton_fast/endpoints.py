@@ -13,11 +13,13 @@ from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.dataplane import Dataplane
+from triton_fast.frontends.authorizer import Authorizer
 from triton_fast.frontends.grpc.server import GrpcApp
 from triton_fast.frontends.http.cloud import CloudApp
 from triton_fast.frontends.http.sagemaker import SageMakerApp, Settings
 from triton_fast.frontends.http.server import InferApp, MetricsApp
 from triton_fast.frontends.http.vertex import VertexApp
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.metrics import handler
 from triton_fast.listeners import cloud_listener, grpc_listener, http_listener, metrics_listener
@@ -36,16 +38,19 @@ class Threads:
 
 
 class Endpoints:
-    """``metrics``: None where the server keeps none."""
+    """``metrics``: None where the server keeps none. ``keys``: None where no API key is asked for."""
 
     def __init__(
-        self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None
-    ) -> None:
+        self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None,
+        *, keys: KeyRing | None = None,
+    ) -> None:  # fmt: skip
         self._options = options
         self._plane = plane
         self._epoch = epoch
         self._threads = threads
         self._metrics = metrics
+        self._keys = keys
+        self._watch: asyncio.Task[None] | None = None
         self.grpc: Listener[GrpcServer] | None = None
         self.http: Listener[HttpServer] | None = None
         self.sagemaker: Listener[HttpServer] | None = None
@@ -59,6 +64,8 @@ class Endpoints:
         try:
             for listener in await self._bind_all():
                 await listener.serve()
+            if self._keys is not None:
+                self._watch = asyncio.get_running_loop().create_task(self._keys.watch(self._threads.work))
         except BaseException:
             self.close()
             await asyncio.sleep(0)  # the loop closes sockets in its next round
@@ -95,6 +102,8 @@ class Endpoints:
         self.close()
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         for listener in self.all:
             listener.close()
 
@@ -102,10 +111,11 @@ class Endpoints:
         options = self._options
         listeners: list[Listener[Any]] = []
         if options.allow_grpc:
-            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self._epoch)
+            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self._epoch,
+                                      self._keys)
             listeners.append(await _bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port))
         if options.allow_http:
-            self.http = http_listener(options, self._http_app(InferApp), self._epoch)
+            self.http = http_listener(options, self._http_app(InferApp), self._epoch, self._keys)
             listeners.append(await _bind(self.http, options.http_address, options.http_port, options.reuse_http_port))
         if options.allow_sagemaker:
             sagemaker = self._http_app(SageMakerApp)
@@ -122,7 +132,7 @@ class Endpoints:
             self.vertex = self._cloud(vertex)
             listeners.append(await _bind(self.vertex, options.vertex_ai_address, options.vertex_ai_port, False))
         if self._metrics is not None:
-            metrics = MetricsApp(handler(self._metrics.render), self._threads.work)
+            metrics = MetricsApp(handler(self._metrics.render), self._threads.work, Authorizer(keys=self._keys))
             self.metrics = metrics_listener(options, metrics, self._epoch)
             address = options.metrics_address or options.http_address
             listeners.append(await _bind(self.metrics, address, options.metrics_port, options.reuse_http_port))
@@ -130,7 +140,7 @@ class Endpoints:
 
     def _cloud(self, app: CloudApp) -> Listener[HttpServer]:
         self.apps.append(app)
-        return cloud_listener(self._options, app, self._epoch)
+        return cloud_listener(self._options, app, self._epoch, self._keys)
 
     def _http_app(self, kind: type[A]) -> A:
         app = self._app(kind, self._options.http_restricted_api)
@@ -139,7 +149,8 @@ class Endpoints:
         return app
 
     def _app(self, kind: type[A], restricted: Mapping[str, tuple[str, str]]) -> A:
-        return kind(self._plane, self._threads.work, self._threads.loads, restricted, self._threads.checks)
+        threads = self._threads
+        return kind(self._plane, threads.work, threads.loads, restricted, threads.checks, keys=self._keys)
 
 
 async def _bind(listener: Listener[Any], address: str, port: int, reuse_port: bool) -> Listener[Any]:

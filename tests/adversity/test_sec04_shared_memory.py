@@ -303,7 +303,7 @@ def _requests(seed: int) -> Iterator[bytes]:
         offsets = [dice.randrange(0, SIZE - PAGE, 4) for _ in range(2)]
         given_ = place(4 * count, offsets[0]) if dice.random() < 0.8 else None
         if kind == "BYTES":
-            given_ = place(4 * count, offsets[0])       # all lengths 0, unless another request wrote there
+            given_ = place(4 * count, offsets[0])  # all lengths 0, unless another request wrote there
         yield infer(model, given_, place(4 * count, offsets[1]) if dice.random() < 0.8 else None, count, kind)
 
 

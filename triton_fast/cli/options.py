@@ -148,6 +148,8 @@ class Options:
     overload_status: str
     access_log: float
     allow_code_upload: bool
+    api_keys: str  # a file; empty: no key is asked for
+    api_keys_open: tuple[str, ...]  # categories that need none
 
     cpu_only: bool  # TRITON_SERVER_CPU_ONLY is set
     warnings: tuple[str, ...]  # deprecated flags, in Triton's words; stderr before anything else

@@ -252,6 +252,10 @@ FLAGS: tuple[Flag, ...] = (
         later="there is no access log yet"),
     Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "
         "may load models can then run code."),
+    Flag("api-keys", v.STR, "", OURS, "File of API keys, made with \"python -m triton_fast keys\" and read anew when "
+         "it changes. Requests on all ports then need a key of the right scope."),
+    Flag("api-keys-open", v.OPEN, (), OURS, "Comma list of " + ", ".join(v.RESTRICTED) + " and metrics: what needs no "
+         "key, for instance health for probes that can send none."),
 
     Flag("strict-model-config", v.BOOL, None, DEPRECATED, "True: as --disable-auto-complete-config.",
          replaced_by="--disable-auto-complete-config"),

@@ -68,4 +68,8 @@ cdef class GrpcShared(Shared):
     # The model a request is for; a ServerError when there is none.
     cdef NativeModel find_model(self, PbHead* head)
     cdef int forget_models(self) except -1
+    # Keep the API key of a metadata field; False: the field is no place for one.
+    cdef bint take_key(self, Call* call, const char* name, size_t n, const char* value, size_t m) except -1
+    # What inference of this call lacks, for app.denied; None: nothing. counts: a request of it has come.
+    cdef object lacks(self, Call* call, bint counts)
     cdef int grow_cut(self, int32_t n) except -1

@@ -22,8 +22,8 @@ from triton_fast._native.http.generate cimport (
     FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
 )
 from triton_fast._native.http.head cimport (
-    ROUTE_INFER, ROUTE_NONE, Info, find_header, forwarded_headers, has_header, head_info, native_route,
-    take_typed_length, text_of,
+    ROUTE_INFER, ROUTE_NONE, Info, find_header, forwarded_headers, head_info, native_route, take_typed_length,
+    text_of,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
@@ -31,6 +31,7 @@ from triton_fast._native.http.plan cimport (
 from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy
 from triton_fast._native.http.shared cimport HttpShared
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
+from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport SCRATCH
 from triton_fast._native.sched.lent cimport lent_begin
 from triton_fast._native.sched.model cimport NativeModel
@@ -65,6 +66,8 @@ cdef class HttpConnection(Channel):
     cdef bint head_begun
     cdef bint lingering     # this was refused: throw away the rest before the end
     cdef tf_buf memo        # the last infer head, whose info still holds
+    cdef object lacks       # what the infer request in hand is refused for; None: nothing
+    cdef KeyHold hold       # where the gate has the key of its head
     cdef Block* block
     cdef size_t body_at     # where the body begins in block
     cdef size_t received
@@ -213,7 +216,8 @@ cdef class HttpConnection(Channel):
             return used
         if self.state == ST_CHUNKED:
             return self.consume_chunks(data, n)
-        if self.memo.len and self.memo.len <= n and memcmp(self.memo.data, data, self.memo.len) == 0:
+        if self.memo.len and self.memo.len <= n and memcmp(self.memo.data, data, self.memo.len) == 0 and (
+                self.server.gate is None or self.server.gate.holds(&self.hold)):
             self.began = now_ns()
             self.head_begun = False
             self.scan_from = 0
@@ -238,7 +242,8 @@ cdef class HttpConnection(Channel):
         self.memo.len = 0
         if self.take_head() == 0:
             return n
-        if self.info.route and not (self.info.chunked or self.info.expect or self.info.once) and used <= 2048:
+        if self.info.route and self.lacks is None and used <= 2048 and not (
+                self.info.chunked or self.info.expect or self.info.once):
             tf_buf_put(&self.memo, data, used)
             if self.memo.failed:
                 tf_buf_free(&self.memo)
@@ -315,16 +320,15 @@ cdef class HttpConnection(Channel):
                 self.model_name = name
                 self.model_version = version
                 self.epoch = -1
-            self.info.denied = self.server.guard_name is not None and not has_header(
-                h, self.server.guard_name, self.server.guard_value)
-            if self.info.denied and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
+            self.lacks = self.server.lacks(&self.hold) if self.server.is_guarded else None
+            if self.lacks is not None and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
                 # A large body is not taken from who may not send it.
-                self.refuse_with(self.server.app.denied(self.server.guard_label))
+                self.refuse_with(self.server.app.denied(self.lacks))
                 return False
             if route != ROUTE_INFER:
                 return True
             if self.server.forward is not None:
-                self.forwarded = forwarded_headers(h, self.server.forward)
+                self.forwarded = forwarded_headers(h, self.server.forward, self.server.gate is not None)
                 refused = reserved_field(self.forwarded)
                 if refused is not None:
                     self.refuse(400, refused)
@@ -423,9 +427,9 @@ cdef class HttpConnection(Channel):
         return 0
 
     cdef int dispatch_infer(self) except -1:
-        if self.info.denied:
+        if self.lacks is not None:
             self.drop_block()
-            self.reply(*self.server.app.denied(self.server.guard_label))
+            self.reply(*self.server.app.denied(self.lacks))
             return 0
         try:
             if self.epoch != self.server.epoch.value or self.model is None:

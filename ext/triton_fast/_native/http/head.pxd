@@ -28,7 +28,6 @@ cdef struct Info:
     bint chunked
     bint expect
     bint once               # what the route is may be another next time, for the same head
-    bint denied             # inference is restricted, and the head lacks the header for it
     bint has_header_len     # Inference-Header-Content-Length: header_len holds
     int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
     int32_t encoding_out
@@ -61,5 +60,8 @@ cdef bytes take_typed_length(Head* h, bytes kind)
 cdef Slice* find_header(Head* h, bytes name) noexcept
 # Whether a header `name` (lower case) has exactly `value` (see net.fields).
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
-# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent.
-cdef list forwarded_headers(Head* h, object pattern)
+# The API key that a request presents; an empty one when it presents none.
+cdef void presented_key(Head* h, const char** key, size_t* n) noexcept
+# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent. but_keys: without
+# those that may hold an API key.
+cdef list forwarded_headers(Head* h, object pattern, bint but_keys)

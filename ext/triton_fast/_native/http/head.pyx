@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcmp, memset
 
 from triton_fast._native.net.fields cimport is_secret
+from triton_fast._native.net.gate cimport KEY_BEARER, KEY_NONE, KEY_OWN, key_field
 from triton_fast._native.wire.http1 cimport (
     HTTP_ERROR_TEXT, Head, M_HEAD, NUM_OK, Slice, http1_infer_len_text, http1_parse_int32,
 )
@@ -154,11 +155,33 @@ cdef int32_t encoding_number(Slice* s) except -1:
     return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)
 
 
-cdef list forwarded_headers(Head* h, object pattern):
+cdef void presented_key(Head* h, const char** key, size_t* n) noexcept:
     cdef uint32_t i
+    cdef int32_t kind
+    cdef const char* text = NULL
+    cdef size_t m = 0
+    key[0] = NULL
+    n[0] = 0
+    for i in range(h.n_headers):
+        kind = key_field(h.headers[i].name.ptr, h.headers[i].name.len, h.headers[i].value.ptr, h.headers[i].value.len,
+                         &text, &m)
+        if kind == KEY_OWN or (kind == KEY_BEARER and key[0] == NULL):
+            key[0] = text
+            n[0] = m
+            if kind == KEY_OWN:
+                return
+
+
+cdef list forwarded_headers(Head* h, object pattern, bint but_keys):
+    cdef uint32_t i
+    cdef const char* key
+    cdef size_t n
     found = []
     for i in range(h.n_headers):
         name = h.headers[i].name.ptr[:h.headers[i].name.len]
+        if but_keys and key_field(h.headers[i].name.ptr, h.headers[i].name.len, h.headers[i].value.ptr,
+                                  h.headers[i].value.len, &key, &n) != KEY_NONE:
+            continue
         if pattern.search(name.decode("latin-1")):
             found.append((name, h.headers[i].value.ptr[:h.headers[i].value.len]))
     return found

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.http.head cimport Limits
+from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport Peer, Shared
 from triton_fast._native.wire.http1 cimport Head
 
@@ -34,6 +35,8 @@ cdef class HttpShared(Shared):
     cdef public int64_t idle_timeout_ns
 
     cdef int flush_one(self, HttpPeer connection, bint reading) except -1
+    # What an infer request with the head in hand lacks, for app.denied; None: nothing.
+    cdef object lacks(self, KeyHold* hold)
     # Room for n outputs in binary_index.
     cdef int grow_binary(self, int32_t n) except -1
     # Bytes of the n_binary outputs that binary_index names.
