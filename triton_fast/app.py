@@ -33,7 +33,7 @@ from triton_fast.observability import log, tables
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
-from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.repository import ControlMode, ModelRepositoryManager, NestedControl, Preparer, cloud
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
@@ -113,8 +113,9 @@ class Server:
             strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
+        self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
-            [LocalSource(Path(path)) for path in options.model_repository], preparer,
+            self.opened.sources, preparer,
             partial(ModelRuntime.start, limits=self.limits, cache=self.cache),
             partial(EnsembleRuntime.start, cache=self.cache),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
@@ -234,6 +235,7 @@ class Server:
             log.error("Exit timeout expired. Exiting immediately.")
             os._exit(EXIT_FAILURE)
         self.endpoints.end()
+        await loop.run_in_executor(None, self.opened.close)
         if self.cache is not None:
             await loop.run_in_executor(None, self.cache.close)
         with contextlib.suppress(RuntimeError):
@@ -255,7 +257,7 @@ class Server:
             ("server_id", options.server_id),
             ("server_version", TRITON_COMPAT),
             ("server_extensions", " ".join(EXTENSIONS)),
-            *((f"model_repository_path[{i}]", path) for i, path in enumerate(options.model_repository)),
+            *((f"model_repository_path[{i}]", cloud.shown(path)) for i, path in enumerate(options.model_repository)),
             ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
             *((f"startup_models_{i}", name) for i, name in enumerate(options.load_model)),
             ("strict_model_config", str(int(options.strict_model_config))),
