@@ -121,6 +121,7 @@ class Server:
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
+            open_source=self.opened.open,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
         self.endpoints = Endpoints(

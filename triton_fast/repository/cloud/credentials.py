@@ -79,7 +79,7 @@ class Credentials:
                 if self._rows is None or again:
                     self._rows = self._read_file()
                 for prefix, credential in self._rows:
-                    if path.startswith(prefix) and _fits(credential, path):
+                    if _fits(credential, path) and any(form.startswith(prefix) for form in _forms(path)):
                         return credential
         raise InvalidArg(f"Cannot match credential for path  {shown(path)}")
 
@@ -116,6 +116,11 @@ class Credentials:
             rows += [(prefix, _row(kind, prefix, value)) for prefix, value in section.items()]
         # Longest first; in Triton too an empty prefix fits everything of its kind.
         return sorted(rows, key=lambda row: -len(row[0]))
+
+
+def _forms(path: str) -> tuple[str, ...]:
+    """Return how a prefix may spell a path: with a slash at its end, and without the scheme that is the default."""
+    return f"{path}/", f"{path}/".replace("s3://http://", "s3://", 1)
 
 
 def _fits(credential: Credential, path: str) -> bool:
