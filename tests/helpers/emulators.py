@@ -36,6 +36,8 @@ INSTALL_TIMEOUT_S = 300.0
 # An emulator's account of its own, so that a test can look for the key.
 ACCOUNT = "tfaccount"
 ACCOUNT_KEY = base64.b64encode(b"azure secret marker of the tests" * 2).decode()
+# Objects on one page of a listing in S3; small, so that most listings have several.
+PAGE = 10
 KEY_ID, SECRET_KEY = "AKIAMARKER0000000001", "s3secretmarker/of+the/tests0000000000001"
 
 
@@ -119,6 +121,9 @@ class S3(Emulator):
 
     def argv(self) -> list[str]:
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def process_env(self) -> dict[str, str]:
+        return {"MOTO_S3_DEFAULT_MAX_KEYS": str(PAGE)}
 
     @property
     def env(self) -> dict[str, str]:

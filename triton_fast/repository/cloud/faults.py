@@ -11,7 +11,7 @@ from enum import Enum
 from triton_fast.errors import Internal
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>\s*([A-Za-z0-9]{1,64})\s*</Code>")
+_CODE = re.compile(r"<Code>\s*([A-Za-z][A-Za-z0-9]{0,63})\s*</Code>")
 _REGION = re.compile(r"<Region>\s*([a-z0-9\-]{1,32})\s*</Region>|expecting '([a-z0-9\-]{1,32})'")
 _ENDPOINT = re.compile(r"performing (?:GET|PUT|HEAD|POST) https?://([^/?#\s@]{1,255})[/?\s]")
 _METADATA = re.compile(
