@@ -25,7 +25,7 @@ from tests.helpers.server import ROOT, Model, ServerProcess, repository
 from tests.integration.onnx_files import index, infer
 
 EXPLICIT = "--model-control-mode=explicit"
-TOKEN = "sessiontokenmarker/of+the/tests"
+TOKEN = "sessiontokenmarker/of+the/tests"  # noqa: S105 - what is looked for
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,9 @@ def test_two_servers_share_what_is_in_use(s3: S3, url: str, tmp_path: Path) -> N
 def test_load_requests(s3: S3, url: str, tmp_path: Path) -> None:
     bucket = re.search(r"/(t[0-9a-f]+)/models", url)
     assert bucket is not None
-    with ServerProcess(url, EXPLICIT, "--load-model=a", "--allow-code-upload=true", env=env_of(s3, tmp_path)) as process:
+    with ServerProcess(
+        url, EXPLICIT, "--load-model=a", "--allow-code-upload=true", env=env_of(s3, tmp_path)
+    ) as process:
         assert control(process, "load", "c").status == 500
         s3.put(bucket[1], "models/c/config.pbtxt", Model("c").config().encode())
         s3.put(bucket[1], "models/c/1/", b"")

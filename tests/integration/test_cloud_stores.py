@@ -175,9 +175,7 @@ def test_a_broken_download_is_resumed(s3: S3, proxy: CuttingProxy, bucket: str, 
     assert len({headers["if-match"] for headers in asked}) == 1
 
 
-def test_an_object_replaced_during_a_broken_download(
-    s3: S3, proxy: CuttingProxy, bucket: str, tmp_path: Path
-) -> None:
+def test_an_object_replaced_during_a_broken_download(s3: S3, proxy: CuttingProxy, bucket: str, tmp_path: Path) -> None:
     old, new = (random.Random(seed).randbytes(LARGE) for seed in (4, 5))
     s3.make_bucket(bucket)
     s3.put(bucket, "m/1/model.bin", old)
@@ -201,18 +199,15 @@ def test_a_second_server_resumes_what_the_first_could_not(
         return 403 if path.endswith("model.bin") and not proxy.cuts else 0
 
     proxy.refuse = refuse
-    with patient(url, tmp_path, s3.env) as source:
-        with pytest.raises(StoreError, match="access denied"):
-            source.materialize("m")
+    with patient(url, tmp_path, s3.env) as source, pytest.raises(StoreError, match="access denied"):
+        source.materialize("m")
     proxy.refuse = lambda path: 0
     with patient(url, tmp_path, s3.env) as source:
         assert (source.materialize("m").path / "1" / "model.bin").read_bytes() == data
     assert int(proxy.gets("model.bin")[-1]["range"].removeprefix("bytes=").partition("-")[0]) > 0
 
 
-def test_a_listing_whose_second_page_fails_is_none(
-    s3: S3, proxy: CuttingProxy, bucket: str, tmp_path: Path
-) -> None:
+def test_a_listing_whose_second_page_fails_is_none(s3: S3, proxy: CuttingProxy, bucket: str, tmp_path: Path) -> None:
     s3.make_bucket(bucket)
     for i in range(3 * PAGE):
         s3.put(bucket, f"m{i:04}/1/x", b"")
@@ -324,9 +319,8 @@ def test_azure_checks_keys_and_takes_a_new_one_without_restart(azure: Azure, buc
 
     env = {"TRITON_CLOUD_CREDENTIAL_PATH": str(path)}
     write("d3Jvbmcga2V5")
-    with pytest.raises(StoreError, match="access denied") as caught:
-        with opened(url, tmp_path, env):
-            pass
+    with pytest.raises(StoreError, match="access denied") as caught, opened(url, tmp_path, env):
+        pass
     assert "d3Jvbmcga2V5" not in str(caught.value)
     write("not base64: sEcReT")
     with pytest.raises(ServerError, match="the credentials can not be used: set AZURE_STORAGE_ACCOUNT") as caught:

@@ -23,7 +23,9 @@ class PreconditionError(Exception):
 
 
 def answer(status: int, body: str = "", url: str = "http://127.0.0.1:1/b?x") -> str:
-    return f"Generic S3 error: Error performing GET {url} in 3ms - Server returned non-2xx status code: {status}: {body}"
+    return (
+        f"Generic S3 error: Error performing GET {url} in 3ms - Server returned non-2xx status code: {status}: {body}"
+    )
 
 
 @pytest.mark.parametrize(

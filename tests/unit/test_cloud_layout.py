@@ -71,7 +71,9 @@ def test_too_many() -> None:
 
 def test_markers_of_directories() -> None:
     # dir/ loses its slash in a listing: an empty object that has others below it.
-    found = laid(item("1", 0), item("1/model.onnx"), item("2_$folder$", 0), item("a/b_$folder$", 0), item("_$folder$", 0))
+    found = laid(
+        item("1", 0), item("1/model.onnx"), item("2_$folder$", 0), item("a/b_$folder$", 0), item("_$folder$", 0)
+    )
     assert (set(found.files), found.folders) == ({"1/model.onnx"}, {"1", "2", "a", "a/b"})
     assert not found.unclear
     # The marker of the model itself.

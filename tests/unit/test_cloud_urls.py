@@ -9,7 +9,11 @@ import pytest
 
 from triton_fast.errors import InvalidArg
 from triton_fast.repository.cloud.credentials import (
-    AzureCredential, Credentials, GcsCredential, S3Credential, with_profile,
+    AzureCredential,
+    Credentials,
+    GcsCredential,
+    S3Credential,
+    with_profile,
 )  # fmt: skip
 from triton_fast.repository.cloud.urls import CloudUrl, kind_of, parse, shown
 
