@@ -37,11 +37,11 @@ from triton_fast.observability.metrics import Metrics, ModelSnapshot
 from triton_fast.repository import (
     Agents,
     ControlMode,
-    LocalSource,
     ModelRepositoryManager,
     NestedControl,
     Poller,
     Preparer,
+    cloud,
 )
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
@@ -128,13 +128,15 @@ class Server:
             settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
+        self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
-            [LocalSource(Path(path)) for path in options.model_repository], preparer,
+            self.opened.sources, preparer,
             partial(ModelRuntime.start, limits=self.limits, cache=self.cache),
             partial(EnsembleRuntime.start, cache=self.cache),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
+            open_source=self.opened.open,
         )  # fmt: skip
         self.poller: Poller | None = None
         if options.model_control_mode == ControlMode.POLL.value:
@@ -299,6 +301,7 @@ class Server:
         os._exit(EXIT_FAILURE)
 
     def _end_threads(self) -> None:
+        self.opened.close()
         if self.cache is not None:
             self.cache.close()
         self.work.shutdown(wait=True)

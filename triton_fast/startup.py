@@ -15,7 +15,7 @@ from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS
 from triton_fast.errors import ServerError, describe
 from triton_fast.observability import log, tables
-from triton_fast.repository import LoadFailure
+from triton_fast.repository import LoadFailure, cloud
 from triton_fast.repository.check import Checker
 
 # The names that Triton's table has for --rate-limit.
@@ -59,7 +59,7 @@ def option_rows(options: Options, cache_enabled: bool) -> list[tuple[str, str]]:
         ("server_id", options.server_id),
         ("server_version", TRITON_COMPAT),
         ("server_extensions", " ".join(EXTENSIONS)),
-        *((f"model_repository_path[{i}]", path) for i, path in enumerate(options.model_repository)),
+        *((f"model_repository_path[{i}]", cloud.shown(path)) for i, path in enumerate(options.model_repository)),
         ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
         *((f"startup_models_{i}", name) for i, name in enumerate(options.load_model)),
         ("strict_model_config", str(int(options.strict_model_config))),

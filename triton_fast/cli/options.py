@@ -147,6 +147,7 @@ class Options:
     request_memory_limit: int  # 0: three quarters of what the process may use
     overload_status: str
     access_log: float
+    repository_cache_size: int  # 0: no limit
     allow_code_upload: bool
     api_keys: str  # a file; empty: no key is asked for
     api_keys_open: tuple[str, ...]  # categories that need none

@@ -83,8 +83,9 @@ FLAGS: tuple[Flag, ...] = (
          "and errors go to stderr."),
 
     Flag("model-store", v.STRS, (), _REPO, "The same as --model-repository.", repeatable=True, dest="model_repository"),
-    Flag("model-repository", v.STRS, (), _REPO, "Directory that holds models. Required; may be given several times. A "
-         "model name that stands in two repositories is not served, but with --model-namespacing.", repeatable=True),
+    Flag("model-repository", v.STRS, (), _REPO, "Directory that holds models, or such a place in a store: s3://, "
+         "gs://, as:// (docs/cloud_repositories.md). Required; may be given several times. A model name that "
+         "stands in two repositories is not served, but with --model-namespacing.", repeatable=True),
     Flag("exit-on-error", v.BOOL, True, _REPO, "Exit if a model fails to load at start."),
     Flag("disable-auto-complete-config", v.NONE, False, _REPO, "Never complete a model's configuration from the model "
          "itself: every model needs a whole config.pbtxt."),
@@ -250,6 +251,9 @@ FLAGS: tuple[Flag, ...] = (
          "model's queue has no place: 503 and UNAVAILABLE as Triton, or 429 with Retry-After and RESOURCE_EXHAUSTED."),
     Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
         later="there is no access log yet"),
+    Flag("repository-cache-size", v.bounded(0, v.INT64[1], limits=v.INT64), 10 << 30, OURS, "What unused files of "
+         "models from the cloud may make the cache on disk grow to; what is in use stays in any case. 0 is no limit.",
+         unit="bytes"),
     Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "
         "may load models can then run code."),
     Flag("api-keys", v.STR, "", OURS, "File of API keys, made with \"python -m triton_fast keys\" and read anew when "
