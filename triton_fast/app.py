@@ -30,6 +30,7 @@ from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
 from triton_fast.observability import log, tables
+from triton_fast.observability.access import AccessWriter, LostLines
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
@@ -122,9 +123,11 @@ class Server:
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
         self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(
-            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
-        )
+            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics(),
+            self.access.native,
+        )  # fmt: skip
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -137,6 +140,9 @@ class Server:
         self._stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        if self.options.log_file:
+            loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
+        self.access.start()
         try:
             failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         except (OSError, ServerError) as error:
@@ -180,12 +186,14 @@ class Server:
         options = self.options
         if not options.allow_metrics:
             return None
-        return Metrics(
+        metrics = Metrics(
             self.snapshots, options.metrics_config,
             HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
             cache=None if self.cache is None else self.cache.native.stats,
             custom=self.custom_metrics,
         )  # fmt: skip
+        metrics.registry.register(LostLines(self.access))
+        return metrics
 
     def _backend_settings(self, name: str) -> dict[str, str]:
         """Return ``--backend-config`` of one backend, laid over the global settings."""
@@ -217,6 +225,13 @@ class Server:
             os._exit(EXIT_FAILURE)
         self._stop.set()
 
+    @staticmethod
+    def _reopen_log() -> None:
+        try:
+            log.reopen()
+        except ServerError as error:
+            log.error(str(error))
+
     # ---- stop
 
     async def _drain(self) -> int:
@@ -242,6 +257,7 @@ class Server:
             # A load that still waits for its turn is answered by the repository, which is closed.
             self.loads.shutdown(wait=True, cancel_futures=True)
             self.checks.shutdown(wait=True, cancel_futures=True)
+        self.access.close()
         log.close()
         return 0
 

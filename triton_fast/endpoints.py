@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
+from triton_fast._native.net.access import AccessLog
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.dataplane import Dataplane
@@ -36,13 +37,15 @@ class Endpoints:
     """``metrics``: None where the server keeps none."""
 
     def __init__(
-        self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None
-    ) -> None:
+        self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None,
+        access: AccessLog,
+    ) -> None:  # fmt: skip
         self._options = options
         self._plane = plane
         self._epoch = epoch
         self._threads = threads
         self._metrics = metrics
+        self._access = access
         self.grpc: Listener[GrpcServer] | None = None
         self.http: Listener[HttpServer] | None = None
         self.metrics: Listener[HttpServer] | None = None
@@ -94,12 +97,13 @@ class Endpoints:
         options = self._options
         listeners: list[Listener[Any]] = []
         if options.allow_grpc:
-            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self._epoch)
+            calls = self._app(GrpcApp, options.grpc_restricted_protocol)
+            self.grpc = grpc_listener(options, calls, self._epoch, self._access)
             listeners.append(await _bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port))
         if options.allow_http:
             app = self._app(InferApp, options.http_restricted_api)
             app.custom_metrics = self._metrics.custom if self._metrics is not None else None
-            self.http = http_listener(options, app, self._epoch)
+            self.http = http_listener(options, app, self._epoch, self._access)
             listeners.append(await _bind(self.http, options.http_address, options.http_port, options.reuse_http_port))
         if self._metrics is not None:
             scrape = MetricsApp(handler(self._metrics.render), self._threads.work)

@@ -8,6 +8,7 @@ import ssl
 
 from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
+from triton_fast._native.net.access import AccessLog
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.frontends.grpc.server import GrpcApp
@@ -28,11 +29,11 @@ LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
 LEAST_TICK_S = 0.02
 
 
-def http_listener(options: Options, app: InferApp, epoch: Epoch) -> Listener[HttpServer]:
+def http_listener(options: Options, app: InferApp, epoch: Epoch, access: AccessLog) -> Listener[HttpServer]:
     """Return the listener of the HTTP port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = HttpServer(app, asyncio.get_running_loop(), epoch)
     _limit(native, options, options.http_max_input_size)
-    _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"))
+    _infer(native, options, access, options.http_header_forward_pattern, options.http_restricted_api.get("inference"))
     tls = None
     if options.http_use_ssl:
         tls = server_context(
@@ -50,10 +51,11 @@ def metrics_listener(options: Options, app: MetricsApp, epoch: Epoch) -> Listene
     return Listener(native, "Metrics Service")
 
 
-def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch) -> Listener[GrpcServer]:
+def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch, access: AccessLog) -> Listener[GrpcServer]:
     """Return the listener of the gRPC port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = GrpcServer(app, asyncio.get_running_loop(), epoch)
-    _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"))
+    secret = options.grpc_restricted_protocol.get("inference")
+    _infer(native, options, access, options.grpc_header_forward_pattern, secret)
     native.max_message = options.grpc_max_message_size
     native.max_inflated = options.grpc_max_inflated_size
     native.max_metadata = options.grpc_max_metadata_size
@@ -83,12 +85,16 @@ def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch) -> Listener[Grpc
     return Listener(native, "GRPCInferenceService", tls=tls, tick_s=tick_s)
 
 
-def _infer(native: HttpServer | GrpcServer, forward: str, secret: tuple[str, str] | None) -> None:
+def _infer(
+    native: HttpServer | GrpcServer, options: Options, access: AccessLog, forward: str, secret: tuple[str, str] | None
+) -> None:
     if forward:
         native.forward = re.compile(forward, re.IGNORECASE)
     if secret is not None:
         native.restrict_infer(*secret)
     native.poll_ns = POLL_NS if usable_cores() > 1 else 0
+    native.timing = options.server_timing != "off"
+    native.access = access
 
 
 def _limit(native: HttpServer, options: Options, max_input: int) -> None:

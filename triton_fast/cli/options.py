@@ -140,6 +140,7 @@ class Options:
     request_memory_limit: int  # 0: three quarters of what the process may use
     overload_status: str
     access_log: float
+    server_timing: str
     allow_code_upload: bool
 
     cpu_only: bool  # TRITON_SERVER_CPU_ONLY is set

@@ -108,6 +108,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         r.ctx = item
         r.sink = &server.ring.ring.sink
         r.stamps[T_RECEIVED] = item.call.began
+        r.watch |= item.watch
         r.max_responses = server.max_responses
         rc = scheduler_submit(model.ptr.scheduler, r, &wake, e)
         if rc == SUBMIT_OK:

@@ -26,6 +26,7 @@ cdef struct Info:
     bint head_only          # HEAD: no body in the answer
     bint chunked
     bint expect
+    bint timing             # the client asks where the time went
     bint denied             # inference is restricted, and the head lacks the header for it
     bint has_header_len     # Inference-Header-Content-Length: header_len holds
     int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
@@ -48,6 +49,8 @@ cdef inline str text_of(Slice* s):
 # Fill info from the head of a request for the v2 API on this route. None: go on; else the request is refused with this
 # text and *status.
 cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t* status)
+# Whether the head has "triton-fast-timing: 1".
+cdef bint wants_timing(Head* h) noexcept
 # ROUTE_* of path when that is /v2/models/M[/versions/V]/infer or the like; then M is path[11:name_end], and version -1
 # without V. Numbers that do not fit are left to the Python side, which answers as Triton does.
 cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept

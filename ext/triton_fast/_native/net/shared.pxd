@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.core.ring cimport CompletionRing
+from triton_fast._native.net.access cimport AccessLog
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 
 cdef enum:
@@ -12,6 +13,7 @@ cdef enum:
 
 cdef class Peer:
     cdef int64_t deadline   # ns; 0 = none
+    cdef bytes peer         # its address, once somebody asked for it
     cdef int timed_out(self, int64_t now) except -1
     # Look after whatever goes by time but the deadline; called with every tick.
     cdef int tick(self, int64_t now) except -1
@@ -30,6 +32,8 @@ cdef class Shared:
     cdef size_t scratch_len
     cdef tf_buf out
     cdef public bint draining
+    cdef public AccessLog access
+    cdef public bint timing     # a client that asks is told where the time of its request went
     cdef bytes guard_name   # None: inference is not restricted
     cdef bytes guard_value
     cdef str guard_label
