@@ -126,7 +126,7 @@ class Server:
         self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics(),
-            self.access.native,
+            access=self.access.native,
         )  # fmt: skip
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1

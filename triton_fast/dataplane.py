@@ -13,6 +13,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
+from triton_fast.observability import log
 from triton_fast.repository import IndexRow, ModelRepositoryManager, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.types import TYPES, DataType
@@ -23,6 +24,12 @@ EXTENSIONS = (
     "statistics", "trace", "logging",
 )  # fmt: skip
 MAX_VERSION_DIGITS = 18
+LOG_SWITCHES = ("log_info", "log_warning", "log_error")
+LOG_FILE_FIXED = "log file location can not be updated through network protocol"
+_LOG_FIELDS = {
+    "log_info": "info", "log_warning": "warning", "log_error": "error", "log_verbose_level": "verbose",
+    "log_format": "format",
+}  # fmt: skip
 SHM_DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 
 
@@ -180,6 +187,26 @@ class Dataplane:
     def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
+
+    # ---- log
+
+    def log_settings(self) -> dict[str, Any]:
+        """Return the settings of the log under Triton's names and in its order."""
+        now = log.settings()
+        return {
+            "log_file": now.file, "log_info": now.info, "log_warning": now.warning, "log_error": now.error,
+            "log_verbose_level": now.verbose, "log_format": now.format,
+        }  # fmt: skip
+
+    def change_log_settings(self, changes: Mapping[str, Any]) -> None:
+        """Change all of these, or none. ``changes``: as ``log_settings`` names them, of the right types, no file."""
+        wanted = {_LOG_FIELDS[name]: value for name, value in changes.items()}
+        if "verbose" in wanted:
+            # Triton's level is an int32, and what is no level of it is none.
+            level = wanted["verbose"] & 0xFFFFFFFF
+            wanted["verbose"] = level if level < 1 << 31 else 0
+        if wanted:
+            log.update(**wanted)
 
     # ---- shared memory: off in this build, answered as a server that was started without it
 

@@ -38,7 +38,7 @@ class Endpoints:
 
     def __init__(
         self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None,
-        access: AccessLog,
+        *, access: AccessLog,
     ) -> None:  # fmt: skip
         self._options = options
         self._plane = plane

@@ -31,7 +31,14 @@ def peer_of(transport: BaseTransport) -> bytes:
     """Return the client's address: host:port, [host]:port, or b"" for what has none."""
 
 def _put(
-    log: AccessLog, kind: int, status: int, method: bytes | None, path: bytes | None, model: bytes | None,
-    peer: bytes | None, ident: bytes = b"", began: int = 0,
+    log: AccessLog,
+    kind: int,
+    status: int,
+    method: bytes | None,
+    path: bytes | None,
+    model: bytes | None,
+    peer: bytes | None,
+    ident: bytes = b"",
+    began: int = 0,
 ) -> None: ...
 def _picked(log: AccessLog, n: int) -> int: ...

@@ -16,6 +16,7 @@ from triton_fast.dataplane import Dataplane, parse_version
 from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.frontends.grpc import health
 from triton_fast.frontends.grpc.calls import BROKEN, INTERNAL, MAX_LOAD_MESSAGE, MAX_MESSAGE, OK, failure
+from triton_fast.frontends.grpc.log_settings import log_settings
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
 
@@ -156,7 +157,7 @@ METHODS: dict[str, Method] = dict((
     _memory("CudaSharedMemoryRegister"),
     _memory("CudaSharedMemoryUnregister"),
     _row("TraceSetting", "trace", _off("trace")),
-    _row("LogSettings", "logging", _off("dynamic logging")),
+    _row("LogSettings", "logging", log_settings),
     (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check, Where.READY)),
 ))  # fmt: skip
 
