@@ -317,7 +317,7 @@ class ModelRepositoryManager(Generic[R]):
             mark = fingerprint(directory.path) if config_json is None else None
             record = self._table.record(name)
             if record is not None and mark is not None and record.ready and record.is_at(location, mark):
-                log.verbose(1, f"model '{name}' is loaded and its files have not changed")
+                log.verbose(1, f"model '{name}' is loaded and its files have not changed", model=name)
                 return False
             plan = self._planner.plan(name, directory, location, mark, config_json)
             if plan.members:
@@ -340,7 +340,7 @@ class ModelRepositoryManager(Generic[R]):
         loads = Workers(len(plan.versions), "model-load-nested") if own else self._loads
         jobs = {}
         for version, dirname in plan.versions.items():
-            log.info(f"loading: {plan.name}:{version}")
+            log.info(f"loading: {plan.name}:{version}", model=plan.name, version=version)
             jobs[version] = loads.submit(partial(self._start_version, plan, version, dirname))
         if own:
             loads.close()
@@ -353,15 +353,16 @@ class ModelRepositoryManager(Generic[R]):
                 fresh.append(job.result())
             else:
                 reasons[version] = without_path(describe(error), plan.name, plan.directory)
-                log.error(f"failed to load '{plan.name}' version {version}: {reasons[version]}")
+                cause = reasons[version]
+                log.error(f"failed to load '{plan.name}' version {version}: {cause}", model=plan.name, version=version)
         retired = None if reasons else self._table.swap(plan.name, fresh, plan.keep, plan.mark, plan.location)
         if retired is not None:
-            log.info(f"successfully loaded '{plan.name}'")
+            log.info(f"successfully loaded '{plan.name}'", model=plan.name)
             self._end(plan.name, retired)
             return
         self._table.versions_failed(plan.name, {**{entry.version: UNLOADED for entry in fresh}, **reasons})
         self._end(plan.name, fresh)
-        log.info(f"failed to load '{plan.name}'")
+        log.info(f"failed to load '{plan.name}'", model=plan.name)
         if not reasons:
             raise Unavailable("Server not ready")
         raise InvalidArg(f"load failed for model '{plan.name}': {reasons_text(reasons)}\n")
@@ -382,7 +383,8 @@ class ModelRepositoryManager(Generic[R]):
                     raise
                 cause = without_path(describe(error), plan.name, plan.directory)
                 left = self._attempts - attempt
-                log.warning(f"failed to load '{plan.name}' version {version}, {left} more to try: {cause}")
+                text = f"failed to load '{plan.name}' version {version}, {left} more to try: {cause}"
+                log.warning(text, model=plan.name, version=version)
             else:
                 seconds = self._clock() - begin
                 directory = plan.directory.hold()
@@ -407,13 +409,15 @@ class ModelRepositoryManager(Generic[R]):
                 left = None if self._stop_by is None else max(0.0, self._stop_by - self._clock())
                 is_gone = entry.runtime.stop(left)
         except BaseException as error:
-            log.error(f"failed to unload '{name}' version {entry.version} cleanly: {describe(error)}")
+            text = f"failed to unload '{name}' version {entry.version} cleanly: {describe(error)}"
+            log.error(text, model=name, version=entry.version)
         finally:
             if is_gone:
                 self._table.gone(entry)
-                log.info(f"successfully unloaded '{name}' version {entry.version}")
+                log.info(f"successfully unloaded '{name}' version {entry.version}", model=name, version=entry.version)
             else:
-                log.error(f"'{name}' version {entry.version} still has requests in flight")
+                text = f"'{name}' version {entry.version} still has requests in flight"
+                log.error(text, model=name, version=entry.version)
             if entry.directory is not None:
                 entry.directory.release()
             self._operations.done()

@@ -101,7 +101,7 @@ class Planner:
             return source.materialize(name), source.location
         except (NotFound, InvalidArg) as error:
             cause = str(error)
-        log.error(f"failed to poll model '{shown_name(name)}': {cause}")
+        log.error(f"failed to poll model '{shown_name(name)}': {cause}", model=shown_name(name))
         # A name from the network that no repository has leaves no trace: there is no end to such names.
         if keep_reason or cause == DUPLICATE:
             self._table.failed(shown_name(name), cause, is_unread=True)
@@ -115,7 +115,7 @@ class Planner:
             parsed = self._preparer.read(name, directory.path, config_json)
         except Exception as error:
             cause = without_path(str(error) if isinstance(error, ServerError) else describe(error), name, directory)
-            log.error(f"Poll failed for model directory '{name}': {cause}")
+            log.error(f"Poll failed for model directory '{name}': {cause}", model=name)
             self._table.failed(name, cause, is_unread=True)
             if config_json is not None and cause.startswith("Invalid config override"):
                 raise InvalidArg(cause) from None
@@ -124,7 +124,7 @@ class Planner:
         try:
             chosen = select(parsed.config, available, name, log.warning)
         except InvalidArg as error:
-            log.error(f"failed to load model '{name}': {error}")
+            log.error(f"failed to load model '{name}': {error}", model=name)
             self._table.failed(name, str(error))
             raise InvalidArg(f"load failed for model '{name}': {error}\n") from None
         keep = self._unchanged(name, location, mark, {version: available[version] for version in chosen})

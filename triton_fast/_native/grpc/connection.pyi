@@ -8,8 +8,8 @@ from asyncio import AbstractEventLoop
 from typing import Any
 
 from triton_fast._native.core.ring import CompletionRing
-from triton_fast._native.grpc.upkeep import H2Connection
 from triton_fast._native.grpc.held import CallRef
+from triton_fast._native.grpc.upkeep import H2Connection
 from triton_fast._native.net.access import AccessLog
 from triton_fast._native.sched.model import Epoch
 
