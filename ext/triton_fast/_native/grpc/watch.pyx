@@ -10,7 +10,7 @@ from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
 from triton_fast._native.net.access cimport (
     ACCESS_GRPC, ACCESS_GRPC_INFER, ACCESS_GRPC_STREAM, Access, access_pick, access_text,
 )
-from triton_fast._native.net.seen cimport Seen, TIMING_TEXT, seen_begin, seen_name, seen_take, timing_text
+from triton_fast._native.net.seen cimport Seen, TIMING_TEXT, seen_begin, seen_name, seen_request, seen_take, timing_text
 from triton_fast._native.wire.pb_infer cimport PbHead
 
 from triton_fast._native.net.access import peer_of
@@ -77,7 +77,11 @@ cdef int put(GrpcShared server, GrpcPeer peer, object transport, Seen* s, int32_
 
 cdef int watch_item_end(GrpcShared server, GrpcPeer peer, object transport, Item* item, int32_t status) except -1:
     cdef Seen* s = item.seen
-    if s == NULL or item.call.kind != KIND_STREAM:
+    if s == NULL:
+        return 0
+    if item.request != NULL and s.taken == 0:
+        seen_request(s, item.request)
+    if item.call.kind != KIND_STREAM:
         return 0
     item.seen = NULL
     try:
@@ -99,6 +103,8 @@ cdef int watch_end(GrpcShared server, GrpcPeer peer, object transport, Call* cal
         return 0                # its requests are told of
     if s == NULL and call.items != NULL:
         s = call.items.seen
+        if s != NULL and call.items.request != NULL and s.taken == 0:
+            seen_request(s, call.items.request)
     if s == NULL:
         seen_begin(&none, call.began)
         s = &none

@@ -99,7 +99,7 @@ cdef class HttpConnection(Watched):
     def connection_lost(self, error):
         cdef Request* r = self.request
         if self.watch:
-            self.watch_end(499)
+            self.watch_gone(r)
         self.state = ST_CLOSED
         self.deadline = 0
         self.server.connections.discard(self)
@@ -658,7 +658,7 @@ cdef class HttpConnection(Watched):
         cdef bint gone = self.push(head, n, p, n_binary, binary_index)
         self.answered = True
         if self.server.access.share:
-            self.watch_end(0)
+            self.watch_end()
         if gone and not self.paused:
             self.next_request()
         return 0

@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.native cimport tf_buf
-from triton_fast._native.core.request cimport Response
+from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.http.channel cimport Channel
 from triton_fast._native.http.head cimport Info
 from triton_fast._native.net.seen cimport Seen
@@ -24,5 +24,8 @@ cdef class Watched(Channel):
     cdef int watch_response(self, Response* p) noexcept
     # A head of an answer to it has just been put into out: add what the client asked for.
     cdef inline void watch_head(self, tf_buf* out) noexcept
-    # The last byte of its answer was given away, or, with status 499, its client is gone.
-    cdef int watch_end(self, int32_t status) except -1
+    # The last byte of its answer was given away.
+    cdef int watch_end(self) except -1
+    # Its client has gone; r: what was made of it, while it is in flight.
+    cdef int watch_gone(self, Request* r) except -1
+    cdef int tell(self, int32_t status) except -1

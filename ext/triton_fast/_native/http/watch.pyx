@@ -3,17 +3,18 @@ from libc.stdint cimport int32_t
 from libc.string cimport memset
 
 from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf
-from triton_fast._native.core.request cimport Response, WATCH_LOG, WATCH_TIMING
+from triton_fast._native.core.request cimport Request, Response, WATCH_LOG, WATCH_TIMING
 from triton_fast._native.http.channel cimport Channel
 from triton_fast._native.http.head cimport ROUTE_GENERATE, ROUTE_INFER, ROUTE_NONE
 from triton_fast._native.net.access cimport (
     ACCESS_GENERATE, ACCESS_HTTP, ACCESS_INFER, ACCESS_STREAM, Access, access_pick, access_text,
 )
-from triton_fast._native.net.seen cimport seen_begin, seen_name, seen_take, timing_line
+from triton_fast._native.net.seen cimport seen_begin, seen_name, seen_request, seen_take, timing_line
 
 from triton_fast._native.net.access import peer_of
 
 cdef enum:
+    CLIENT_GONE = 499       # what is told of a request whose client did not wait for its answer
     SERVER_ERROR = 500      # from here on an answer is told of, whatever the share of requests
 
 
@@ -58,15 +59,21 @@ cdef class Watched(Channel):
                 self.kept.bytes_out += p.outputs[binary_index[i]].nbytes
         return Channel.push(self, head, n, p, n_binary, binary_index)
 
-    cdef int watch_end(self, int32_t status) except -1:
+    cdef int watch_end(self) except -1:
+        if self.watch & WATCH_LOG or self.kept.status >= SERVER_ERROR:
+            self.tell(self.kept.status)
+        return 0
+
+    cdef int watch_gone(self, Request* r) except -1:
+        if self.watch & WATCH_LOG:
+            if r != NULL and self.kept.taken == 0:
+                seen_request(&self.kept, r)
+            self.tell(CLIENT_GONE)
+        return 0
+
+    cdef int tell(self, int32_t status) except -1:
         cdef Access a
         cdef bytes method = None, path = None, model = None
-        if self.server.access.share == 0:
-            return 0
-        if status == 0:
-            status = self.kept.status
-        if not (self.watch & WATCH_LOG or status >= SERVER_ERROR):
-            return 0
         self.watch = 0
         memset(&a, 0, sizeof(a))
         a.status = status
@@ -78,13 +85,13 @@ cdef class Watched(Channel):
             a.kind = (ACCESS_INFER if self.info.route == ROUTE_INFER else
                       ACCESS_GENERATE if self.info.route == ROUTE_GENERATE else ACCESS_STREAM)
             method = b"POST"
-            if self.kept.taken == 0 and self.model_name is not None:
+            if self.kept.model_len == 0 and self.model_name is not None:
                 model = self.model_name.encode()
                 seen_name(&self.kept, <const char*>model, len(model), NULL, 0)
         elif self.verb is not None:
             a.kind = ACCESS_HTTP
             method = self.verb[0].encode("latin-1", "replace")
-            path = self.verb[1].encode("utf-8", "replace")
+            path = self.verb[1].encode("latin-1", "replace")        # as it came
             a.path = access_text(path)
         a.method = access_text(method)
         self.server.access.put(&a, &self.kept)

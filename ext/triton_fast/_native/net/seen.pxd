@@ -38,6 +38,8 @@ cdef void seen_begin(Seen* s, int64_t began) noexcept nogil
 cdef void seen_take(Seen* s, Request* r, bint tensors) noexcept nogil
 # It is for this model and has this id, but there is no request of it.
 cdef void seen_name(Seen* s, const char* model, size_t model_len, const char* id, size_t id_len) noexcept nogil
+# It was made into r, which has no response.
+cdef void seen_request(Seen* s, Request* r) noexcept nogil
 # Nanoseconds from being queued to being taken up, and from then to the response; -1 for a request that never was.
 cdef int64_t seen_queue_ns(Seen* s) noexcept nogil
 cdef int64_t seen_compute_ns(Seen* s) noexcept nogil

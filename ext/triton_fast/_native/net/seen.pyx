@@ -40,8 +40,7 @@ cdef void seen_take(Seen* s, Request* r, bint tensors) noexcept nogil:
         s.stamps[T_INPUT] = s.stamps[T_STARTED]
         s.stamps[T_COMPUTED] = s.taken
         s.stamps[T_OUTPUT] = s.taken
-    s.version = r.model.version
-    seen_name(s, r.model.name, r.model.name_len, r.id, r.id_len)
+    seen_request(s, r)
     s.trace_len = keep(s.trace, r.trace, r.trace_len, SEEN_TRACE)
     if tensors:
         keep_tensors(s, r)
@@ -50,6 +49,11 @@ cdef void seen_take(Seen* s, Request* r, bint tensors) noexcept nogil:
 cdef void seen_name(Seen* s, const char* model, size_t model_len, const char* id, size_t id_len) noexcept nogil:
     s.model_len = keep(s.model, model, model_len, SEEN_MODEL)
     s.id_len = keep(s.id, id, id_len, SEEN_ID)
+
+
+cdef void seen_request(Seen* s, Request* r) noexcept nogil:
+    seen_name(s, r.model.name, r.model.name_len, r.id, r.id_len)
+    s.version = r.model.version
 
 
 cdef void keep_tensors(Seen* s, Request* r) noexcept nogil:
