@@ -31,6 +31,7 @@ from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
 from triton_fast.frontends.keys import KeyRing
 from triton_fast.observability import log
+from triton_fast.observability.access import AccessWriter, LostLines
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
@@ -145,8 +146,10 @@ class Server:
             self.repository, server_id=options.server_id, poller=self.poller,
             shared_memory=SharedMemory(options.allow_client_shm),
         )  # fmt: skip
+        self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics(),
+            access=self.access.native,
             keys=KeyRing(Path(options.api_keys), options.api_keys_open) if options.api_keys else None,
         )  # fmt: skip
         self._stop: asyncio.Event | None = None
@@ -161,6 +164,9 @@ class Server:
         self._stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        if self.options.log_file:
+            loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
+        self.access.start()
         starting = loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         stopped = loop.create_task(self._stop.wait())
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -222,12 +228,14 @@ class Server:
         options = self.options
         if not options.allow_metrics:
             return None
-        return Metrics(
+        metrics = Metrics(
             self.snapshots, options.metrics_config,
             HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
             cache=None if self.cache is None else self.cache.native.stats,
             custom=self.custom_metrics,
         )  # fmt: skip
+        metrics.registry.register(LostLines(self.access))
+        return metrics
 
     def _backend_settings(self, name: str) -> dict[str, str]:
         """Return ``--backend-config`` of one backend, laid over the global settings."""
@@ -261,6 +269,13 @@ class Server:
             os._exit(EXIT_FAILURE)
         self._stop.set()
 
+    @staticmethod
+    def _reopen_log() -> None:
+        try:
+            log.reopen()
+        except ServerError as error:
+            log.error(str(error))
+
     # ---- stop
 
     async def _drain(self, starting: asyncio.Future[Any] | None = None) -> int:
@@ -278,6 +293,7 @@ class Server:
         if starting is not None:
             with contextlib.suppress(OSError, ServerError):
                 await starting
+        self.access.close()
         log.close()
         return 0
 

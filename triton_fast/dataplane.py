@@ -13,6 +13,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, Unavailable
+from triton_fast.observability import log
 from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.shared_memory import SharedMemory
@@ -24,6 +25,12 @@ EXTENSIONS = (
     "statistics", "trace", "logging",
 )  # fmt: skip
 MAX_VERSION_DIGITS = 18
+LOG_SWITCHES = ("log_info", "log_warning", "log_error")
+LOG_FILE_FIXED = "log file location can not be updated through network protocol"
+_LOG_FIELDS = {
+    "log_info": "info", "log_warning": "warning", "log_error": "error", "log_verbose_level": "verbose",
+    "log_format": "format",
+}  # fmt: skip
 
 
 def parse_version(text: str) -> int:
@@ -193,6 +200,26 @@ class Dataplane:
     def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
+
+    # ---- log
+
+    def log_settings(self) -> dict[str, Any]:
+        """Return the settings of the log under Triton's names and in its order."""
+        now = log.settings()
+        return {
+            "log_file": now.file, "log_info": now.info, "log_warning": now.warning, "log_error": now.error,
+            "log_verbose_level": now.verbose, "log_format": now.format,
+        }  # fmt: skip
+
+    def change_log_settings(self, changes: Mapping[str, Any]) -> None:
+        """Change all of these, or none. ``changes``: as ``log_settings`` names them, of the right types, no file."""
+        wanted = {_LOG_FIELDS[name]: value for name, value in changes.items()}
+        if "verbose" in wanted:
+            # Triton's level is an int32, and what is no level of it is none.
+            level = wanted["verbose"] & 0xFFFFFFFF
+            wanted["verbose"] = level if level < 1 << 31 else 0
+        if wanted:
+            log.update(**wanted)
 
     def model_gone(self, name: str) -> bool:
         """Whether no version of a model is served, loads or still ends."""

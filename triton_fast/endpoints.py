@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
+from triton_fast._native.net.access import AccessLog
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.dataplane import Dataplane
@@ -42,7 +43,7 @@ class Endpoints:
 
     def __init__(
         self, options: Options, plane: Dataplane, epoch: Epoch, threads: Threads, metrics: Metrics | None,
-        *, keys: KeyRing | None = None,
+        *, access: AccessLog, keys: KeyRing | None = None,
     ) -> None:  # fmt: skip
         self._options = options
         self._plane = plane
@@ -51,6 +52,7 @@ class Endpoints:
         self._metrics = metrics
         self._keys = keys
         self._watch: asyncio.Task[None] | None = None
+        self._access = access
         self.grpc: Listener[GrpcServer] | None = None
         self.http: Listener[HttpServer] | None = None
         self.sagemaker: Listener[HttpServer] | None = None
@@ -111,11 +113,11 @@ class Endpoints:
         options = self._options
         listeners: list[Listener[Any]] = []
         if options.allow_grpc:
-            self.grpc = grpc_listener(options, self._app(GrpcApp, options.grpc_restricted_protocol), self._epoch,
-                                      self._keys)
+            calls = self._app(GrpcApp, options.grpc_restricted_protocol)
+            self.grpc = grpc_listener(options, calls, self._epoch, self._access, self._keys)
             listeners.append(await _bind(self.grpc, options.grpc_address, options.grpc_port, options.reuse_grpc_port))
         if options.allow_http:
-            self.http = http_listener(options, self._http_app(InferApp), self._epoch, self._keys)
+            self.http = http_listener(options, self._http_app(InferApp), self._epoch, self._access, self._keys)
             listeners.append(await _bind(self.http, options.http_address, options.http_port, options.reuse_http_port))
         if options.allow_sagemaker:
             sagemaker = self._http_app(SageMakerApp)
@@ -140,7 +142,7 @@ class Endpoints:
 
     def _cloud(self, app: CloudApp) -> Listener[HttpServer]:
         self.apps.append(app)
-        return cloud_listener(self._options, app, self._epoch, self._keys)
+        return cloud_listener(self._options, app, self._epoch, self._access, self._keys)
 
     def _http_app(self, kind: type[A]) -> A:
         app = self._app(kind, self._options.http_restricted_api)

@@ -8,6 +8,7 @@ import ssl
 
 from triton_fast._native.grpc.connection import GrpcServer
 from triton_fast._native.http.connection import HttpServer
+from triton_fast._native.net.access import AccessLog
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.frontends.grpc.server import GrpcApp
@@ -30,11 +31,14 @@ LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
 LEAST_TICK_S = 0.02
 
 
-def http_listener(options: Options, app: InferApp, epoch: Epoch, keys: KeyRing | None) -> Listener[HttpServer]:
+def http_listener(
+    options: Options, app: InferApp, epoch: Epoch, access: AccessLog, keys: KeyRing | None
+) -> Listener[HttpServer]:
     """Return the listener of the HTTP port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = HttpServer(app, asyncio.get_running_loop(), epoch)
     _limit(native, options, options.http_max_input_size)
     _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"), keys)
+    _watch(native, options, access)
     native.use_regions(app.plane.shared_memory.regions)
     tls = None
     if options.http_use_ssl:
@@ -45,11 +49,14 @@ def http_listener(options: Options, app: InferApp, epoch: Epoch, keys: KeyRing |
     return Listener(native, "HTTPService", tls=tls, handshake_s=options.http_header_timeout_secs)
 
 
-def cloud_listener(options: Options, app: CloudApp, epoch: Epoch, keys: KeyRing | None) -> Listener[HttpServer]:
+def cloud_listener(
+    options: Options, app: CloudApp, epoch: Epoch, access: AccessLog, keys: KeyRing | None
+) -> Listener[HttpServer]:
     """Return the listener of a cloud's front end, not yet bound: limits and keys are those of the HTTP port."""
     native = HttpServer(app, asyncio.get_running_loop(), epoch)
     _limit(native, options, options.http_max_input_size)
     _infer(native, "", options.http_restricted_api.get("inference"), keys)
+    _watch(native, options, access)
     native.allow_infer = False
     native.binary_type = app.binary_type
     native.route_header = app.route_header
@@ -64,10 +71,13 @@ def metrics_listener(options: Options, app: MetricsApp, epoch: Epoch) -> Listene
     return Listener(native, "Metrics Service")
 
 
-def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch, keys: KeyRing | None) -> Listener[GrpcServer]:
+def grpc_listener(
+    options: Options, app: GrpcApp, epoch: Epoch, access: AccessLog, keys: KeyRing | None
+) -> Listener[GrpcServer]:
     """Return the listener of the gRPC port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = GrpcServer(app, asyncio.get_running_loop(), epoch)
     _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"), keys)
+    _watch(native, options, access)
     native.use_regions(app.plane.shared_memory.regions)
     native.max_message = options.grpc_max_message_size
     native.max_inflated = options.grpc_max_inflated_size
@@ -108,6 +118,11 @@ def _infer(
     if keys is not None and "inference" not in keys.exempt:
         native.require_keys(keys.gate)
     native.poll_ns = POLL_NS if usable_cores() > 1 else 0
+
+
+def _watch(native: HttpServer | GrpcServer, options: Options, access: AccessLog) -> None:
+    native.timing = options.server_timing != "off"
+    native.access = access
 
 
 def _limit(native: HttpServer, options: Options, max_input: int) -> None:

@@ -366,7 +366,7 @@ def test_shared_memory(front: Front, kind: str, monkeypatch: pytest.MonkeyPatch)
     assert regions["r"].byte_size == 64
 
 
-@pytest.mark.parametrize(("name", "feature"), [("TraceSetting", "trace"), ("LogSettings", "dynamic logging")])
+@pytest.mark.parametrize(("name", "feature"), [("TraceSetting", "trace")])
 def test_settings_are_off(front: Front, name: str, feature: str) -> None:
     request = getattr(protos, f"{name}Request")()
     assert refused(front, name, request) == (UNAVAILABLE, f"the server does not support {feature}")

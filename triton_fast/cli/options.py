@@ -148,6 +148,7 @@ class Options:
     overload_status: str
     access_log: float
     repository_cache_size: int  # 0: no limit
+    server_timing: str
     allow_code_upload: bool
     api_keys: str  # a file; empty: no key is asked for
     api_keys_open: tuple[str, ...]  # categories that need none

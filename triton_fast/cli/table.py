@@ -249,8 +249,10 @@ FLAGS: tuple[Flag, ...] = (
          "may use.", unit="bytes"),
     Flag("overload-status", v.choice("overload-status", "503", "429"), "503", OURS, "What a request gets for which a "
          "model's queue has no place: 503 and UNAVAILABLE as Triton, or 429 with Retry-After and RESOURCE_EXHAUSTED."),
-    Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
-        later="there is no access log yet"),
+    Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log when they are "
+         "answered; 0 is none. Unless it is 0, what fails by the server's fault is told of whatever the share."),
+    Flag("server-timing", v.choice("server-timing", "off", "on-request"), "on-request", OURS, "Whether a client that "
+         "sends \"triton-fast-timing: 1\" with an inference request is told where its time went."),
     Flag("repository-cache-size", v.bounded(0, v.INT64[1], limits=v.INT64), 10 << 30, OURS, "What unused files of "
          "models from the cloud may make the cache on disk grow to; what is in use stays in any case. 0 is no limit.",
          unit="bytes"),

@@ -59,6 +59,7 @@ class Logger:
         self._lock = threading.RLock()
         self._settings = LogSettings()
         self._fd: int | None = None
+        self._watchers: tuple[Callable[[], None], ...] = ()
         self.lost = 0  # lines that no sink took
 
     @property
@@ -76,6 +77,26 @@ class Logger:
                     os.close(self._fd)
                 self._fd = fd
             self._settings = settings
+        for changed in self._watchers:
+            changed()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have ``changed`` called after each change of the settings, on the thread that changes them."""
+        self._watchers = (*self._watchers, changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        self._watchers = tuple(one for one in self._watchers if one != changed)
+
+    def reopen(self) -> None:
+        """Open the log file anew, for one that was moved away. Raises Internal, and goes on with the old one, when
+        that cannot be.
+        """
+        with self._lock:
+            if self._fd is None:
+                return
+            fd = _open(self._settings.file)
+            os.close(self._fd)
+            self._fd = fd
 
     def update(self, **changes: object) -> LogSettings:
         """Change some settings while running and return all of them."""
@@ -113,6 +134,10 @@ class Logger:
             line = self._preamble(letter, source) + body + _tail(fields)
         self._write(letter, (line + "\n").encode("utf-8", "backslashreplace"))
 
+    def write_lines(self, lines: bytes) -> None:
+        """Write whole lines that are ready, as information, whatever the level; all are lost or none."""
+        self._write("I", lines, lines.count(b"\n"))
+
     def close(self) -> None:
         """Close the log file; later lines go to the console."""
         with self._lock:
@@ -121,7 +146,7 @@ class Logger:
                 self._fd = None
             self._settings = replace(self._settings, file="")
 
-    def _write(self, letter: str, line: bytes) -> None:
+    def _write(self, letter: str, line: bytes, count: int = 1) -> None:
         with self._lock:
             try:
                 if self._fd is not None:
@@ -130,7 +155,7 @@ class Logger:
                     (self._out if letter == "I" else self._err)(line)
             except (OSError, ValueError, RuntimeError, AttributeError):
                 # Closed, full, or re-entered by a signal handler: serving goes on without the line.
-                self.lost += 1
+                self.lost += count
 
     def _preamble(self, letter: str, source: Source) -> str:
         seconds, nanos = divmod(self._clock(), 10**9)
@@ -238,6 +263,25 @@ def settings() -> LogSettings:
 def update(**changes: object) -> LogSettings:
     """Change settings while running; see ``Logger.update``."""
     return _logger.update(**changes)
+
+
+def watch(changed: Callable[[], None]) -> None:
+    """Have ``changed`` called after each change of the settings; see ``Logger.watch``."""
+    _logger.watch(changed)
+
+
+def unwatch(changed: Callable[[], None]) -> None:
+    _logger.unwatch(changed)
+
+
+def reopen() -> None:
+    """Open the log file anew; see ``Logger.reopen``."""
+    _logger.reopen()
+
+
+def write_lines(lines: bytes) -> None:
+    """Write whole lines that are ready; see ``Logger.write_lines``."""
+    _logger.write_lines(lines)
 
 
 def close() -> None:

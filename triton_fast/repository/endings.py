@@ -50,13 +50,16 @@ class Endings(Generic[R]):
                 left = None if self.stop_by is None else max(0.0, self.stop_by - self._clock())
                 is_gone = entry.runtime.stop(left)
         except BaseException as error:
-            log.error(f"failed to unload '{name}' version {entry.version} cleanly: {describe(error)}")
+            text = f"failed to unload '{name}' version {entry.version} cleanly: {describe(error)}"
+            log.error(text, model=name, version=entry.version)
         finally:
             if is_gone:
                 self._table.gone(entry)
-                log.info(f"successfully unloaded '{name}' version {entry.version}")
+                log.info(f"successfully unloaded '{name}' version {entry.version}", model=name, version=entry.version)
             else:
-                log.error(f"'{name}' version {entry.version} still has requests in flight")
+                log.error(
+                    f"'{name}' version {entry.version} still has requests in flight", model=name, version=entry.version
+                )
             if entry.directory is not None:
                 entry.directory.release()
             self._operations.done()

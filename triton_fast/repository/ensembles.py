@@ -142,7 +142,7 @@ class Ensembles(Generic[R]):
         try:
             return replace(plan, ensemble=self._plan_of(plan.name, plan.parsed.config))
         except ConfigError as error:
-            log.error(f"failed to load model '{plan.name}': {error}")
+            log.error(f"failed to load model '{plan.name}': {error}", model=plan.name)
             if not is_served:
                 self._unfit[plan.name] = plan.override
             if record is not None and record.suspended:
@@ -161,7 +161,7 @@ class Ensembles(Generic[R]):
                 with self._operations.turn(name, asking):
                     self._recheck_one(name)
             except ServerError as error:
-                log.verbose(1, f"ensemble '{name}' is not served: {error}")
+                log.verbose(1, f"ensemble '{name}' is not served: {error}", model=name)
 
     def _recheck_one(self, name: str) -> None:
         record = self._table.record(name)
@@ -183,7 +183,7 @@ class Ensembles(Generic[R]):
                     fresh.append(self._restart(entry, served, plan))
             except Exception as error:
                 reason = str(error) if isinstance(error, ConfigError) else describe(error)
-                log.error(f"ensemble '{name}' is not served any more: {reason}")
+                log.error(f"ensemble '{name}' is not served any more: {reason}", model=name)
                 self._unfit[name] = served.override
                 self._end(name, [*self._table.suspend(name, reason), *fresh])
                 return

@@ -392,7 +392,7 @@ class ModelRepositoryManager(Generic[R]):
             mark = seen if config_json is None else None
             record = self._table.record(name)
             if record is not None and mark is not None and record.ready and record.is_at(location, mark):
-                log.verbose(1, f"model '{name}' is loaded and its files have not changed")
+                log.verbose(1, f"model '{name}' is loaded and its files have not changed", model=name)
                 return False
             directory = self._planner.invoke_agents(name, directory, config_json)
             plan = self._planner.plan(name, directory, location, mark, config_json)

@@ -128,7 +128,7 @@ class Planner:
             return source.materialize(model), source.location, mark
         except (NotFound, InvalidArg) as error:
             cause = str(error)
-        log.error(f"failed to poll model '{shown_name(name)}': {cause}")
+        log.error(f"failed to poll model '{shown_name(name)}': {cause}", model=shown_name(name))
         # A name from the network that no repository has leaves no trace: there is no end to such names.
         if keep_reason or (cause == DUPLICATE and not self._repositories.namespacing):
             self._table.failed(shown_name(name), cause, is_unread=True)
@@ -147,7 +147,7 @@ class Planner:
         try:
             chosen = select(parsed.config, available, name, log.warning)
         except InvalidArg as error:
-            log.error(f"failed to load model '{name}': {error}")
+            log.error(f"failed to load model '{name}': {error}", model=name)
             self._table.failed(name, str(error))
             raise InvalidArg(f"load failed for model '{name}': {error}\n") from None
         setup = _setup(parsed)
@@ -172,7 +172,7 @@ class Planner:
     def _unread(self, name: str, directory: MaterializedDir, error: Exception, config_json: str | None) -> ServerError:
         """Note that a model did not get as far as its versions; return what to raise."""
         cause = without_path(str(error) if isinstance(error, ServerError) else describe(error), name, directory)
-        log.error(f"Poll failed for model directory '{name}': {cause}")
+        log.error(f"Poll failed for model directory '{name}': {cause}", model=name)
         self._table.failed(name, cause, is_unread=True)
         if config_json is not None and cause.startswith("Invalid config override"):
             return InvalidArg(cause)

@@ -54,7 +54,7 @@ class Starts(Generic[R]):
         loads = Workers(len(plan.versions), "model-load-nested") if own else self._loads
         jobs = {}
         for version, dirname in plan.versions.items():
-            log.info(f"loading: {plan.name}:{version}")
+            log.info(f"loading: {plan.name}:{version}", model=plan.name, version=version)
             jobs[version] = loads.submit(partial(self._start_one, plan, version, dirname))
         if own:
             loads.close()
@@ -67,7 +67,8 @@ class Starts(Generic[R]):
                 fresh.append(job.result())
             else:
                 reasons[version] = without_path(describe(error), plan.name, plan.directory)
-                log.error(f"failed to load '{plan.name}' version {version}: {reasons[version]}")
+                text = f"failed to load '{plan.name}' version {version}: {reasons[version]}"
+                log.error(text, model=plan.name, version=version)
         retired = None
         if not reasons:
             retired = self._table.swap(
@@ -75,12 +76,12 @@ class Starts(Generic[R]):
             )
         if retired is not None:
             self._table.adopt_policy(plan.name, plan.keep, plan.parsed.config)
-            log.info(f"successfully loaded '{plan.name}'")
+            log.info(f"successfully loaded '{plan.name}'", model=plan.name)
             self._end(plan.name, retired)
             return
         self._table.versions_failed(plan.name, {**{entry.version: UNLOADED for entry in fresh}, **reasons})
         self._end(plan.name, fresh)
-        log.info(f"failed to load '{plan.name}'")
+        log.info(f"failed to load '{plan.name}'", model=plan.name)
         if not reasons:
             raise Unavailable("Server not ready")
         raise InvalidArg(f"load failed for model '{plan.name}': {reasons_text(reasons)}\n")
@@ -101,7 +102,8 @@ class Starts(Generic[R]):
                     raise
                 cause = without_path(describe(error), plan.name, plan.directory)
                 left = self._attempts - attempt
-                log.warning(f"failed to load '{plan.name}' version {version}, {left} more to try: {cause}")
+                text = f"failed to load '{plan.name}' version {version}, {left} more to try: {cause}"
+                log.warning(text, model=plan.name, version=version)
             else:
                 seconds = self._clock() - begin
                 directory = plan.directory.hold()

@@ -9,7 +9,9 @@ from typing import Any
 
 from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.core.ring import CompletionRing
+from triton_fast._native.grpc.held import CallRef
 from triton_fast._native.grpc.upkeep import H2Connection
+from triton_fast._native.net.access import AccessLog
 from triton_fast._native.net.gate import KeyGate
 from triton_fast._native.sched.model import Epoch
 
@@ -77,6 +79,8 @@ class GrpcServer:
     age_grace_ns: int
     forward: re.Pattern[str] | None
     poll_ns: int
+    access: AccessLog
+    timing: bool
     requests: int
     in_flight: int
 
@@ -110,9 +114,6 @@ class GrpcServer:
         """Refuse the calls that have not come whole; for a while after ``begin_drain``."""
 
     def abort_all(self) -> None: ...
-
-class CallRef:
-    """A call that Python code holds on to."""
 
 class GrpcCall(CallRef):
     """A call of a method that the Python side answers.

@@ -6,6 +6,7 @@ from typing import Any
 
 from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.core.ring import CompletionRing
+from triton_fast._native.net.access import AccessLog
 from triton_fast._native.net.gate import KeyGate
 from triton_fast._native.sched.model import Epoch
 
@@ -45,6 +46,8 @@ class HttpServer:
     poll_ns
         How long the answer of a lone infer request may be waited for in place; 0 = never. It adapts: where answers do
         not come in time it is hardly tried.
+    access, timing
+        Who is told of in the access log; whether a client that asks is told where its time went.
     requests, in_flight
         Requests begun; infer requests submitted and not yet answered.
     """
@@ -63,6 +66,8 @@ class HttpServer:
     forward: re.Pattern[str] | None
     max_responses: int
     poll_ns: int
+    access: AccessLog
+    timing: bool
     requests: int
     in_flight: int
 

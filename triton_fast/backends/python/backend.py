@@ -63,7 +63,8 @@ class AutoComplete:
         self._plan = plan
         self._supervisor = supervisor
         context = plan.context
-        self._messages = WorkerMessages(context.host, context.name, context.name, lambda: True)
+        fields: dict[str, Any] = {"model": context.name, "version": context.version, "instance": context.name}
+        self._messages = WorkerMessages(context.host, fields, lambda: True)
 
     def run(self) -> object:
         """Return the config as JSON. Raises ServerError with the worker's text."""

@@ -47,7 +47,7 @@ errors.hide(str(Path(__file__).parent) + "/")
 def auto_complete(plan: ModelPlan) -> object:
     """Return the config as JSON, after the model's ``auto_complete_config``."""
     context = plan.context
-    seat = LocalRuntime(context.host, context.name, context.name, str(context.version_dir), False)
+    seat = LocalRuntime(context, context.name, False)
     package = _package(plan, [seat])
     try:
         model = _of_model(seat, lambda: loader.model_of(package.load, str(plan.model_path)))
@@ -95,7 +95,7 @@ class PythonInProcessModel(BackendModel):
         context = self._plan.context
         decoupled = bool(context.config.model_transaction_policy.decoupled)
         with self._lock:
-            seat = LocalRuntime(context.host, context.name, spec.name, str(context.version_dir), decoupled)
+            seat = LocalRuntime(context, spec.name, decoupled)
             try:
                 if self._package is None:
                     self._package = _package(self._plan, self._runtimes)

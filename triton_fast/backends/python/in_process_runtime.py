@@ -17,7 +17,7 @@ from triton_fast_worker.response import InferenceResponse
 from triton_fast_worker.runtime import Call, Runtime, set_finder
 
 from triton_fast._native.pyworker.local import LocalRequest
-from triton_fast.backends.host import Host
+from triton_fast.backends.base import LoadContext
 from triton_fast.backends.python import frames
 from triton_fast.backends.python.frames import BadFrame, Message
 from triton_fast.backends.python.in_process_calls import Calls, data_of, parameters
@@ -36,13 +36,15 @@ class LocalRuntime(Runtime):
     __slots__ = ("_dropped", "_host", "_messages", "calls", "decoupled", "executing", "loading", "model", "name",
                  "version_dir")  # fmt: skip
 
-    def __init__(self, host: Host, model: str, instance: str, version_dir: str, decoupled: bool) -> None:
+    def __init__(self, context: LoadContext, instance: str, decoupled: bool) -> None:
+        host = context.host
         self._host = host
-        self._messages = WorkerMessages(host, model, instance, lambda: self.loading)
+        fields: dict[str, Any] = {"model": context.name, "version": context.version, "instance": instance}
+        self._messages = WorkerMessages(host, fields, lambda: self.loading)
         self._dropped: deque[Message] = deque()
         self.calls = Calls(host, instance)
         self.name = instance
-        self.version_dir = version_dir
+        self.version_dir = str(context.version_dir)
         self.decoupled = decoupled
         self.executing = False
         self.loading = True

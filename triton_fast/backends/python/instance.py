@@ -111,7 +111,7 @@ class WorkerInstance:
         """Start a worker and wait until it is initialised: no limit but its life. Raises ServerError."""
         plan = self.plan
         channel = open_channel(plan.engine, plan.settings.region_bytes)
-        messages = WorkerMessages(plan.host, plan.launch.model, self.name, lambda: not self.started.done())
+        messages = WorkerMessages(plan.host, plan.launch.fields, lambda: not self.started.done())
         with self._lock:
             if self._closing.is_set():
                 raise Unavailable("Server not ready")
@@ -166,7 +166,7 @@ class WorkerInstance:
                 return
             self._state = State.DOWN
             lived_s = self.plan.clock() - self._up_since
-        log.error(reason, model=self.plan.launch.model)
+        log.error(reason, **self.plan.launch.fields)
         self._keep(lambda: self._recover(reason, lived_s))
 
     # ---- recovery, on the keeper's thread
@@ -184,12 +184,12 @@ class WorkerInstance:
                 if self._closing.is_set():
                     break
                 cause = str(error) if isinstance(error, ServerError) else f"{type(error).__name__}: {error}"
-                log.error(f"restarting the worker failed: {cause}", model=self.plan.launch.model, instance=self.name)
+                log.error(f"restarting the worker failed: {cause}", **self.plan.launch.fields)
                 self.gave_up = f"{reason}, and its restart failed"
                 self._peers.on_change()
                 delay_s = self._backoff.delay()
             else:
-                log.info("the worker was restarted", model=self.plan.launch.model, instance=self.name)
+                log.info("the worker was restarted", **self.plan.launch.fields)
                 self._peers.on_restart()
                 return
         # Whoever is pulled from now on must not wait for a worker that does not come.
@@ -242,9 +242,9 @@ class WorkerInstance:
             return
         if not process.ended.wait(timeout_s):
             text = f"the worker did not finalize within {timeout_s:.0f} s and is killed"
-            log.error(text, model=self.plan.launch.model, instance=self.name)
+            log.error(text, **self.plan.launch.fields)
             process.kill()
             process.ended.wait()
         elif process.returncode != 0:
-            log.warning(process.reason, model=self.plan.launch.model)
+            log.warning(process.reason, **self.plan.launch.fields)
         self.native.fail(health.unhealthy(self.name))

@@ -6,8 +6,8 @@ Runs on the supervisor's thread, but for model control, which gets threads of it
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from triton_fast.backends.host import Caller, Host
 from triton_fast.backends.python import frames
@@ -33,16 +33,15 @@ class WorkerMessages:
 
     Parameters
     ----------
-    model, instance
-        Whose worker it is, for texts.
+    fields
+        Whose worker it is, for the log: ``Launch.fields``.
     is_loading
         Whether the model is being loaded still: what it then asks for must not wait for itself.
     """
 
-    def __init__(self, host: Host, model: str, instance: str, is_loading: Callable[[], bool]) -> None:
+    def __init__(self, host: Host, fields: Mapping[str, Any], is_loading: Callable[[], bool]) -> None:
         self._host = host
-        self._model = model
-        self._instance = instance
+        self._fields = dict(fields)
         self._is_loading = is_loading
         self._scope: CustomScope = host.metrics.scope()
         # The worker's numbers -> the scope's.
@@ -80,20 +79,23 @@ class WorkerMessages:
         text = frames.text(message, "message")
         file = os.path.basename(frames.text(message, "file", frames.MAX_NAME))
         source = (file, frames.whole(message, "line"))
+        fields = self._fields
+        if message.get("id"):
+            fields = {**fields, "id": frames.text(message, "id", frames.MAX_NAME)}
         if level == 3:
-            log.verbose(1, text, source=source)
+            log.verbose(1, text, source=source, **fields)
         else:
-            (log.info, log.warning, log.error)[level](text, source=source)
+            (log.info, log.warning, log.error)[level](text, source=source, **fields)
 
     def _finalized(self, process: Process, message: Message, blob: bytes) -> None:
         if message.get("error") is not None:
             text = frames.text(message, "error")
-            log.error(f"Failed to finalize: {text}", model=self._model, instance=self._instance)
+            log.error(f"Failed to finalize: {text}", **self._fields)
 
     # ---- model control
 
     def _caller(self) -> Caller:
-        return Caller(self._model, self._is_loading())
+        return Caller(str(self._fields["model"]), self._is_loading())
 
     def _load_model(self, process: Process, message: Message, blob: bytes) -> None:
         name = frames.text(message, "model", frames.MAX_NAME)

@@ -52,7 +52,8 @@ class ModelPlan:
             raise InvalidArg("Invalid stub name: contains invalid characters")
         argv = (self.environment.interpreter, "-u", str(self.script))
         # Not the server's directory: files that a model writes by relative names, and modules that it imports so.
-        return Launch(self.context.name, instance, argv, self.environment.variables, tempfile.gettempdir(), policy)
+        return Launch(self.context.name, instance, argv, self.environment.variables, tempfile.gettempdir(), policy,
+                      self.context.version)
 
     def context_fields(self, instance: str) -> Message:
         context = self.context

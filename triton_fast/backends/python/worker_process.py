@@ -53,6 +53,12 @@ class Launch:
     variables: Mapping[str, str]
     folder: str | None = None
     host_policy: HostPolicy = host_policy.NONE
+    version: int = 0
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the log says of whom a line is about."""
+        return {"model": self.model, "version": self.version, "instance": self.name}
 
 
 class Owner(Protocol):
@@ -150,7 +156,7 @@ class WorkerProcess:
         except ServerError as error:
             answer = frames.failure(call, error)
         except BaseException as error:
-            log.error(f"a call of a Python model failed: {type(error).__name__}: {error}", model=self.launch.model)
+            log.error(f"a call of a Python model failed: {type(error).__name__}: {error}", **self.launch.fields)
             answer = frames.failure(call, error)
         data = frames.encode(answer)
 
@@ -239,7 +245,7 @@ class WorkerProcess:
                 n_messages += 1
                 self._take(message, blob)
         except BadFrame as error:
-            log.error(f"the worker sent {error}", model=self.launch.model, instance=self.launch.name)
+            log.error(f"the worker sent {error}", **self.launch.fields)
             self._kill(health.broke_protocol("a control message that is not valid"))
             # Nothing of it is believed any more.
             self._pause(self._socket.fileno(), 3600.0, self._listen)
@@ -355,8 +361,9 @@ def _settle(future: Future[Any], value: object = None, error: ServerError | None
 def _printer(launch: Launch, source: str) -> Callable[[str], None]:
     """Return what writes a line of a stream to the log; the line's number stands where a record has its place."""
     numbers = itertools.count(1)
+    fields = launch.fields
 
     def write(line: str) -> None:
-        log.info(line, source=(source, next(numbers)), model=launch.model, instance=launch.name)
+        log.info(line, source=(source, next(numbers)), **fields)
 
     return write

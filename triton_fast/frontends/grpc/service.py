@@ -16,6 +16,7 @@ from triton_fast.dataplane import Dataplane, parse_version
 from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.frontends.grpc import health
 from triton_fast.frontends.grpc.calls import BROKEN, INTERNAL, MAX_LOAD_MESSAGE, MAX_MESSAGE, OK, failure
+from triton_fast.frontends.grpc.log_settings import log_settings
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
 
@@ -165,7 +166,7 @@ METHODS: dict[str, Method] = dict((
     _row("CudaSharedMemoryRegister", "shared-memory", cuda_memory_register, Where.WORK),
     _row("CudaSharedMemoryUnregister", "shared-memory", cuda_memory_unregister, Where.WORK),
     _row("TraceSetting", "trace", _off("trace")),
-    _row("LogSettings", "logging", _off("dynamic logging")),
+    _row("LogSettings", "logging", log_settings),
     (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check, Where.READY)),
 ))  # fmt: skip
 

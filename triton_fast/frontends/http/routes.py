@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from triton_fast.config import to_json
 from triton_fast.dataplane import Dataplane, parse_version
 from triton_fast.errors import INTERNAL_ERROR, Internal, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_fast.frontends.http.log_settings import logging
 from triton_fast.frontends.http.messages import (
     MAX_JSON,
     MAX_LOAD_JSON,
@@ -93,10 +94,6 @@ def generate(plane: Dataplane, verb: Verb) -> Answer:
 
 def tracing(plane: Dataplane, verb: Verb) -> Answer:
     raise Unavailable("the server does not support tracing")
-
-
-def logging(plane: Dataplane, verb: Verb) -> Answer:
-    raise Unavailable("the server does not support dynamic logging")
 
 
 def repository_index(plane: Dataplane, verb: Verb) -> Answer:

@@ -33,10 +33,14 @@ cdef inline nghttp2_nv copied(const char* name, size_t n, const char* value, siz
 cdef inline size_t put_status(nghttp2_nv* fields, size_t k, Call* call) noexcept:
     cdef const char* number = STATUS_TEXTS[call.status]
     fields[k] = field(b"grpc-status", 11, number, strlen(number))
-    if call.text_len == 0:
-        return k + 1
-    fields[k + 1] = copied(b"grpc-message", 12, call.text, call.text_len)
-    return k + 2
+    k += 1
+    if call.text_len:
+        fields[k] = copied(b"grpc-message", 12, call.text, call.text_len)
+        k += 1
+    if call.timing_len:
+        fields[k] = copied(b"server-timing", 13, call.timing, call.timing_len)
+        k += 1
+    return k
 
 
 # Told to clients that compress, as gRPC asks.
@@ -65,12 +69,12 @@ cdef int answer_head(nghttp2_session* session, Call* call, nghttp2_data_provider
 
 
 cdef int answer_trailer(nghttp2_session* session, Call* call) noexcept:
-    cdef nghttp2_nv[2] fields
+    cdef nghttp2_nv[3] fields
     return nghttp2_submit_trailer(session, call.stream_id, fields, put_status(fields, 0, call))
 
 
 cdef int answer_status(nghttp2_session* session, Call* call) noexcept:
-    cdef nghttp2_nv[5] fields
+    cdef nghttp2_nv[6] fields
     begin(fields)
     return nghttp2_submit_response(
         session, call.stream_id, fields, put_encodings(fields, put_status(fields, 2, call), call), NULL)

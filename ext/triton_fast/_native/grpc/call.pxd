@@ -1,7 +1,7 @@
 # A gRPC call (one HTTP/2 stream) and the infer requests it has in hand (items). Plain
 # structs with their lists; who owns what. No sockets, no HTTP/2.
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint8_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
@@ -9,6 +9,7 @@ from triton_fast._native.core.request cimport Request
 from triton_fast._native.grpc.message cimport Message
 from triton_fast._native.grpc.out cimport Out
 from triton_fast._native.net.gate cimport KeyHold
+from triton_fast._native.net.seen cimport Seen
 
 cdef enum:
     KIND_NONE = 0           # the path has not come yet
@@ -27,6 +28,8 @@ cdef struct Item:
     const uint8_t* message  # borrowed from the request's body
     size_t nbytes           # of the message, as long as the item lives
     bint ordered            # its responses wait for those of earlier ordered items
+    uint32_t watch          # WATCH_*
+    Seen* seen              # what is kept for those who look on; NULL: nobody does. A unary call's is handed to it
     bint last               # the final response has come
     bint done               # and it is ready to be sent
     bint packing            # responses are being compressed on another thread, in order: those in raw wait for it
@@ -87,6 +90,12 @@ cdef struct Call:
     PyObject* forwarded     # list of (name, value), or NULL; owned
     PyObject* metadata      # list of (name, value) of bytes, or NULL; owned
     PyObject* key           # bytes: the API key that it presents, or NULL; owned
+    uint32_t watch          # WATCH_* of a unary call
+    Seen* seen
+    size_t bytes_in         # of messages, and of those of a KIND_PYTHON call's answers
+    size_t bytes_out
+    char* timing            # where the time went, for a client that asked; owned
+    size_t timing_len
     PyObject* handler       # the Python object of a KIND_PYTHON call, until either side ends it; owned
 
 

@@ -51,6 +51,8 @@ cdef void call_unref(Call* call) noexcept:
     message_begin(&call.message)
     tf_buf_free(&call.stash)
     free(call.text)
+    free(call.seen)
+    free(call.timing)
     Py_XDECREF(call.forwarded)
     Py_XDECREF(call.metadata)
     Py_XDECREF(call.handler)
@@ -95,6 +97,10 @@ cdef void item_free(Item* item) noexcept:
     cdef Call* call = item.call
     chain_free(item.head)
     chain_free(item.raw_head)
+    if call.kind == KIND_INFER and call.seen == NULL:
+        call.seen = item.seen
+    else:
+        free(item.seen)
     if item.prev != NULL:
         item.prev.next = item.next
     else:

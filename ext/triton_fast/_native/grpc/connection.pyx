@@ -6,14 +6,15 @@ from libc.string cimport memcmp, memcpy, memmove
 
 from triton_fast._native.core.memory cimport Block, block_unref, body_whole
 from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error
-from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Request, Response, request_free
+from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Request, Response, WATCH_TIMING, request_free
 from triton_fast._native.grpc.call cimport (
     KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, call_ref, call_unref, item_free, item_new,
 )
 from triton_fast._native.grpc.h2 cimport (
-    GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
+    GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
     GRPC_UNAVAILABLE, GRPC_UNIMPLEMENTED,
 )
+from triton_fast._native.grpc.held cimport CallRef, Lent
 from triton_fast._native.grpc.infer cimport (
     grpc_status, infer_cancel, infer_done, infer_error, infer_final, infer_reply, infer_submit,
 )
@@ -24,6 +25,9 @@ from triton_fast._native.grpc.message cimport (
 from triton_fast._native.grpc.out cimport Out, bytes_of, chain_put, out_free, out_of
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.grpc.upkeep cimport H2Connection
+from triton_fast._native.grpc.watch cimport (
+    watch_call, watch_end, watch_item, watch_item_end, watch_out, watch_refusal, watch_response,
+)
 from triton_fast._native.net.fields cimport is_secret, reserved_field
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
@@ -46,33 +50,6 @@ cdef inline bint same(const uint8_t* a, size_t n, const char* b, size_t m) noexc
     return n == m and memcmp(a, b, n) == 0
 
 
-cdef class Lent:
-    """The request of a response that counts as unsent, on its way from one message to the other."""
-
-    cdef Request* request
-
-    def __dealloc__(self):
-        if self.request != NULL:
-            request_free(self.request)
-
-
-cdef class CallRef:
-    """A call that Python code holds on to."""
-
-    cdef Call* call
-
-    @staticmethod
-    cdef CallRef make(Call* call):
-        cdef CallRef held = CallRef.__new__(CallRef)
-        call_ref(call)
-        held.call = call
-        return held
-
-    def __dealloc__(self):
-        if self.call != NULL:
-            call_unref(self.call)
-
-
 cdef class GrpcCall(CallRef):
     """A call of a method that the Python side answers."""
 
@@ -89,6 +66,7 @@ cdef class GrpcCall(CallRef):
         """Queue one response message."""
         if self.call.finished or not self.call.open:
             return
+        self.call.bytes_out += len(data)
         self.connection.send(self.call, out_of(data, False))
         self.connection.flush_safely()
 
@@ -125,6 +103,8 @@ cdef class GrpcConnection(H2Connection):
             call.accepts = encodings_of(value, m)
         elif same(name, n, b"triton_grpc_error", 17):
             call.error_mode = same(value, m, b"true", 4)
+        elif server.timing and same(name, n, b"triton-fast-timing", 18) and same(value, m, b"1", 1):
+            call.watch |= WATCH_TIMING
         if call.kind == KIND_PYTHON:
             (<list>call.metadata).append(((<char*>name)[:n], (<char*>value)[:m]))
             return 0
@@ -157,6 +137,7 @@ cdef class GrpcConnection(H2Connection):
         cdef GrpcShared server = self.server
         cdef bytes refused
         call.max_message = server.max_message
+        watch_call(server, self, self.transport, call)
         server.requests += call.kind == KIND_PYTHON
         if call.http_status or not call.typed:
             return self.refuse_http(call, call.http_status if call.http_status else 415)
@@ -260,6 +241,7 @@ cdef class GrpcConnection(H2Connection):
     cdef int on_message(self, Call* call) except -1:
         cdef Message* m = &call.message
         call.n_messages += 1
+        call.bytes_in += m.length
         if not m.compressed:
             return self.take_message(call)
         if call.encoding_in == 0:
@@ -381,7 +363,8 @@ cdef class GrpcConnection(H2Connection):
         item.ordered = True
         item.nbytes = m.length
         call.item_bytes += m.length
-        head.id_len = 0
+        watch_item(self.server, item)
+        head.id_len = head.model_name_len = 0
         try:
             rc = infer_submit(self.server, item, m.block, m.at, m.length, &head, &e)
         except BaseException:
@@ -392,6 +375,8 @@ cdef class GrpcConnection(H2Connection):
             self.submitted = True
             Py_INCREF(self)
             return self.hold_if_full(call)
+        watch_refusal(self.server, item, &head, grpc_status(e.code))
+        watch_item_end(self.server, self, self.transport, item, 0)
         if call.kind == KIND_INFER or call.error_mode:
             item_free(item)
             if call.kind == KIND_STREAM:
@@ -429,6 +414,7 @@ cdef class GrpcConnection(H2Connection):
         call_ref(call)
         while item != NULL:
             after = item.prev
+            watch_item_end(self.server, self, self.transport, item, GRPC_CANCELLED)
             if item.request == NULL:
                 if not item.packing:
                     item_free(item)
@@ -448,6 +434,8 @@ cdef class GrpcConnection(H2Connection):
         return self.finish(call, GRPC_DEADLINE_EXCEEDED, b"Deadline Exceeded", 17)
 
     cdef int on_close(self, Call* call) except -1:
+        if not call.finished:
+            watch_end(self.server, self, self.transport, call, GRPC_CANCELLED)
         call.finished = True
         self.cancel_items(call)
         return self.cancel_handler(call)
@@ -492,6 +480,7 @@ cdef class GrpcConnection(H2Connection):
                 if item.last and not item.packing:
                     item_free(item)
                 return 0
+            watch_response(self.server, item, p, grpc_status(code) if code != TF_OK else GRPC_OK)
             if code == TF_OK and not (p.is_final and p.n_outputs == 0 and p.request.model.decoupled):
                 out = infer_reply(self.server, item, model, p, &e)
                 if out == NULL:
@@ -509,7 +498,10 @@ cdef class GrpcConnection(H2Connection):
                 finally:
                     request_free(p.request)
             if out != NULL:
+                watch_out(item, out)
                 self.queue_response(item, out)
+            if item.last:
+                watch_item_end(self.server, self, self.transport, item, grpc_status(code) if code != TF_OK else GRPC_OK)
             item.done = item.last and not item.packing
             if call.kind == KIND_INFER:
                 if item.done:

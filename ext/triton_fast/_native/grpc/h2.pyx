@@ -17,6 +17,7 @@ from triton_fast._native.grpc.nghttp2 cimport *
 from triton_fast._native.grpc.out cimport Out, out_free
 from triton_fast._native.grpc.outgoing cimport MAX_REFS, Outgoing, outgoing_drop, outgoing_ref, outgoing_write
 from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
+from triton_fast._native.grpc.watch cimport watch_end
 
 cdef enum:
     WINDOW = 1048576            # bytes of one call that may be on their way
@@ -454,6 +455,8 @@ cdef class H2Session(GrpcPeer):
             return 0
         call.finished = True
         call.status = status if 0 <= status <= 16 else GRPC_UNKNOWN
+        if call.watch or self.server.access.share:
+            watch_end(self.server, self, self.transport, call, call.status)
         self.server.unwatch(call)
         if not call.open or self.session == NULL:
             return 0

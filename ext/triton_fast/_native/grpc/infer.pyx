@@ -111,6 +111,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         r.ctx = item
         r.sink = &server.ring.ring.sink
         r.stamps[T_RECEIVED] = item.call.began
+        r.watch |= item.watch
         r.max_responses = server.max_responses
         if r.lent != NULL and lent_begin(r, e) != 0:
             r.body = NULL

@@ -17,19 +17,20 @@ from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, req
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
-from triton_fast._native.http.channel cimport ST_BODY, ST_CHUNKED, ST_CLOSED, ST_DISCARD, ST_HEAD, ST_WAIT, Channel
+from triton_fast._native.http.channel cimport ST_BODY, ST_CHUNKED, ST_CLOSED, ST_DISCARD, ST_HEAD, ST_WAIT
 from triton_fast._native.http.generate cimport (
     FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
 )
 from triton_fast._native.http.head cimport (
     ROUTE_INFER, ROUTE_NONE, Info, find_header, forwarded_headers, head_info, native_route, take_typed_length,
-    text_of,
+    text_of, wants_timing,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
 )
 from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy
 from triton_fast._native.http.shared cimport HttpShared
+from triton_fast._native.http.watch cimport Watched
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
 from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport SCRATCH
@@ -57,11 +58,10 @@ cdef bytes NO_ROOM = NO_ROOM_TEXT.encode()
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-cdef class HttpConnection(Channel):
+cdef class HttpConnection(Watched):
     """One client connection; made by ``HttpServer`` for the event loop."""
 
     cdef bint answered      # the answer of the request in hand was given to the socket or the transport
-    cdef Info info
     cdef size_t scan_from
     cdef bint head_begun
     cdef bint lingering     # this was refused: throw away the rest before the end
@@ -70,13 +70,9 @@ cdef class HttpConnection(Channel):
     cdef KeyHold hold       # where the gate has the key of its head
     cdef Block* block
     cdef size_t body_at     # where the body begins in block
-    cdef size_t received
     cdef Chunked* chunks
-    cdef int64_t began      # ns: when the head, body or answer in hand began
-    cdef object verb        # (method, path, query, headers) of a request for the Python side
     cdef object task        # its coroutine's task
     cdef list forwarded     # (name, value) of the infer head's headers that become parameters; None: no header does
-    cdef str model_name
     cdef int64_t model_version
     cdef NativeModel model
     cdef int64_t epoch
@@ -109,6 +105,8 @@ cdef class HttpConnection(Channel):
 
     def connection_lost(self, error):
         cdef Request* r = self.request
+        if self.watch:
+            self.watch_gone(r)
         self.state = ST_CLOSED
         self.deadline = 0
         self.server.connections.discard(self)
@@ -314,6 +312,7 @@ cdef class HttpConnection(Channel):
         self.verb = None
         self.forwarded = None
         if route:
+            self.info.timing = self.server.timing and wants_timing(h)
             if name is None:
                 name = h.path.ptr[11:end].decode("utf-8", "replace")
             if name != self.model_name or version != self.model_version:
@@ -384,6 +383,7 @@ cdef class HttpConnection(Channel):
         self.answered = False
         self.deadline = 0
         self.server.requests += 1
+        self.watch_request()
         if self.info.route:
             self.dispatch_infer()
         else:
@@ -392,7 +392,7 @@ cdef class HttpConnection(Channel):
 
     cdef int dispatch_verb(self) except -1:
         method, path, query, headers = self.verb
-        self.verb = None
+        self.verb = (method, path)
         result = self.server.app.control(method, path, query, headers, self.take_body())
         if type(result) is tuple:
             self.reply(*result)
@@ -497,6 +497,7 @@ cdef class HttpConnection(Channel):
             self.request.ctx = <void*>self
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
+            self.request.watch |= self.watch
             self.request.max_responses = self.server.max_responses if self.model.ptr.decoupled else 0
             if self.request.lent != NULL and lent_begin(self.request, &e) != 0:
                 status = SUBMIT_REFUSED
@@ -539,6 +540,7 @@ cdef class HttpConnection(Channel):
         cdef int32_t encoding = self.info.encoding_out
         if p.is_final:
             self.request = NULL
+        self.watch_response(p)
         if self.generation is not None:
             self.generation.take(p)
             self.touched = True
@@ -551,7 +553,7 @@ cdef class HttpConnection(Channel):
                                                          server.binary_type), reply_is_heavy(p, encoding))
         try:
             if (p.code == TF_OK and self.planned and plan_reply_matches(&self.plan, p) and self.info.keep_alive
-                    and not self.info.http10):
+                    and not self.info.http10 and not self.info.timing):
                 self.send(self.plan.reply.data, self.plan.reply.len, p, self.plan.n_binary, self.plan.binary_index)
             elif p.code == TF_OK:
                 server.grow_binary(p.n_outputs)
@@ -570,7 +572,7 @@ cdef class HttpConnection(Channel):
     cdef int begin_generation(self) except -1:
         if self.info.http10:
             self.info.keep_alive = False
-        self.generation = Generation.make(&self.info, self.server.app)
+        self.generation = Generation.make(&self.info, self.server.app, &self.kept)
         return 0
 
     # Send what there is of a generate answer, as long as the socket takes it.
@@ -628,12 +630,13 @@ cdef class HttpConnection(Channel):
                        self.info.http10)
         else:
             reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
+        self.watch_head(&server.out)
         tf_buf_put(&server.out, server.json.data, server.json.len)
         if server.out.failed or server.json.failed:
             tf_buf_free(&server.out)
             tf_buf_free(&server.json)
             raise MemoryError
-        if self.planned and self.info.keep_alive and not self.info.http10:
+        if self.planned and self.info.keep_alive and not self.info.http10 and not self.info.timing:
             plan_reply_learn(&self.plan, p, server.out.data, server.out.len, n_binary, server.binary_index)
         self.send(server.out.data, server.out.len, p, n_binary, server.binary_index)
         if server.json.cap > (1 << 22):
@@ -662,6 +665,8 @@ cdef class HttpConnection(Channel):
         self.state = ST_WAIT
         self.answered = False
         self.server.requests += 1
+        self.verb = None
+        self.watch_request()
         self.reply(*answer)
         return 0
 
@@ -672,6 +677,7 @@ cdef class HttpConnection(Channel):
         server.out.len = 0
         extra = "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1", "replace")
         reply_head(&server.out, status, <const char*>extra, len(body), 0, self.info.keep_alive, self.info.http10)
+        self.watch_head(&server.out)
         if not self.info.head_only:
             tf_buf_put(&server.out, data, len(body))
         if server.out.failed:
@@ -682,8 +688,11 @@ cdef class HttpConnection(Channel):
     # Write head and the binary tensors of p, which are the answer, and go on behind it.
     cdef int send(self, const char* head, size_t n, Response* p, int32_t n_binary,
                   const int32_t* binary_index) except -1:
+        cdef bint gone = self.push(head, n, p, n_binary, binary_index)
         self.answered = True
-        if self.push(head, n, p, n_binary, binary_index) and not self.paused:
+        if self.server.access.share:
+            self.watch_end()
+        if gone and not self.paused:
             self.next_request()
         return 0
 

@@ -6,6 +6,7 @@ from triton_fast._native.core.native cimport tf_buf, tf_error
 from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.http.head cimport Info, Limits
+from triton_fast._native.net.seen cimport Seen
 
 
 cdef enum:
@@ -27,6 +28,7 @@ cdef class Generation:
     cdef bint http10        # no chunks: the answer ends with the connection
     cdef int32_t load_format
     cdef object app
+    cdef Seen* seen         # for the client that asks where the time went; its connection's. NULL: it does not
     cdef bint begun         # the head is out
     cdef bint over          # as FILL_DONE
     cdef int32_t n_responses
@@ -36,7 +38,7 @@ cdef class Generation:
     cdef EventJob pending   # being encoded, or encoded and next
 
     @staticmethod
-    cdef Generation make(Info* info, object app)
+    cdef Generation make(Info* info, object app, Seen* seen)
     # The next response; takes over p's request.
     cdef void take(self, Response* p) noexcept
     # Append what there is to send until out has about `room` bytes; FILL_*.

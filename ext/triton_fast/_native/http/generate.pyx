@@ -11,6 +11,7 @@ from triton_fast._native.core.request cimport Request, Response, request_free, r
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.http.head cimport ROUTE_STREAM, Info, Limits
 from triton_fast._native.http.reply cimport stream_head
+from triton_fast._native.net.seen cimport Seen, timing_line
 from triton_fast._native.wire.json_event cimport (
     EVENT_CHUNK, EVENT_SSE, event_put, event_put_error, event_put_text, event_weight,
 )
@@ -75,13 +76,14 @@ cdef class Generation:
     """The answer to one generate request, as far as it has come."""
 
     @staticmethod
-    cdef Generation make(Info* info, object app):
+    cdef Generation make(Info* info, object app, Seen* seen):
         cdef Generation g = Generation.__new__(Generation)
         g.events = info.route == ROUTE_STREAM
         g.keep_alive = info.keep_alive
         g.http10 = info.http10
         g.load_format = info.load_format
         g.app = app
+        g.seen = seen if info.timing else NULL
         return g
 
     def __dealloc__(self):
@@ -110,6 +112,8 @@ cdef class Generation:
             load = self.app.endpoint_load(self.load_format)
         stream_head(out, 200 if code == TF_OK else statuses[code] if 0 <= code < N_CODES else 500, self.events, load,
                     self.keep_alive, self.http10)
+        if self.seen != NULL:
+            timing_line(out, self.seen)
         return 0
 
     cdef int end(self, tf_buf* out) except -1:

@@ -28,6 +28,7 @@ cdef struct Info:
     bint chunked
     bint expect
     bint once               # what the route is may be another next time, for the same head
+    bint timing             # the client asks where the time went
     bint has_header_len     # Inference-Header-Content-Length: header_len holds
     int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
     int32_t encoding_out
@@ -50,6 +51,8 @@ cdef inline str text_of(Slice* s):
 # Fill info from the head of a request for the v2 API on this route. None: go on; else the request is refused with this
 # text and *status.
 cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t* status)
+# Whether the head has "triton-fast-timing: 1".
+cdef bint wants_timing(Head* h) noexcept
 # ROUTE_* of path when that is /v2/models/M[/versions/V]/infer or the like; then M is path[11:name_end], and version -1
 # without V. Numbers that do not fit are left to the Python side, which answers as Triton does.
 cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept

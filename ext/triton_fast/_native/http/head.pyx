@@ -199,6 +199,14 @@ cdef int32_t load_format(Head* h) noexcept:
     return LOAD_NONE
 
 
+cdef bint wants_timing(Head* h) noexcept:
+    cdef uint32_t i
+    for i in range(h.n_headers):
+        if is_named(&h.headers[i].name, b"triton-fast-timing", 18):
+            return h.headers[i].value.len == 1 and h.headers[i].value.ptr[0] == c"1"
+    return False
+
+
 # Whether a header's name is this one, which is lower case.
 cdef bint is_named(Slice* name, const char* word, size_t n) noexcept:
     cdef size_t k

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.core.ring cimport CompletionRing
+from triton_fast._native.net.access cimport AccessLog
 from triton_fast._native.net.gate cimport KeyGate
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 
@@ -13,6 +14,7 @@ cdef enum:
 
 cdef class Peer:
     cdef int64_t deadline   # ns; 0 = none
+    cdef bytes peer         # its address, once somebody asked for it
     cdef int timed_out(self, int64_t now) except -1
     # Look after whatever goes by time but the deadline; called with every tick.
     cdef int tick(self, int64_t now) except -1
@@ -33,6 +35,8 @@ cdef class Shared:
     cdef public bint draining
     cdef bint is_guarded    # inference needs a header, a key, or both
     cdef KeyGate gate       # None: the server has no keys
+    cdef public AccessLog access
+    cdef public bint timing     # a client that asks is told where the time of its request went
     cdef bytes guard_name   # None: inference is not restricted
     cdef bytes guard_value
     cdef str guard_label

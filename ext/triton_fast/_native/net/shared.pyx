@@ -6,6 +6,7 @@ from libc.stdlib cimport free, malloc
 from triton_fast._native.core.native cimport now_ns, tf_buf_free
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.core.ring cimport CompletionRing
+from triton_fast._native.net.access cimport AccessLog
 from triton_fast._native.net.gate cimport KeyGate
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 from triton_fast._native.sched.scheduler cimport scheduler_wake
@@ -51,6 +52,7 @@ cdef class Shared:
         self.loop = loop
         self.epoch = epoch
         self.ring = CompletionRing()
+        self.access = AccessLog()
         self.connections = set()
         self.scratch_len = SCRATCH
         self.scratch = <uint8_t*>malloc(SCRATCH)

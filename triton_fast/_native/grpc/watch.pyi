@@ -1,0 +1,1 @@
+"""What of gRPC calls is told to the access log and to clients that ask for times. Native use only."""
