@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.grpc.message cimport Message
 from triton_fast._native.grpc.out cimport Out
 
@@ -83,6 +84,7 @@ cdef struct Call:
     int32_t n_items
     size_t item_bytes
     PyObject* forwarded     # list of (name, value), or NULL; owned
+    TraceContext* context   # of a trace; NULL: it brought none; owned
     PyObject* metadata      # list of (name, value) of bytes, or NULL; owned
     PyObject* handler       # the Python object of a KIND_PYTHON call, until either side ends it; owned
 
@@ -103,3 +105,5 @@ cdef void call_skip(Call* call, size_t n) noexcept
 cdef void call_put(Call* call, Out* out) noexcept
 # Drop what waits to be sent, whatever became of it.
 cdef void drop_outs(Call* call) noexcept
+# A field of the call's head that may belong to the context of a trace.
+cdef int call_context(Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1

@@ -13,7 +13,11 @@ from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
-from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free
+from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, WATCH_TRACE, request_free
+from triton_fast._native.core.trace_context cimport TraceContext
+from triton_fast._native.core.tracing cimport (
+    FROM_HTTP, TraceRecord, trace_answer, trace_attach, trace_begin, trace_detach, trace_drop,
+)
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
@@ -22,7 +26,7 @@ from triton_fast._native.http.generate cimport (
     FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
 )
 from triton_fast._native.http.head cimport (
-    ROUTE_INFER, ROUTE_NONE, Info, forwarded_headers, has_header, head_info, native_route, text_of,
+    ROUTE_INFER, ROUTE_NONE, Info, forwarded_headers, has_header, head_context, head_info, native_route, text_of,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
@@ -77,12 +81,14 @@ cdef class HttpConnection(Channel):
     cdef Generation generation  # the answer of a generate request in flight
     cdef bint planned       # request was made from plan
     cdef Plan plan
+    cdef TraceContext* context  # of the infer head; NULL: no head has brought one
 
     def __dealloc__(self):
         tf_buf_free(&self.memo)
         block_unref(self.block)
         free(self.chunks)
         plan_free(&self.plan)
+        free(self.context)
 
     # ---- the event loop's side
 
@@ -300,6 +306,8 @@ cdef class HttpConnection(Channel):
                 self.model_name = name
                 self.model_version = version
                 self.epoch = -1
+            if self.server.contexts:
+                head_context(h, &self.context)
             self.info.denied = self.server.guard_name is not None and not has_header(
                 h, self.server.guard_name, self.server.guard_value)
             if self.info.denied and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
@@ -457,6 +465,7 @@ cdef class HttpConnection(Channel):
         cdef int status, _
         cdef bint wake = False
         cdef Response* p
+        cdef TraceRecord* trace = trace_begin(self.model.ptr, self.context, FROM_HTTP)
         for _ in range(3):
             e.len = 0
             if self.info.route == ROUTE_INFER:
@@ -474,6 +483,8 @@ cdef class HttpConnection(Channel):
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
             self.request.max_responses = self.server.max_responses if self.model.ptr.decoupled else 0
+            if trace != NULL:
+                trace_attach(trace, self.request)
             status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
@@ -490,6 +501,7 @@ cdef class HttpConnection(Channel):
             # The body may still be needed for another try.
             self.block = self.request.body
             self.request.body = NULL
+            trace = trace_detach(self.request) if status == SUBMIT_STOPPED else NULL
             request_free(self.request)
             self.request = NULL
             if status != SUBMIT_STOPPED:
@@ -497,7 +509,9 @@ cdef class HttpConnection(Channel):
             try:
                 self.find_model()
             except ServerError as error:
+                trace_drop(trace)
                 return self.fail_with(error)
+        trace_drop(trace)
         self.drop_block()
         self.fail(e.code, e.text[:e.len])
         return 0
@@ -512,6 +526,8 @@ cdef class HttpConnection(Channel):
         cdef int32_t encoding = self.info.encoding_out
         if p.is_final:
             self.request = NULL
+        if r.watch & WATCH_TRACE:
+            trace_answer(p)
         if self.generation is not None:
             self.generation.take(p)
             self.touched = True

@@ -1,6 +1,7 @@
 # From a parsed request head to what the connection keeps of it: route, encodings, lengths, and whether it is refused.
 from libc.stdint cimport int32_t, int64_t
 
+from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.wire.http1 cimport Head, Slice
 
 
@@ -53,5 +54,7 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t
 cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept
 # Whether a header `name` (lower case) has exactly `value` (see net.fields).
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
+# The context of a trace that a head brings, into *context, which is allocated for the first.
+cdef int head_context(Head* h, TraceContext** context) except -1
 # The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent.
 cdef list forwarded_headers(Head* h, object pattern)
