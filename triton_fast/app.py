@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -33,6 +34,7 @@ from triton_fast.observability import log, tables
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
+from triton_fast.observability.tracing import Tracing
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
@@ -92,6 +94,7 @@ class Server:
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
         self.cache: ResponseCache | None = make_cache(options.cache_config, options.cache_directory)
+        self.tracing = Tracing(options.trace)
         self.epoch = Epoch()
         self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
         self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")
@@ -115,13 +118,13 @@ class Server:
         )  # fmt: skip
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
             [LocalSource(Path(path)) for path in options.model_repository], preparer,
-            partial(ModelRuntime.start, limits=self.limits, cache=self.cache),
-            partial(EnsembleRuntime.start, cache=self.cache),
+            self._traced(partial(ModelRuntime.start, limits=self.limits, cache=self.cache)),
+            self._traced(partial(EnsembleRuntime.start, cache=self.cache)),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
         )  # fmt: skip
-        self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.plane = Dataplane(self.repository, server_id=options.server_id, tracing=self.tracing)
         self.endpoints = Endpoints(
             options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
         )
@@ -137,6 +140,7 @@ class Server:
         self._stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        self.tracing.start()
         try:
             failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         except (OSError, ServerError) as error:
@@ -175,6 +179,16 @@ class Server:
         """Return the counters of every served version, for the metrics."""
         took = self.repository.load_seconds()
         return [snapshot(r, took.get((r.name, r.version), 0.0)) for r in self.repository.all_ready()]
+
+    def _traced(self, start: Callable[..., ServedVersion]) -> Callable[..., ServedVersion]:
+        """Have the versions that ``start`` makes follow the trace settings."""
+
+        def started(*args: Any) -> ServedVersion:
+            runtime = start(*args)
+            self.tracing.attach(runtime.name, runtime.native)
+            return runtime
+
+        return started
 
     def _metrics(self) -> Metrics | None:
         options = self.options
@@ -242,6 +256,7 @@ class Server:
             # A load that still waits for its turn is answered by the repository, which is closed.
             self.loads.shutdown(wait=True, cancel_futures=True)
             self.checks.shutdown(wait=True, cancel_futures=True)
+        await loop.run_in_executor(None, self.tracing.close)
         log.close()
         return 0
 

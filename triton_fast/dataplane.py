@@ -12,7 +12,9 @@ from typing import Any
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
-from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
+from triton_fast.errors import InvalidArg, NotFound, ServerError, Unavailable, Unsupported
+from triton_fast.observability.tracing import Tracing
+from triton_fast.observability.tracing.settings import Changes
 from triton_fast.repository import IndexRow, ModelRepositoryManager, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.types import TYPES, DataType
@@ -42,6 +44,10 @@ def parse_version(text: str) -> int:
     return int(significant or 0)
 
 
+class UnknownModel(InvalidArg):
+    """No repository has it."""
+
+
 class Dataplane:
     """The verbs, over one repository.
 
@@ -51,9 +57,15 @@ class Dataplane:
         Where names resolve to served versions.
     server_id
         ``--id``.
+    tracing
+        The server's trace settings; None where it has none.
     """
 
-    def __init__(self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton") -> None:
+    def __init__(
+        self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton",
+        tracing: Tracing | None = None,
+    ) -> None:  # fmt: skip
+        self.tracing = tracing
         self.repository = repository
         self.server_id = server_id
         self._started = False
@@ -180,6 +192,31 @@ class Dataplane:
     def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
+
+    # ---- tracing
+
+    def trace_settings(self, name: str = "", changes: Changes | None = None) -> dict[str, list[str]]:
+        """Change the trace settings of a model, of all with "", and return what holds then.
+
+        Raises
+        ------
+        UnknownModel
+            No repository has the model.
+        InvalidArg
+            It is not ready, or nothing could be traced as the settings would be.
+        """
+        if self.tracing is None:
+            raise Unavailable("the server does not support tracing")
+        if name:
+            try:
+                self.repository.resolve(name, -1)
+            except NotFound:
+                raise UnknownModel(f"Request for unknown model : {name}") from None
+            except ServerError:
+                raise InvalidArg(f"Request for unknown model : {name}") from None
+        if changes:
+            self.tracing.update(name, changes)
+        return self.tracing.shown(name)
 
     # ---- shared memory: off in this build, answered as a server that was started without it
 

@@ -36,7 +36,6 @@ _TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUP
 
 _NO_SAGE = "the SageMaker front end is not there yet"
 _NO_VERTEX = "the Vertex AI front end is not there yet"
-_NO_TRACE = "tracing is not there yet: no trace is written"
 _NO_CACHE = "compiled caches are not loaded: local and redis are built in"
 _NO_GPU = "GPU memory is not managed yet"
 _NO_SHM = "shared-memory regions are not there yet: registering one is refused"
@@ -183,8 +182,7 @@ FLAGS: tuple[Flag, ...] = (
          repeatable=True),
 
     Flag("trace-config", v.TRACE, (), _TRACE, "<mode>,<setting>=<value> for mode triton or opentelemetry, or "
-         "<setting>=<value> for mode, level, rate and count. May be given several times.", repeatable=True,
-         later=_NO_TRACE),
+         "<setting>=<value> for mode, level, rate and count. May be given several times.", repeatable=True),
 
     Flag("backend-directory", v.STR, "/opt/tritonserver/backends", _BACKEND, "Directory of Python-based backends: "
          "<directory>/<name>/model.py serves the models of backend <name>. Compiled ones cannot be loaded yet."),
@@ -258,15 +256,15 @@ FLAGS: tuple[Flag, ...] = (
          replaced_by="--disable-auto-complete-config"),
     Flag("response-cache-byte-size", v.SIZE, None, DEPRECATED, "As --cache-config=local,size=<bytes>.", unit="bytes",
          replaced_by="--cache-config"),
-    Flag("trace-file", v.STR, None, DEPRECATED, "File for traces.", later=_NO_TRACE,
+    Flag("trace-file", v.STR, None, DEPRECATED, "File for traces.",
          replaced_by="--trace-config triton,file=<filepath>"),
     Flag("trace-level", v.TRACE_LEVEL, (), DEPRECATED, "OFF, TIMESTAMPS or TENSORS; may be given several times.",
-         repeatable=True, later=_NO_TRACE, replaced_by="--trace-config level=<OFF|TIMESTAMPS|TENSORS>"),
-    Flag("trace-rate", v.INT, None, DEPRECATED, "Every how many requests one is traced.", later=_NO_TRACE,
+         repeatable=True, replaced_by="--trace-config level=<OFF|TIMESTAMPS|TENSORS>"),
+    Flag("trace-rate", v.INT, None, DEPRECATED, "Every how many requests one is traced.",
          replaced_by="--trace-config rate=<rate value>"),
-    Flag("trace-count", v.INT, None, DEPRECATED, "How many traces are taken; -1 is no limit.", later=_NO_TRACE,
+    Flag("trace-count", v.INT, None, DEPRECATED, "How many traces are taken; -1 is no limit.",
          replaced_by="--trace-config count=<count value>"),
-    Flag("trace-log-frequency", v.INT, None, DEPRECATED, "Traces in one file; 0 is all.", later=_NO_TRACE,
+    Flag("trace-log-frequency", v.INT, None, DEPRECATED, "Traces in one file; 0 is all.",
          replaced_by="--trace-config triton,log-frequency=<log frequency value>"),
 )
 # fmt: on

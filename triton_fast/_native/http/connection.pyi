@@ -44,6 +44,7 @@ class HttpServer:
     epoch: Epoch
     connections: set[HttpConnection]
     draining: bool
+    contexts: bool
     allow_infer: bool
     head_timeout_ns: int
     body_timeout_ns: int

@@ -44,16 +44,22 @@ class Verb:
         """
         if not self.body:
             return {}
+        value = self.json_value(limit)
+        if not isinstance(value, dict):
+            raise Internal("failed to parse the request JSON buffer: expected a JSON object")
+        return value
+
+    def json_value(self, limit: int = MAX_JSON) -> Any:
+        """Return the body as JSON, whatever it is. Raises as ``json_object``."""
+        if not self.body:
+            raise Internal("failed to parse the request JSON buffer: The document is empty. at 0")
         if len(self.body) > limit:
             raise InvalidArg(f"the request JSON of {len(self.body)} bytes exceeds the limit of {limit} bytes")
         _check_size(self.body)
         try:
-            value = orjson.loads(self.body)
+            return orjson.loads(self.body)
         except ValueError as error:
             raise Internal(f"failed to parse the request JSON buffer: {error}") from None
-        if not isinstance(value, dict):
-            raise Internal("failed to parse the request JSON buffer: expected a JSON object")
-        return value
 
 
 def _check_size(text: bytes) -> None:
