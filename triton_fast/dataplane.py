@@ -210,10 +210,9 @@ class Dataplane:
         if name:
             try:
                 self.repository.resolve(name, -1)
-            except NotFound:
-                raise UnknownModel(f"Request for unknown model : {name}") from None
             except ServerError:
-                raise InvalidArg(f"Request for unknown model : {name}") from None
+                known = any(model == name for model, *_ in self.repository.summary())
+                raise (InvalidArg if known else UnknownModel)(f"Request for unknown model : {name}") from None
         if changes:
             self.tracing.update(name, changes)
         return self.tracing.shown(name)

@@ -32,7 +32,8 @@ def http_listener(options: Options, app: InferApp, epoch: Epoch) -> Listener[Htt
     """Return the listener of the HTTP port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = HttpServer(app, asyncio.get_running_loop(), epoch)
     _limit(native, options, options.http_max_input_size)
-    _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"), _contexts(options))
+    _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"))
+    native.contexts = _contexts(options)
     tls = None
     if options.http_use_ssl:
         tls = server_context(
@@ -53,7 +54,8 @@ def metrics_listener(options: Options, app: MetricsApp, epoch: Epoch) -> Listene
 def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch) -> Listener[GrpcServer]:
     """Return the listener of the gRPC port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = GrpcServer(app, asyncio.get_running_loop(), epoch)
-    _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"), _contexts(options))
+    _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"))
+    native.contexts = _contexts(options)
     native.max_message = options.grpc_max_message_size
     native.max_inflated = options.grpc_max_inflated_size
     native.max_metadata = options.grpc_max_metadata_size
@@ -87,12 +89,11 @@ def _contexts(options: Options) -> bool:
     return options.trace.mode == "opentelemetry"
 
 
-def _infer(native: HttpServer | GrpcServer, forward: str, secret: tuple[str, str] | None, contexts: bool) -> None:
+def _infer(native: HttpServer | GrpcServer, forward: str, secret: tuple[str, str] | None) -> None:
     if forward:
         native.forward = re.compile(forward, re.IGNORECASE)
     if secret is not None:
         native.restrict_infer(*secret)
-    native.contexts = contexts
     native.poll_ns = POLL_NS if usable_cores() > 1 else 0
 
 

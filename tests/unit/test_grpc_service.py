@@ -96,7 +96,7 @@ def test_the_answer_of_each_call_is_the_message_of_its_descriptor(front: Front) 
                 continue
             assert response.DESCRIPTOR.full_name == method.output_type.full_name
             answered.add(method.name)
-    assert len(answered) == 12
+    assert len(answered) == 13
 
 
 def test_categories_and_threads() -> None:
@@ -365,7 +365,7 @@ def test_shared_memory(front: Front, kind: str, monkeypatch: pytest.MonkeyPatch)
     assert regions["r"].byte_size == 64
 
 
-@pytest.mark.parametrize(("name", "feature"), [("TraceSetting", "trace"), ("LogSettings", "dynamic logging")])
+@pytest.mark.parametrize(("name", "feature"), [("LogSettings", "dynamic logging")])
 def test_settings_are_off(front: Front, name: str, feature: str) -> None:
     request = getattr(protos, f"{name}Request")()
     assert refused(front, name, request) == (UNAVAILABLE, f"the server does not support {feature}")

@@ -1,5 +1,5 @@
 # The Python side of tracing: settings that hold for models, and the ended traces for a thread that writes them.
-from triton_fast._native.core.tracing cimport Collector, Sampling, TracePoint
+from triton_fast._native.core.trace_types cimport Collector, Sampling, TracePoint
 
 
 cdef class TraceCollector:

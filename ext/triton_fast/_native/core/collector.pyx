@@ -1,5 +1,5 @@
 # See collector.pxd. Traces are given out as Triton's JSON, made without the GIL, or as plain values for spans.
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
 from posix.time cimport timespec
@@ -11,10 +11,11 @@ from triton_fast._native.core.pthread cimport (
 )
 from triton_fast._native.core.request cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
 from triton_fast._native.core.trace_json cimport trace_json
-from triton_fast._native.core.tracing cimport (
+from triton_fast._native.core.trace_types cimport (
     EVENT_COMPLETE, EVENT_SEND_START, FROM_GRPC, FROM_HTTP, TRACE_TENSORS, TRACE_TIMESTAMPS, Trace, TraceEvent,
-    TraceRecord, collector_unref, trace_free,
+    TraceRecord,
 )
+from triton_fast._native.core.tracing cimport collector_unref, trace_free
 
 cdef enum:
     GATHER_NS = 50000000    # how long the writer lets traces gather: it wakes for many, not for each

@@ -10,9 +10,9 @@ from triton_fast._native.core.native cimport (
     DT_UINT32, DT_UINT64, dtype_name, dtype_size, tf_buf, tf_buf_char, tf_buf_put, tf_text_clean,
 )
 from triton_fast._native.core.request cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
-from triton_fast._native.core.tracing cimport (
-    EVENT_COMPLETE, EVENT_SEND_END, EVENT_SEND_START, FROM_GRPC, FROM_HTTP, TENSOR_MADE, TENSOR_QUEUED, TRACE_TENSORS,
-    TRACE_TIMESTAMPS, Trace, TraceEvent, TraceRecord, TraceTensor,
+from triton_fast._native.core.trace_types cimport (
+    EVENT_COMPLETE, EVENT_SEND_START, FROM_GRPC, FROM_HTTP, TENSOR_QUEUED, TRACE_TIMESTAMPS, Trace, TraceEvent,
+    TraceRecord, TraceTensor,
 )
 
 

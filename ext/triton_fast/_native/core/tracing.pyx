@@ -16,6 +16,11 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.core.trace_context cimport (
     MAX_CARRIER, TraceContext, carrier_span, context_carrier, context_given,
 )
+from triton_fast._native.core.trace_types cimport (
+    EVENT_COMPLETE, EVENT_SEND_END, EVENT_SEND_START, FROM_MODEL, MAX_COPIES, MAX_COPY, MAX_EVENTS, MAX_RECORDS,
+    TENSOR_MADE, TENSOR_QUEUED, TRACE_TENSORS, Collector, Sampling, Trace, TraceEvent, TracePoint, TraceRecord,
+    TraceTensor,
+)
 
 import os
 

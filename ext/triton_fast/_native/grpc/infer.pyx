@@ -8,9 +8,8 @@ from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_UNSUPPORTED, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
 from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free, request_new
-from triton_fast._native.core.tracing cimport (
-    FROM_GRPC, TraceRecord, trace_attach, trace_begin, trace_detach, trace_drop,
-)
+from triton_fast._native.core.trace_types cimport FROM_GRPC, TraceRecord
+from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.grpc.call cimport KIND_INFER, Item
 from triton_fast._native.grpc.message cimport PREFIX, message_prefix

@@ -15,9 +15,8 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, WATCH_TRACE, request_free
 from triton_fast._native.core.trace_context cimport TraceContext
-from triton_fast._native.core.tracing cimport (
-    FROM_HTTP, TraceRecord, trace_answer, trace_attach, trace_begin, trace_detach, trace_drop,
-)
+from triton_fast._native.core.trace_types cimport FROM_HTTP, TraceRecord
+from triton_fast._native.core.tracing cimport trace_answer, trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )

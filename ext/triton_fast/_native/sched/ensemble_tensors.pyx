@@ -9,7 +9,8 @@ from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_
 from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response,
-    T_DECODED, T_RECEIVED, Tensor, WATCH_TRACE, Wanted, request_alloc, request_free, request_new, request_wants, response_outputs,
+    T_DECODED, T_RECEIVED, Tensor, WATCH_TRACE, Wanted, request_alloc, request_free, request_new, request_wants,
+    response_outputs,
 )
 from triton_fast._native.core.tracing cimport trace_child
 from triton_fast._native.core.validate cimport request_validate
