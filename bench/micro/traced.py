@@ -126,7 +126,7 @@ def over_grpc(n: int, rate: int) -> None:
 
 
 def run(n: int, rate: int, model: Any, one: Any) -> None:
-    """Make n requests; with a rate one of so many is traced and, with the others of its time, written to a file."""
+    """Make n requests, a multiple of GATHERED; with a rate one of so many is traced and, with the others of its time, written to a file."""
     from triton_fast.observability.tracing import TraceOptions, Tracing
 
     with tempfile.TemporaryDirectory(prefix="triton_fast-traces-") as folder:
@@ -134,9 +134,10 @@ def run(n: int, rate: int, model: Any, one: Any) -> None:
         level = ("TIMESTAMPS",) if rate else ()
         tracing = Tracing(TraceOptions(level=level, rate=rate or 1, file=str(file)))
         tracing.attach("mlp", model)
-        for number in range(n):
-            one()
-            if rate and number % GATHERED == GATHERED - 1:
+        for _ in range(n // GATHERED):
+            for _ in range(GATHERED):
+                one()
+            if rate:
                 tracing.collector.hurry()
                 tracing._write(0.0)
         tracing.close()
