@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from triton_fast.observability.access import AccessWriter, LostLines
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics, ModelSnapshot
+from triton_fast.observability.tracing import Tracing
 from triton_fast.repository import (
     Agents,
     ControlMode,
@@ -106,6 +107,7 @@ class Server:
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
         self.cache: ResponseCache | None = make_cache(options.cache_config, options.cache_directory)
+        self.tracing = Tracing(options.trace)
         self.epoch = Epoch()
         self.work = ThreadPoolExecutor(max_workers=4, thread_name_prefix="work")
         self.loads = ThreadPoolExecutor(max_workers=MAX_LOADS, thread_name_prefix="load")
@@ -132,8 +134,8 @@ class Server:
         self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
             self.opened.sources, preparer,
-            partial(ModelRuntime.start, limits=self.limits, cache=self.cache),
-            partial(EnsembleRuntime.start, cache=self.cache),
+            self._traced(partial(ModelRuntime.start, limits=self.limits, cache=self.cache)),
+            self._traced(partial(EnsembleRuntime.start, cache=self.cache)),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
@@ -144,7 +146,7 @@ class Server:
             self.poller = Poller(self.repository, float(options.repository_poll_secs))
         self.plane = Dataplane(
             self.repository, server_id=options.server_id, poller=self.poller,
-            shared_memory=SharedMemory(options.allow_client_shm),
+            shared_memory=SharedMemory(options.allow_client_shm), tracing=self.tracing,
         )  # fmt: skip
         self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(
@@ -167,6 +169,7 @@ class Server:
         if self.options.log_file:
             loop.add_signal_handler(signal.SIGHUP, self._reopen_log)
         self.access.start()
+        self.tracing.start()
         starting = loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
         stopped = loop.create_task(self._stop.wait())
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -223,6 +226,16 @@ class Server:
     def snapshots(self) -> Iterable[ModelSnapshot]:
         """Return the counters of every served version, for the metrics."""
         return [snapshot(runtime, seconds) for runtime, seconds in self.repository.served()]
+
+    def _traced(self, start: Callable[..., ServedVersion]) -> Callable[..., ServedVersion]:
+        """Have the versions that ``start`` makes follow the trace settings."""
+
+        def started(*args: Any) -> ServedVersion:
+            runtime = start(*args)
+            self.tracing.attach(runtime.name, runtime.native)
+            return runtime
+
+        return started
 
     def _metrics(self) -> Metrics | None:
         options = self.options
@@ -294,6 +307,7 @@ class Server:
             with contextlib.suppress(OSError, ServerError):
                 await starting
         self.access.close()
+        await asyncio.get_running_loop().run_in_executor(None, self.tracing.close)
         log.close()
         return 0
 

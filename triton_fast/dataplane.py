@@ -12,8 +12,10 @@ from typing import Any
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
-from triton_fast.errors import InvalidArg, Unavailable
+from triton_fast.errors import InvalidArg, ServerError, Unavailable
 from triton_fast.observability import log
+from triton_fast.observability.tracing import Tracing
+from triton_fast.observability.tracing.settings import Changes
 from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.shared_memory import SharedMemory
@@ -49,6 +51,10 @@ def parse_version(text: str) -> int:
     return int(significant or 0)
 
 
+class UnknownModel(InvalidArg):
+    """No repository has it."""
+
+
 class Dataplane:
     """The verbs, over one repository.
 
@@ -62,6 +68,8 @@ class Dataplane:
         Follows the repositories' changes, in mode poll.
     shared_memory
         Where clients register regions; by default they may not.
+    tracing
+        The server's trace settings; None where it has none.
     """
 
     def __init__(
@@ -71,7 +79,9 @@ class Dataplane:
         server_id: str = "triton",
         poller: Poller | None = None,
         shared_memory: SharedMemory | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.tracing = tracing
         self.repository = repository
         self._poller = poller
         self.shared_memory = shared_memory or SharedMemory()
@@ -200,6 +210,30 @@ class Dataplane:
     def unload_model(self, name: str, *, unload_dependents: bool = False) -> None:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
+
+    # ---- tracing
+
+    def trace_settings(self, name: str = "", changes: Changes | None = None) -> dict[str, list[str]]:
+        """Change the trace settings of a model, of all with "", and return what holds then.
+
+        Raises
+        ------
+        UnknownModel
+            No repository has the model.
+        InvalidArg
+            It is not ready, or nothing could be traced as the settings would be.
+        """
+        if self.tracing is None:
+            raise Unavailable("the server does not support tracing")
+        if name:
+            try:
+                self.repository.resolve(name, -1)
+            except ServerError:
+                known = any(model == name for model, *_ in self.repository.summary())
+                raise (InvalidArg if known else UnknownModel)(f"Request for unknown model : {name}") from None
+        if changes:
+            self.tracing.update(name, changes)
+        return self.tracing.shown(name)
 
     # ---- log
 

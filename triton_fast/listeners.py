@@ -123,6 +123,8 @@ def _infer(
 def _watch(native: HttpServer | GrpcServer, options: Options, access: AccessLog) -> None:
     native.timing = options.server_timing != "off"
     native.access = access
+    # The contexts that requests bring are read only where they are heeded.
+    native.contexts = options.trace.mode == "opentelemetry"
 
 
 def _limit(native: HttpServer, options: Options, max_input: int) -> None:

@@ -193,6 +193,13 @@ def ensemble(n: int) -> None:
         assert infer(three, [("X", DataType.FP32, (1, 16), SIXTEEN)])["Y"][2] == SIXTEEN
 
 
+def traced(n: int, *, protocol: str, rate: int) -> None:
+    """A request from its bytes to those of its answer; one of ``rate`` is traced, none with 0."""
+    from bench.micro import traced as case
+
+    (case.over_http if protocol == "http" else case.over_grpc)(n, rate)
+
+
 _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "http1-head-infer": (parse_small, 20_000),
     "http1-head-browser": (parse_long, 20_000),
@@ -210,6 +217,10 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "pb-reply-binary": (partial(pb_reply, stream=False), 10_000),
     "ensemble-3-steps": (ensemble, 2_000),
     "pyworker-8-requests": (worker_batches, 500),
+    "request-http": (partial(traced, protocol="http", rate=0), 5_000),
+    "request-http-1%-traced": (partial(traced, protocol="http", rate=100), 5_000),
+    "request-grpc": (partial(traced, protocol="grpc", rate=0), 5_000),
+    "request-grpc-1%-traced": (partial(traced, protocol="grpc", rate=100), 5_000),
     "pb-reply-stream": (partial(pb_reply, stream=True), 10_000),
 }
 CASES = {name: calls for name, (_, calls) in _RUN.items()}

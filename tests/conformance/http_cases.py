@@ -111,9 +111,6 @@ ROUTES = [
          f"invalid model version specified '{'9' * 30}' , version should be an integral value > 0"),
     Case("version too large: metadata", raw.get("/v2/models/versions/versions/" + "9" * 30), 400,
          f"invalid model version specified '{'9' * 30}' , version should be an integral value > 0"),
-    Case("tracing is off", raw.get("/v2/trace/setting"), 503, "the server does not support tracing"),
-    Case("tracing of a model is off", raw.get("/v2/models/two/trace/setting"), 503,
-         "the server does not support tracing"),
 ]  # fmt: skip
 
 METHODS = [

@@ -97,7 +97,7 @@ def test_the_answer_of_each_call_is_the_message_of_its_descriptor(front: Front) 
                 continue
             assert response.DESCRIPTOR.full_name == method.output_type.full_name
             answered.add(method.name)
-    assert len(answered) == 12
+    assert len(answered) == 13
 
 
 def test_categories_and_threads() -> None:
@@ -364,12 +364,6 @@ def test_shared_memory(front: Front, kind: str, monkeypatch: pytest.MonkeyPatch)
     regions = answer(front, f"{kind}SharedMemoryStatus").regions
     assert {name: json_format.MessageToDict(r) for name, r in regions.items()}["r"].keys() >= {"name", "byteSize"}
     assert regions["r"].byte_size == 64
-
-
-@pytest.mark.parametrize(("name", "feature"), [("TraceSetting", "trace")])
-def test_settings_are_off(front: Front, name: str, feature: str) -> None:
-    request = getattr(protos, f"{name}Request")()
-    assert refused(front, name, request) == (UNAVAILABLE, f"the server does not support {feature}")
 
 
 # --- calls that are not as they should be -----------------------------------------------------------------------------

@@ -9,19 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from triton_fast.observability.metrics_config import MetricsConfig
-
-
-@dataclass(frozen=True)
-class TraceOptions:
-    """Tracing as asked for: ``level`` holds TIMESTAMPS and TENSORS, empty when off; ``otel`` other settings."""
-
-    mode: str = "triton"
-    level: tuple[str, ...] = ()
-    rate: int = 1000
-    count: int = -1
-    file: str = ""
-    log_frequency: int = 0
-    otel: tuple[tuple[str, str], ...] = ()
+from triton_fast.observability.tracing.options import TraceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,3 +144,6 @@ class Options:
     cpu_only: bool  # TRITON_SERVER_CPU_ONLY is set
     warnings: tuple[str, ...]  # deprecated flags, in Triton's words; stderr before anything else
     notes: tuple[str, ...]  # flags given whose feature comes later; logged at start-up
+
+
+__all__ = ["Options", "TraceOptions"]

@@ -35,7 +35,6 @@ _ANY, _SERVER, _LOG, _REPO, _HTTP, _GRPC, _SAGE, _VERTEX, _METRICS = GROUPS[:9]
 _TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUPS[9:]
 
 _NO_THREADS = "one event loop serves all connections, so a thread count has no effect"
-_NO_TRACE = "tracing is not there yet: no trace is written"
 _NO_CACHE = "compiled caches are not loaded: local and redis are built in"
 _NO_GPU = "GPU memory is not managed yet"
 
@@ -180,8 +179,7 @@ FLAGS: tuple[Flag, ...] = (
          repeatable=True),
 
     Flag("trace-config", v.TRACE, (), _TRACE, "<mode>,<setting>=<value> for mode triton or opentelemetry, or "
-         "<setting>=<value> for mode, level, rate and count. May be given several times.", repeatable=True,
-         later=_NO_TRACE),
+         "<setting>=<value> for mode, level, rate and count. May be given several times.", repeatable=True),
 
     Flag("backend-directory", v.STR, "/opt/tritonserver/backends", _BACKEND, "Directory of Python-based backends: "
          "<directory>/<name>/model.py serves the models of backend <name>. Compiled ones cannot be loaded yet."),
@@ -267,15 +265,15 @@ FLAGS: tuple[Flag, ...] = (
          replaced_by="--disable-auto-complete-config"),
     Flag("response-cache-byte-size", v.SIZE, None, DEPRECATED, "As --cache-config=local,size=<bytes>.", unit="bytes",
          replaced_by="--cache-config"),
-    Flag("trace-file", v.STR, None, DEPRECATED, "File for traces.", later=_NO_TRACE,
+    Flag("trace-file", v.STR, None, DEPRECATED, "File for traces.",
          replaced_by="--trace-config triton,file=<filepath>"),
     Flag("trace-level", v.TRACE_LEVEL, (), DEPRECATED, "OFF, TIMESTAMPS or TENSORS; may be given several times.",
-         repeatable=True, later=_NO_TRACE, replaced_by="--trace-config level=<OFF|TIMESTAMPS|TENSORS>"),
-    Flag("trace-rate", v.INT, None, DEPRECATED, "Every how many requests one is traced.", later=_NO_TRACE,
+         repeatable=True, replaced_by="--trace-config level=<OFF|TIMESTAMPS|TENSORS>"),
+    Flag("trace-rate", v.INT, None, DEPRECATED, "Every how many requests one is traced.",
          replaced_by="--trace-config rate=<rate value>"),
-    Flag("trace-count", v.INT, None, DEPRECATED, "How many traces are taken; -1 is no limit.", later=_NO_TRACE,
+    Flag("trace-count", v.INT, None, DEPRECATED, "How many traces are taken; -1 is no limit.",
          replaced_by="--trace-config count=<count value>"),
-    Flag("trace-log-frequency", v.INT, None, DEPRECATED, "Traces in one file; 0 is all.", later=_NO_TRACE,
+    Flag("trace-log-frequency", v.INT, None, DEPRECATED, "Traces in one file; 0 is all.",
          replaced_by="--trace-config triton,log-frequency=<log frequency value>"),
 )
 # fmt: on

@@ -61,6 +61,7 @@ class GrpcServer:
     epoch: Epoch
     connections: set[GrpcConnection]
     draining: bool
+    contexts: bool
     max_message: int
     max_inflated: int
     max_metadata: int

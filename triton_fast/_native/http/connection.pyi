@@ -56,6 +56,7 @@ class HttpServer:
     epoch: Epoch
     connections: set[HttpConnection]
     draining: bool
+    contexts: bool
     allow_infer: bool
     binary_type: bytes | None
     route_header: bytes | None

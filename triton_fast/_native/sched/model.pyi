@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from triton_fast._native.core.collector import TraceSwitch
 from triton_fast._native.core.model import Io, ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.limiter import LimiterPlace
@@ -109,6 +110,15 @@ class NativeModel(ModelHandle):
 
     def add_layer(self, layer: NativeScheduler) -> None:
         """Put ``layer`` before what takes requests now. Before the first request."""
+
+    def trace_by(self, switch: TraceSwitch) -> None:
+        """Have ``switch`` say which requests are traced. Before the first request.
+
+        Raises
+        ------
+        ValueError
+            Another says it already.
+        """
 
     def start_instance(self, instance: NativeInstance, spin_ns: int = 0, place: LimiterPlace | None = None) -> None:
         """Start the thread of one instance, which begins to pull batches at once.

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from triton_fast import protos
-from triton_fast.dataplane import Dataplane, parse_version
+from triton_fast.dataplane import Dataplane, UnknownModel, parse_version
 from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.frontends.grpc import health
 from triton_fast.frontends.grpc.calls import BROKEN, INTERNAL, MAX_LOAD_MESSAGE, MAX_MESSAGE, OK, failure
 from triton_fast.frontends.grpc.log_settings import log_settings
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
+from triton_fast.observability.tracing import settings
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -132,6 +133,14 @@ def cuda_memory_unregister(plane: Dataplane, message: Message) -> Message:
     return protos.CudaSharedMemoryUnregisterResponse()
 
 
+def trace_setting(plane: Dataplane, message: Message) -> Message:
+    try:
+        shown = plane.trace_settings(message.model_name, _trace_changes(message))
+    except UnknownModel:
+        return protos.TraceSettingResponse()
+    return protos.TraceSettingResponse(settings={name: {"value": values} for name, values in shown.items()})
+
+
 def _off(feature: str) -> Handler:
     """As a Triton that was built without the feature."""
 
@@ -165,7 +174,7 @@ METHODS: dict[str, Method] = dict((
     _row("CudaSharedMemoryStatus", "shared-memory", cuda_memory_status),
     _row("CudaSharedMemoryRegister", "shared-memory", cuda_memory_register, Where.WORK),
     _row("CudaSharedMemoryUnregister", "shared-memory", cuda_memory_unregister, Where.WORK),
-    _row("TraceSetting", "trace", _off("trace")),
+    _row("TraceSetting", "trace", trace_setting),
     _row("LogSettings", "logging", log_settings),
     (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check, Where.READY)),
 ))  # fmt: skip
@@ -196,6 +205,29 @@ def _model(message: Message) -> tuple[str, int]:
 def _refuse_repository(message: Message) -> None:
     if message.repository_name:
         raise Unsupported("'repository_name' specification is not supported")
+
+
+def _trace_changes(message: Message) -> dict[str, int | None]:
+    """Return what a settings request asks for; no value lets a setting fall back."""
+    changes: dict[str, int | None] = {}
+    given = message.settings
+    if "trace_file" in given:
+        settings.refuse_file()
+    for name in ("trace_level", *settings.SCALARS):
+        if name not in given:
+            continue
+        values = list(given[name].value)
+        if not values:
+            changes[name] = None
+        elif name == "trace_level":
+            level = settings.parse_level(values)
+            if level is not None:
+                changes[name] = level
+        elif len(values) != 1:
+            raise InvalidArg(f"expect only 1 value for '{name}'")
+        else:
+            changes[name] = settings.parse_scalar(name, values[0])
+    return changes
 
 
 def _load_parameters(message: Message) -> dict[str, str | bytes]:

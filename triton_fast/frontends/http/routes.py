@@ -28,6 +28,7 @@ from triton_fast.frontends.http.messages import (
 )
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
+from triton_fast.observability.tracing import settings
 from triton_fast.shared_memory import check_handle
 
 Handler = Callable[[Dataplane, Verb], Answer]
@@ -93,7 +94,9 @@ def generate(plane: Dataplane, verb: Verb) -> Answer:
 
 
 def tracing(plane: Dataplane, verb: Verb) -> Answer:
-    raise Unavailable("the server does not support tracing")
+    changes = _trace_changes(verb.json_value()) if verb.method == "POST" else {}
+    shown = plane.trace_settings(verb.params.get("model", ""), changes)
+    return json_answer({name: value if name == "trace_level" else value[0] for name, value in shown.items()})
 
 
 def repository_index(plane: Dataplane, verb: Verb) -> Answer:
@@ -263,6 +266,33 @@ def _parameters(verb: Verb, limit: int = MAX_JSON) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise Internal("Unable to parse 'parameters': attempt to access JSON non-object as object")
     return parameters
+
+
+def _trace_changes(document: Any) -> dict[str, int | None]:
+    """Return what a settings request asks for; names it does not know mean nothing, as do unknown levels."""
+    changes: dict[str, int | None] = {}
+    given = document if isinstance(document, dict) else {}
+    if "trace_file" in given:
+        settings.refuse_file()
+    for name in ("trace_level", *settings.SCALARS):
+        if name not in given:
+            continue
+        value = given[name]
+        if value is None:
+            changes[name] = None
+        elif name == "trace_level":
+            if not isinstance(value, list):
+                raise Internal("attempt to access JSON non-array as array")
+            if not all(isinstance(one, str) for one in value):
+                raise Internal("attempt to access JSON non-string as string")
+            level = settings.parse_level(value)
+            if level is not None:
+                changes[name] = level
+        elif not isinstance(value, str):
+            raise Internal("attempt to access JSON non-string as string")
+        else:
+            changes[name] = settings.parse_scalar(name, value, gap="")
+    return changes
 
 
 def _load_parameters(verb: Verb) -> dict[str, str | bytes]:

@@ -47,6 +47,7 @@ cdef enum:
     WATCH_TRACE = 1
     WATCH_LOG = 2           # the access log
     WATCH_TIMING = 4        # its client wants to know where the time went
+    WATCH_ANSWERED = 8      # of a traced one: its trace has seen the response
 
 cdef enum:
     MAX_TENSORS = 65536     # inputs, and outputs, one request may name
@@ -163,11 +164,15 @@ cdef struct Request:
     size_t arena_left
     void* overflow
 
+ctypedef void (*release_fn)(Request*) noexcept nogil
+
 
 cdef Request* request_new(Model* model) noexcept nogil
 # While carriers of r live, only the owner's hold goes; the last of them frees r.
 cdef void request_free(Request* r) noexcept nogil
 cdef void* request_alloc_slow(Request* r, size_t n) noexcept nogil
+# Have `look` see each traced request just before it is freed, carriers too.
+cdef void request_on_release(release_fn look) noexcept
 # Set the response to an error; the text is copied, and made UTF-8. Drops outputs that were already set.
 cdef void response_fail(Response* p, int32_t code, const char* text, size_t n) noexcept nogil
 cdef void response_fail_error(Response* p, tf_error* e) noexcept nogil

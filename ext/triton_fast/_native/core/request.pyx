@@ -26,6 +26,12 @@ cdef struct Slab:
 
 cdef Slab slab
 cdef int64_t live_requests = 0
+cdef release_fn before_release = NULL
+
+
+cdef void request_on_release(release_fn look) noexcept:
+    global before_release
+    before_release = look
 
 
 cdef Request* request_new(Model* model) noexcept nogil:
@@ -73,6 +79,8 @@ cdef inline void release(Request* r) noexcept nogil:
     cdef int32_t i
     cdef Overflow* o = <Overflow*>r.overflow
     cdef Overflow* after
+    if r.watch & WATCH_TRACE and before_release != NULL:
+        before_release(r)
     for i in range(r.n_inputs):
         block_unref(r.inputs[i].block)
     drop_outputs(&r.response)

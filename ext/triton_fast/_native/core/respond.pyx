@@ -7,7 +7,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.request cimport (
-    REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, request_alloc, request_free, request_new,
+    REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, WATCH_TRACE, request_alloc, request_free, request_new,
 )
 
 from triton_fast._native.core.request import stats
@@ -38,6 +38,8 @@ cdef Request* request_fork(Request* r) noexcept nogil:
     c.wanted = r.wanted
     c.batch = r.batch
     c.params = r.params
+    c.watch = r.watch & WATCH_TRACE
+    c.record = r.record
     c.response.is_final = False
     c.parent = r
     tf_add32(&r.holds, 1)

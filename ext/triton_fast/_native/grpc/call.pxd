@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint8_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.grpc.message cimport Message
 from triton_fast._native.grpc.out cimport Out
 from triton_fast._native.net.gate cimport KeyHold
@@ -88,6 +89,7 @@ cdef struct Call:
     int32_t n_items
     size_t item_bytes
     PyObject* forwarded     # list of (name, value), or NULL; owned
+    TraceContext* context   # of a trace; NULL: it brought none; owned
     PyObject* metadata      # list of (name, value) of bytes, or NULL; owned
     PyObject* key           # bytes: the API key that it presents, or NULL; owned
     uint32_t watch          # WATCH_* of a unary call
@@ -115,3 +117,5 @@ cdef void call_skip(Call* call, size_t n) noexcept
 cdef void call_put(Call* call, Out* out) noexcept
 # Drop what waits to be sent, whatever became of it.
 cdef void drop_outs(Call* call) noexcept
+# A field of the call's head that may belong to the context of a trace.
+cdef int call_context(Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1

@@ -2,10 +2,11 @@
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_buf_free
+from triton_fast._native.core.trace_context cimport TraceContext, context_clear, context_field
 from triton_fast._native.core.poison cimport tf_poison, tf_unpoison
 from triton_fast._native.grpc.message cimport message_begin
 from triton_fast._native.grpc.out cimport Out, Segment, chain_free, chain_put, out_free, outs_alive
@@ -53,6 +54,7 @@ cdef void call_unref(Call* call) noexcept:
     free(call.text)
     free(call.seen)
     free(call.timing)
+    free(call.context)
     Py_XDECREF(call.forwarded)
     Py_XDECREF(call.metadata)
     Py_XDECREF(call.handler)
@@ -65,6 +67,20 @@ cdef void call_unref(Call* call) noexcept:
         tf_poison(call, sizeof(Call))
     else:
         free(call)
+
+
+cdef int call_context(Call* call, const uint8_t* name, size_t n, const uint8_t* value, size_t m) except -1:
+    cdef TraceContext* c = call.context
+    if (n != 11 and n != 10) or memcmp(name, b"trace", 5) != 0:
+        return 0
+    if c == NULL:
+        c = <TraceContext*>malloc(sizeof(TraceContext))
+        if c == NULL:
+            raise MemoryError
+        context_clear(c)
+        call.context = c
+    context_field(c, <const char*>name, n, <const char*>value, m)
+    return 0
 
 
 cdef void drop_outs(Call* call) noexcept:

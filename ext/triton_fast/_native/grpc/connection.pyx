@@ -6,9 +6,12 @@ from libc.string cimport memcmp, memcpy, memmove
 
 from triton_fast._native.core.memory cimport Block, block_unref, body_whole
 from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error
-from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Request, Response, WATCH_TIMING, request_free
+from triton_fast._native.core.request cimport (
+    FLAG_EMPTY_FINAL, Request, Response, WATCH_TIMING, WATCH_TRACE, request_free,
+)
+from triton_fast._native.core.tracing cimport trace_answer
 from triton_fast._native.grpc.call cimport (
-    KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, call_ref, call_unref, item_free, item_new,
+    KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, call_context, call_ref, call_unref, item_free, item_new,
 )
 from triton_fast._native.grpc.h2 cimport (
     GRPC_CANCELLED, GRPC_DEADLINE_EXCEEDED, GRPC_INTERNAL, GRPC_INVALID_ARGUMENT, GRPC_OK, GRPC_RESOURCE_EXHAUSTED,
@@ -108,6 +111,8 @@ cdef class GrpcConnection(H2Connection):
         if call.kind == KIND_PYTHON:
             (<list>call.metadata).append(((<char*>name)[:n], (<char*>value)[:m]))
             return 0
+        if server.contexts:
+            call_context(call, name, n, value, m)
         if server.gate is not None and server.take_key(call, <char*>name, n, <char*>value, m):
             return 0
         if server.guard_name is not None and is_secret(<char*>name, n, <char*>value, m, server.guard_name,
@@ -469,6 +474,8 @@ cdef class GrpcConnection(H2Connection):
         cdef int32_t code = p.code
         cdef const char* text = p.text
         cdef size_t n = p.text_len
+        if p.request.watch & WATCH_TRACE:
+            trace_answer(p)
         call_ref(call)
         try:
             if p.is_final:

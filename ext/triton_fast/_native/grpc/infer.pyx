@@ -9,6 +9,8 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free, request_new
+from triton_fast._native.core.trace_types cimport FROM_GRPC, TraceRecord
+from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.grpc.call cimport KIND_INFER, Item
 from triton_fast._native.grpc.message cimport PREFIX, message_prefix
@@ -79,6 +81,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
     cdef int rc = pb_infer_head(message, n, head, e)
     cdef int _
     cdef bint wake = False
+    cdef TraceRecord* trace = NULL
     if rc != 0:
         return -1
     for _ in range(3):
@@ -86,10 +89,14 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             model = server.find_model(head)
         except ServerError as error:
             error_of(e, error)
+            trace_drop(trace)
             return -1
         if model.ptr.decoupled and item.call.kind == KIND_INFER:
             tf_fail(e, TF_UNSUPPORTED, "ModelInfer RPC doesn't support models with decoupled transaction policy")
+            trace_drop(trace)
             return -1
+        if trace == NULL:
+            trace = trace_begin(model.ptr, item.call.context, FROM_GRPC)
         r = request_new(model.ptr)
         if r == NULL:
             raise MemoryError
@@ -100,6 +107,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             rc = decode(r, message, n, server.max_inflated, server.regions, e)
         if rc != 0:
             request_free(r)
+            trace_drop(trace)
             return -1
         if item.call.forwarded != NULL:
             try:
@@ -113,6 +121,8 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         r.stamps[T_RECEIVED] = item.call.began
         r.watch |= item.watch
         r.max_responses = server.max_responses
+        if trace != NULL:
+            trace_attach(trace, r)
         if r.lent != NULL and lent_begin(r, e) != 0:
             r.body = NULL
             request_free(r)
@@ -131,10 +141,12 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
                 wake_up(server, model)
             return 0
         r.body = NULL
+        trace = trace_detach(r) if rc == SUBMIT_STOPPED else NULL
         request_free(r)
         if rc != SUBMIT_STOPPED:
             return -1
         server.forget_models()
+    trace_drop(trace)
     return -1
 
 

@@ -13,7 +13,10 @@ from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
-from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free
+from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, WATCH_TRACE, request_free
+from triton_fast._native.core.trace_context cimport TraceContext
+from triton_fast._native.core.trace_types cimport FROM_HTTP, TraceRecord
+from triton_fast._native.core.tracing cimport trace_answer, trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
@@ -22,8 +25,8 @@ from triton_fast._native.http.generate cimport (
     FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
 )
 from triton_fast._native.http.head cimport (
-    ROUTE_INFER, ROUTE_NONE, Info, find_header, forwarded_headers, head_info, native_route, take_typed_length,
-    text_of, wants_timing,
+    ROUTE_INFER, ROUTE_NONE, Info, find_header, forwarded_headers, head_context, head_info, native_route,
+    take_typed_length, text_of, wants_timing,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
@@ -80,12 +83,14 @@ cdef class HttpConnection(Watched):
     cdef Generation generation  # the answer of a generate request in flight
     cdef bint planned       # request was made from plan
     cdef Plan plan
+    cdef TraceContext* context  # of the infer head; NULL: no head has brought one
 
     def __dealloc__(self):
         tf_buf_free(&self.memo)
         block_unref(self.block)
         free(self.chunks)
         plan_free(&self.plan)
+        free(self.context)
 
     # ---- the event loop's side
 
@@ -319,6 +324,8 @@ cdef class HttpConnection(Watched):
                 self.model_name = name
                 self.model_version = version
                 self.epoch = -1
+            if self.server.contexts:
+                head_context(h, &self.context)
             self.lacks = self.server.lacks(&self.hold) if self.server.is_guarded else None
             if self.lacks is not None and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
                 # A large body is not taken from who may not send it.
@@ -481,6 +488,7 @@ cdef class HttpConnection(Watched):
         cdef int status, _
         cdef bint wake = False
         cdef Response* p
+        cdef TraceRecord* trace = trace_begin(self.model.ptr, self.context, FROM_HTTP)
         for _ in range(3):
             e.len = 0
             if self.info.route == ROUTE_INFER:
@@ -499,6 +507,8 @@ cdef class HttpConnection(Watched):
             self.request.stamps[T_RECEIVED] = self.began
             self.request.watch |= self.watch
             self.request.max_responses = self.server.max_responses if self.model.ptr.decoupled else 0
+            if trace != NULL:
+                trace_attach(trace, self.request)
             if self.request.lent != NULL and lent_begin(self.request, &e) != 0:
                 status = SUBMIT_REFUSED
             else:
@@ -518,6 +528,7 @@ cdef class HttpConnection(Watched):
             # The body may still be needed for another try.
             self.block = self.request.body
             self.request.body = NULL
+            trace = trace_detach(self.request) if status == SUBMIT_STOPPED else NULL
             request_free(self.request)
             self.request = NULL
             if status != SUBMIT_STOPPED:
@@ -525,7 +536,9 @@ cdef class HttpConnection(Watched):
             try:
                 self.find_model()
             except ServerError as error:
+                trace_drop(trace)
                 return self.fail_with(error)
+        trace_drop(trace)
         self.drop_block()
         self.fail(e.code, e.text[:e.len])
         return 0
@@ -540,6 +553,8 @@ cdef class HttpConnection(Watched):
         cdef int32_t encoding = self.info.encoding_out
         if p.is_final:
             self.request = NULL
+        if r.watch & WATCH_TRACE:
+            trace_answer(p)
         self.watch_response(p)
         if self.generation is not None:
             self.generation.take(p)

@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.regions cimport Registry
+from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.wire.http1 cimport Head, Slice
 
 
@@ -65,6 +66,8 @@ cdef Slice* find_header(Head* h, bytes name) noexcept
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
 # The API key that a request presents; an empty one when it presents none.
 cdef void presented_key(Head* h, const char** key, size_t* n) noexcept
+# The context of a trace that a head brings, into *context, which is allocated for the first.
+cdef int head_context(Head* h, TraceContext** context) except -1
 # The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent. but_keys: without
 # those that may hold an API key.
 cdef list forwarded_headers(Head* h, object pattern, bint but_keys)

@@ -1,7 +1,9 @@
 # See head.pxd. Knows the v2 routes of inference and the headers that matter to it; no sockets, no bodies.
 from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memset
 
+from triton_fast._native.core.trace_context cimport TraceContext, context_clear, context_field
 from triton_fast._native.net.fields cimport is_secret
 from triton_fast._native.net.gate cimport KEY_BEARER, KEY_NONE, KEY_OWN, key_field
 from triton_fast._native.wire.http1 cimport (
@@ -185,6 +187,26 @@ cdef list forwarded_headers(Head* h, object pattern, bint but_keys):
         if pattern.search(name.decode("latin-1")):
             found.append((name, h.headers[i].value.ptr[:h.headers[i].value.len]))
     return found
+
+
+cdef int head_context(Head* h, TraceContext** context) except -1:
+    cdef TraceContext found
+    cdef Slice* value
+    cdef uint32_t i
+    cdef bint brought = False
+    context_clear(&found)
+    for i in range(h.n_headers):
+        value = &h.headers[i].value
+        if context_field(&found, h.headers[i].name.ptr, h.headers[i].name.len, value.ptr, value.len):
+            brought = True
+    if context[0] == NULL:
+        if not brought:
+            return 0
+        context[0] = <TraceContext*>malloc(sizeof(TraceContext))
+        if context[0] == NULL:
+            raise MemoryError
+    context[0][0] = found
+    return 0
 
 
 cdef int32_t load_format(Head* h) noexcept:

@@ -41,6 +41,7 @@ cdef class Shared:
     cdef bytes guard_value
     cdef str guard_label
     cdef public object forward  # compiled pattern of headers that become request parameters; None: no header does
+    cdef public bint contexts   # infer requests may bring the context of a trace
     cdef public int64_t max_connections
     cdef readonly int64_t requests
     cdef readonly int64_t in_flight

@@ -14,6 +14,7 @@ from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport (
     Request, Response, Sink, request_free, request_new, response_fail, sink_end,
 )
+from triton_fast._native.core.tracing cimport trace_adopt, trace_detach, trace_drop
 from triton_fast._native.pyworker.channel cimport Channel, channel_kick, channel_publish
 from triton_fast._native.pyworker.decode cimport (
     Source, bls_model, copy_record, decode_bls, source_begin, source_end,
@@ -354,6 +355,8 @@ cdef int submit_to(Worker* w, Target* t, Source* s, uint32_t id, uint32_t option
     r = decode_bls(s, w.record.data, w.record.len, t.model, e)
     if r == NULL:
         return -1
+    if r.trace_len:
+        trace_adopt(r)
     call = call_new(w, t, id, options, r)
     if call == NULL:
         request_free(r)
@@ -369,6 +372,8 @@ cdef int submit_to(Worker* w, Target* t, Source* s, uint32_t id, uint32_t option
         t.epoch = -1        # look again
     pthread_mutex_unlock(&w.lock)
     worker_unref(w)
+    if status == SUBMIT_STOPPED:
+        trace_drop(trace_detach(r))     # it is made anew
     request_free(r)
     return SUBMIT_STOPPED if status == SUBMIT_STOPPED else -1
 

@@ -18,6 +18,7 @@ from triton_fast._native.core.stats cimport (
     FAIL_OTHER, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, stats_execution,
     stats_failure, stats_success,
 )
+from triton_fast._native.core.tracing cimport trace_detach, trace_drop
 from triton_fast._native.sched.ensemble_frames cimport (
     frame_new, frame_unref, frames_clear, made, make_ready, slot_used,
 )
@@ -394,6 +395,8 @@ cdef void start(Run* run, Exec* x) noexcept nogil:
         if status == SUBMIT_OK:
             return
         x.child = NULL
+        if status == SUBMIT_STOPPED and not attempt:
+            trace_drop(trace_detach(c))     # it is made anew
         request_free(c)
         if status != SUBMIT_STOPPED or attempt:
             break

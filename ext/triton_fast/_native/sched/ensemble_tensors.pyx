@@ -9,8 +9,10 @@ from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_
 from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response,
-    T_DECODED, T_RECEIVED, Tensor, Wanted, request_alloc, request_free, request_new, request_wants, response_outputs,
+    T_DECODED, T_RECEIVED, Tensor, WATCH_TRACE, Wanted, request_alloc, request_free, request_new, request_wants,
+    response_outputs,
 )
+from triton_fast._native.core.tracing cimport trace_child
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.ensemble_plan cimport Member, PlanStep
 from triton_fast._native.sched.ensemble_run cimport Exec, Frame, Run
@@ -165,6 +167,8 @@ cdef Request* child_new(Exec* x, Member* m, tf_error* e) noexcept nogil:
     if status != 0:
         tf_fail(e, TF_UNAVAILABLE, b"out of memory")
     elif request_validate(c, e) == 0:
+        if r.watch & WATCH_TRACE:
+            trace_child(r, c)
         return c
     request_free(c)
     return NULL

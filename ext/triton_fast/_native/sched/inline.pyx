@@ -22,6 +22,8 @@ cdef void answer(Request* r) noexcept nogil:
             continue
         t[n] = r.by_index[k][0]
         t[n].index = k
+        if t[n].block == NULL and r.body != NULL and r.body.data <= t[n].ptr < r.body.data + r.body.cap:
+            t[n].block = r.body
         if t[n].block != NULL:
             block_ref(t[n].block)
         n += 1

@@ -17,6 +17,7 @@ from triton_fast._native.core.request cimport (
     PARAM_BOOL, PARAM_INT, PARAM_STRING, REQ_QUEUED, Param, Request, Response, Sink, Tensor, Wanted, request_alloc,
     request_free, request_new, sink_end,
 )
+from triton_fast._native.core.tracing cimport trace_adopt
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
@@ -173,6 +174,8 @@ cdef Request* make_request(NativeModel model, object inputs, object outputs, str
             r.n_wanted = <int32_t>(i + 1)
         if request_validate(r, &e) != 0:
             raise error_of(&e)
+        if r.trace_len:
+            trace_adopt(r)
     except BaseException:
         request_free(r)
         raise

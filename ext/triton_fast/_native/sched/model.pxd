@@ -25,6 +25,7 @@ cdef class NativeModel(ModelHandle):
     cdef list instances
     cdef list runners
     cdef list places            # LimiterPlace of the instances that have one
+    cdef object tracer          # TraceSwitch that the model points to, or None
     cdef bint watched           # a thread refuses requests at their deadline
     cdef object __weakref__
     cdef int32_t waiting(self) noexcept

@@ -13,6 +13,7 @@ from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_equal, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_t, pthread_mutex_unlock, pthread_self, pthread_setname_np, pthread_t,
 )
+from triton_fast._native.core.collector cimport TraceSwitch
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
     FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
@@ -382,6 +383,7 @@ cdef class NativeModel(ModelHandle):
         source.ptr.stats = &self.stats
         self.source = source.ptr
         self.ptr.scheduler = source.ptr
+        self.ptr.composed = source.ptr.take == NULL
         self.schedulers.append(source)
 
     def add_layer(self, NativeScheduler layer not None):
@@ -390,6 +392,13 @@ cdef class NativeModel(ModelHandle):
         layer.ptr.inner = <Scheduler*>self.ptr.scheduler
         self.ptr.scheduler = layer.ptr
         self.schedulers.append(layer)
+
+    def trace_by(self, TraceSwitch switch not None):
+        """Have ``switch`` say which requests are traced. Before the first request."""
+        if self.ptr.tracing != NULL:
+            raise ValueError(f"model '{self.name}' is traced already")
+        self.tracer = switch
+        self.ptr.tracing = &switch.point
 
     def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0, LimiterPlace place=None):
         """Start the thread of one instance, which begins to pull batches at once.

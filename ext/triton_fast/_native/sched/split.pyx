@@ -136,6 +136,8 @@ cdef Request* make_part(Split* s, int32_t k, size_t** offsets) noexcept nogil:
     r.priority = w.priority
     r.timeout_us = w.timeout_us
     r.params = w.params
+    r.trace = w.trace
+    r.trace_len = w.trace_len
     r.sink = &s.parts[k].sink
     return r
 

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from typing import Any
 
+from . import tracing
 from .errors import TritonError, TritonModelException, describe
 from .request import RELEASE_RESCHEDULE, InferenceRequest
 from .response import BY_SENDER, REQUEUED, InferenceResponse
@@ -41,11 +42,14 @@ class Execution:
                     return self._fail(
                         requests, f"Python model {self._model_path} does not implement `execute` method."
                     )
+            tracing.now.requests = requests
             returned = self._execute(requests)
             if type(returned) is not list and asyncio.iscoroutine(returned):
                 returned = self._run_coroutine(returned, requests)
         except BaseException as error:
             return self._fail(requests, describe(error))
+        finally:
+            tracing.now.requests = ()
         fault = self._fault(requests, returned)
         if fault is not None:
             return self._fail(requests, fault)

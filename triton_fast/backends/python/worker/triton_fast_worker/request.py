@@ -46,7 +46,7 @@ class PreferredMemory:
 
 
 class InferenceTrace:
-    """The trace context of a request."""
+    """The trace of a request, to be passed on with requests to other models."""
 
     __module__ = BINDING
     __slots__ = ("_context",)
@@ -55,7 +55,8 @@ class InferenceTrace:
         self._context = context
 
     def get_context(self) -> str | None:
-        return self._context or None
+        """Return the OpenTelemetry carrier; None when there is no trace, or one that goes to a file: it has a key."""
+        return self._context if self._context and self._context[0] != "#" else None
 
 
 _NO_TRACE = InferenceTrace()
