@@ -200,9 +200,19 @@ def traced(n: int, *, protocol: str, rate: int) -> None:
     (case.over_http if protocol == "http" else case.over_grpc)(n, rate)
 
 
+def access_log(what: str, n: int) -> None:
+    from triton_fast._native.net import access
+
+    log = access.AccessLog(1 << 16)
+    log.set_share(1)
+    getattr(access, what)(log, n)
+
+
 _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "http1-head-infer": (parse_small, 20_000),
     "http1-head-browser": (parse_long, 20_000),
+    "access-record": (partial(access_log, "repeat_record"), 20_000),
+    "access-line": (partial(access_log, "repeat_lines"), 5_000),
     "http1-parse_head-dict": (parse_to_dict, 2_000),
     "json-decode-binary": (partial(decode, binary=True, count=16), 10_000),
     "json-decode-16-floats": (partial(decode, binary=False, count=16), 10_000),

@@ -20,7 +20,9 @@ from bench.server.grpc_cases import GrpcCase
 from scripts.server_process import ServerProcess
 
 # name -> number of requests
-CASES = {"server-mlp-binary": 2000, "server-mlp-json": 2000, "server-mlp-grpc": 2000}
+CASES = {"server-mlp-binary": 2000, "server-mlp-json": 2000, "server-mlp-grpc": 2000, "server-mlp-binary-logged": 2000}
+# More flags of a case, by the end of its name.
+FLAGS = {"logged": ("--access-log=1",)}
 WARM_UP = 200
 READY_TIMEOUT = 600  # seconds: everything is some 50 times slower under callgrind
 
@@ -79,7 +81,7 @@ def connect(server: ServerProcess, case: Case | GrpcCase) -> HttpClient | GrpcCl
     return HttpClient(server.http_port, request_bytes(case))
 
 
-def run(case: Case | GrpcCase, requests: int) -> int:
+def run(case: Case | GrpcCase, requests: int, flags: tuple[str, ...] = ()) -> int:
     """Instructions of a server's whole life with that many requests."""
     with tempfile.TemporaryDirectory(prefix="triton_fast-callgrind-") as folder:
         scratch = Path(folder)
@@ -90,7 +92,7 @@ def run(case: Case | GrpcCase, requests: int) -> int:
         core = str(min(os.sched_getaffinity(0)))
         command = ["taskset", "-c", core, "env", "-i", *environment,
                    *VALGRIND, f"--log-file={counts}", "--fair-sched=yes", sys.executable, "-S", "-m", "triton_fast"]
-        with ServerProcess(scratch / "models", scratch / "server.log", command=command,
+        with ServerProcess(scratch / "models", scratch / "server.log", command=command, args=flags,
                            ready_timeout=READY_TIMEOUT) as server:
             client = connect(server, case)
             answer = client.first()
@@ -106,5 +108,6 @@ def per_request(name: str, requests: int) -> float:
     if name.endswith("grpc"):
         case: Case | GrpcCase = GrpcCase(name, "mlp", 1, 1)
     else:
-        case = Case(name, "mlp", 1, name.endswith("binary"))
-    return (run(case, 2 * requests) - run(case, requests)) / requests
+        case = Case(name, "mlp", 1, "binary" in name)
+    flags = FLAGS.get(name.rpartition("-")[2], ())
+    return (run(case, 2 * requests, flags) - run(case, requests, flags)) / requests

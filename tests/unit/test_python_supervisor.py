@@ -296,6 +296,7 @@ def test_messages_of_a_worker(tmp_path, lines):
     code = """
 def init(worker, message):
     worker.send({"type": "log", "level": 1, "file": "/a/b/own.py", "line": 7, "message": "two\\nlines"})
+    worker.send({"type": "log", "level": 0, "file": "own.py", "line": 8, "message": "of one", "id": "r\\x1b"})
     files = [["file:1/model.py", 3], ["file:x", 0]]
     results = [
         worker.call({"type": "load_model", "model": "n", "config": "{}", "files": files}, b"abc"),
@@ -321,7 +322,9 @@ def init(worker, message):
     kind, text = (str({"code": 3, "message": cause}) for cause in (kind, text))
     printed = [line[1] for line in lines if line[2][0] == "stdout"]
     assert printed == ["None", "True", "False", "None", kind, "None", text, "None", "2.0"]
-    assert ("W", "two\nlines", ("own.py", 7), {}) in lines
+    about = {"model": "m", "version": 1, "instance": "m_0_0"}
+    assert ("W", "two\nlines", ("own.py", 7), about) in lines
+    assert ("I", "of one", ("own.py", 8), {**about, "id": "r\x1b"}) in lines
     assert b"f{" not in _scrape(world)
 
 

@@ -30,6 +30,12 @@ class AccessLog:
 def peer_of(transport: BaseTransport) -> bytes:
     """Return the client's address: host:port, [host]:port, or b"" for what has none."""
 
+def repeat_record(log: AccessLog, n: int) -> None:
+    """Pick, take down and drop n records; for benchmarks."""
+
+def repeat_lines(log: AccessLog, n: int) -> int:
+    """Print the same record n times; for benchmarks. Returns bytes printed."""
+
 def _put(
     log: AccessLog,
     kind: int,

@@ -17,7 +17,7 @@ cdef void watch_item(GrpcShared server, Item* item) noexcept
 # It was refused, or a response to it has come back.
 cdef void watch_refusal(GrpcShared server, Item* item, PbHead* head, int32_t status) noexcept
 cdef void watch_response(GrpcShared server, Item* item, Response* p, int32_t status) noexcept
-# A request is through, or given up: for a stream that is its line (it, or what cut it off, is what `status` says unless a response said so before).
+# A request is through, or given up: for a stream that is its line. status: how it ended, unless a response said so.
 cdef int watch_item_end(GrpcShared server, GrpcPeer peer, object transport, Item* item, int32_t status) except -1
 # The call's status is decided.
 cdef int watch_end(GrpcShared server, GrpcPeer peer, object transport, Call* call, int32_t status) except -1

@@ -211,18 +211,29 @@ cdef class AccessLog:
             tf_buf_free(&out)
 
 
-cdef inline void put(tf_buf* out, const char* text) noexcept nogil:
+cdef inline void put_text(tf_buf* out, const char* text) noexcept nogil:
     tf_buf_put(out, text, strlen(text))
+
+
+# In `least` digits or more.
+cdef void put_number(tf_buf* out, uint64_t value, int least) noexcept nogil:
+    cdef char[24] digits
+    cdef int at = 24
+    while value or at > 24 - least:
+        at -= 1
+        digits[at] = <char>(48 + value % 10)
+        value //= 10
+    tf_buf_put(out, &digits[at], <size_t>(24 - at))
 
 
 cdef inline void begin_field(tf_buf* out, int32_t form, const char* name) noexcept nogil:
     if form == FORM_JSON:
         tf_buf_put(out, b",\"", 2)
-        put(out, name)
+        put_text(out, name)
         tf_buf_put(out, b"\":", 2)
     else:
         tf_buf_char(out, c" ")
-        put(out, name)
+        put_text(out, name)
         tf_buf_char(out, c"=")
 
 
@@ -232,26 +243,36 @@ cdef void text_field(tf_buf* out, int32_t form, const char* name, const char* te
 
 
 cdef void number_field(tf_buf* out, int32_t form, const char* name, int64_t value) noexcept nogil:
-    cdef char[24] digits
     begin_field(out, form, name)
-    tf_buf_put(out, digits, <size_t>snprintf(digits, sizeof(digits), b"%lld", <long long>value))
+    put_number(out, <uint64_t>max(value, 0), 1)
 
 
-cdef void print_line(AccessLog log, tf_buf* out, Record* r, int64_t at, int32_t form, int pid, bint escape) noexcept nogil:
-    cdef char[96] text
+cdef void print_line(AccessLog log, tf_buf* out, Record* r, int64_t at, int32_t form, int pid,
+                     bint escape) noexcept nogil:
     cdef const char* p = <const char*>r + sizeof(Record)
-    cdef int i, n, micros = <int>(at % 1000000000 // 1000)
+    cdef int i, micros = <int>(at % 1000000000 // 1000)
     print_second(log, at // 1000000000, form)
     if form == FORM_JSON:
-        n = snprintf(text, sizeof(text), b"{\"time\":\"%s.%06dZ\",\"level\":\"INFO\",\"pid\":%d,", log.stamp, micros,
-                     pid)
-        tf_buf_put(out, text, <size_t>n)
-        put(out, b"\"source\":\"access:0\",\"message\":\"access\"")
+        put_text(out, b"{\"time\":\"")
+        put_text(out, log.stamp)
+        tf_buf_char(out, c".")
+        put_number(out, <uint64_t>micros, 6)
+        put_text(out, b"Z\",\"level\":\"INFO\",\"pid\":")
+        put_number(out, <uint64_t>pid, 1)
+        put_text(out, b",\"source\":\"access:0\",\"message\":\"access\"")
     else:
-        n = (snprintf(text, sizeof(text), b"%sZ I %d access:0] ", log.stamp, pid) if form == FORM_ISO8601 else
-             snprintf(text, sizeof(text), b"I%s.%06d %d access:0] ", log.stamp, micros, pid))
-        tf_buf_put(out, text, <size_t>n)
-        put(out, b"\"access\"" if escape else b"access")
+        if form == FORM_DEFAULT:
+            tf_buf_char(out, c"I")
+        put_text(out, log.stamp)
+        if form == FORM_DEFAULT:
+            tf_buf_char(out, c".")
+            put_number(out, <uint64_t>micros, 6)
+            tf_buf_char(out, c" ")
+        else:
+            put_text(out, b"Z I ")
+        put_number(out, <uint64_t>pid, 1)
+        put_text(out, b" access:0] ")
+        put_text(out, b"\"access\"" if escape else b"access")
     text_field(out, form, b"protocol", b"http" if r.kind < ACCESS_GRPC else b"grpc", 4)
     for i in range(N_TEXTS):
         if r.lens[i]:
@@ -271,7 +292,7 @@ cdef void print_line(AccessLog log, tf_buf* out, Record* r, int64_t at, int32_t 
         number_field(out, form, b"queue_us", r.queue_ns // 1000)
     if r.compute_ns >= 0:
         number_field(out, form, b"compute_us", r.compute_ns // 1000)
-    put(out, b"}\n" if form == FORM_JSON else b"\n")
+    put_text(out, b"}\n" if form == FORM_JSON else b"\n")
 
 
 # The date and time of day, which many records share.
@@ -316,10 +337,42 @@ def _put(AccessLog log not None, int kind, int status, bytes method, bytes path,
     log.put(&a, &s)
 
 
+def repeat_record(AccessLog log not None, int n):
+    """Pick, take down and drop n records; for benchmarks."""
+    cdef Access a
+    cdef Seen s
+    cdef int _
+    memset(&a, 0, sizeof(a))
+    a.kind = 1
+    a.status = 200
+    a.peer = a.method = access_text(b"127.0.0.1:12345")
+    for _ in range(n):
+        if access_pick(log):
+            seen_begin(&s, now_ns())
+            seen_name(&s, b"mlp", 3, b"1234", 4)
+            log.put(&a, &s)
+            log.tail = log.head
+
+
+def repeat_lines(AccessLog log not None, int n):
+    """Print the same record n times; for benchmarks. Returns bytes printed."""
+    cdef tf_buf out
+    cdef int _
+    cdef size_t total = 0
+    _put(log, 1, 200, b"POST", None, b"mlp", b"127.0.0.1:12345", b"1234", now_ns())
+    memset(&out, 0, sizeof(out))
+    for _ in range(n):
+        out.len = 0
+        print_line(log, &out, <Record*>log.ring, now_ns(), FORM_DEFAULT, 12345, True)
+        total += out.len
+    tf_buf_free(&out)
+    return total
+
+
 def _picked(AccessLog log not None, int n):
     """Return how many of n requests are picked (tests only)."""
-    cdef int i, found = 0
-    for i in range(n):
+    cdef int _, found = 0
+    for _ in range(n):
         found += access_pick(log) != 0
     return found
 
