@@ -39,6 +39,7 @@ NATIVE = {
     "sched": ("core",),
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
+    "arrays": ("core", "sched.instance"),
     "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),
