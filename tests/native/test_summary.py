@@ -95,7 +95,8 @@ def test_what_is_older_than_a_minute_is_forgotten():
 def test_values_that_no_clock_gives():
     summary = LatencySummary(0.01)
     assert summary.quantile(0.5, 0) is None
-    summary.add([-5, 2**62], 0)
+    summary.add([-5_000_000, 2**62], 0)
+    assert summary.sum_us == 2**62 // 1000
     assert summary.quantile(0, 0) == 0
     assert LatencySummary(1.0).quantile(1, 5) is None
     for error in (0, -1, 1.5, float("nan")):

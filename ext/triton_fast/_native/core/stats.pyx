@@ -62,7 +62,7 @@ cdef void summarise(Stats* s, int64_t* phase_ns, int n) noexcept nogil:
     cdef int64_t now = now_ns()
     cdef int p
     for p in range(n):
-        summary_add(&s.summaries[p], phase_ns[p], now)
+        summary_add(&s.summaries[p], phase_ns[p] // 1000, now)
 
 
 cdef void stats_success(Stats* s, int64_t* phase_ns) noexcept nogil:
@@ -84,7 +84,7 @@ cdef void stats_cached(Stats* s, int64_t* phase_ns, int64_t hit_ns) noexcept nog
     s.cache_hit_us += hit_ns // 1000
     if s.summaries != NULL:
         summarise(s, phase_ns, PHASE_QUEUE + 1)
-        summary_add(&s.summaries[SUMMARY_HIT], hit_ns, now_ns())
+        summary_add(&s.summaries[SUMMARY_HIT], hit_ns // 1000, now_ns())
     tf_unlock(&s.lock)
 
 
@@ -98,7 +98,7 @@ cdef void stats_missed(Stats* s, int64_t n, int64_t ns) noexcept nogil:
 
 cdef void stats_miss_slow(Stats* s, int64_t ns) noexcept nogil:
     tf_lock(&s.lock)
-    summary_add(&s.summaries[SUMMARY_MISS], ns, now_ns())
+    summary_add(&s.summaries[SUMMARY_MISS], ns // 1000, now_ns())
     tf_unlock(&s.lock)
 
 

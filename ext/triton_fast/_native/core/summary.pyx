@@ -2,24 +2,24 @@
 # while an entry's uncertainty g + delta stays within twice the error times the number of items. Each part of the window
 # has one of its own; the uncertainties of several add up to what one over all of their items would have.
 from libc.math cimport ceil
-from libc.stdint cimport int32_t, int64_t, uint32_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    NS_PER_US = 1000
-    DIGITS = 256
+    BITS = 11               # of a digit: three make a value, one or two most of them
+    DIGITS = 2048
+    FIRST_ROOM = 64
 
 # Triton's window: a minute, of which a fifth is forgotten at a time.
 cdef int64_t AGE_NS = 12000000000
-cdef int64_t MAX_VALUE = 0xFFFFFFFF
 
 WINDOW_SECONDS = 60
 
 
 # Sort n <= BUFFER values; digits that all of them share cost nothing but their count.
 cdef void sort(uint32_t* values, int32_t n) noexcept nogil:
-    cdef uint32_t[4][256] counts
+    cdef uint16_t[3][2048] counts
     cdef uint32_t[BUFFER] spare
     cdef uint32_t* source = values
     cdef uint32_t* target = spare
@@ -28,21 +28,20 @@ cdef void sort(uint32_t* values, int32_t n) noexcept nogil:
     memset(counts, 0, sizeof(counts))
     for i in range(n):
         v = values[i]
-        counts[0][v & 255] += 1
-        counts[1][(v >> 8) & 255] += 1
-        counts[2][(v >> 16) & 255] += 1
-        counts[3][v >> 24] += 1
-    for digit in range(4):
-        if counts[digit][(values[0] >> (8 * digit)) & 255] == <uint32_t>n:
+        counts[0][v & (DIGITS - 1)] += 1
+        counts[1][(v >> BITS) & (DIGITS - 1)] += 1
+        counts[2][v >> (2 * BITS)] += 1
+    for digit in range(3):
+        if counts[digit][(values[0] >> (BITS * digit)) & (DIGITS - 1)] == n:
             continue
         at = 0
         for i in range(DIGITS):
             k = counts[digit][i]
-            counts[digit][i] = at
+            counts[digit][i] = <uint16_t>at
             at += k
         for i in range(n):
             v = source[i]
-            k = (v >> (8 * digit)) & 255
+            k = (v >> (BITS * digit)) & (DIGITS - 1)
             target[counts[digit][k]] = v
             counts[digit][k] += 1
         source, target = target, source
@@ -69,9 +68,13 @@ cdef void flush(Summary* s) noexcept nogil:
     cdef Entry* old = k.entries
     cdef Entry* out
     cdef int64_t limit
-    s.n_buffered = 0
     if n == 0:
         return
+    s.count += n
+    for i in range(n):
+        s.sum_us += s.buffer[i]
+    s.n_buffered = 0
+    i = 0
     out = <Entry*>malloc(<size_t>(k.n + n) * sizeof(Entry))
     if out == NULL:
         return
@@ -100,31 +103,38 @@ cdef void turn(Summary* s, int64_t now) noexcept nogil:
     cdef int64_t steps = (now - s.turn_at) / AGE_NS + 1
     cdef int32_t i
     flush(s)
+    free(s.buffer)
+    s.buffer = NULL
+    s.room = 0
     s.turn_at += steps * AGE_NS
     for i in range(AGES if steps > AGES else <int32_t>steps):
         s.current = (s.current + 1) % AGES
         forget(&s.ages[s.current])
 
 
-cdef void summary_add(Summary* s, int64_t ns, int64_t now) noexcept nogil:
-    cdef int64_t us = ns // NS_PER_US if ns > 0 else 0
-    s.count += 1
-    s.sum_us += us
+cdef int summary_make_room(Summary* s, int64_t now) noexcept nogil:
+    cdef uint32_t* grown
+    cdef int32_t room
     if now >= s.turn_at:
         turn(s, now)
-    if s.buffer == NULL:
-        s.buffer = <uint32_t*>malloc(BUFFER * sizeof(uint32_t))
-        if s.buffer == NULL:
-            return
-    s.buffer[s.n_buffered] = <uint32_t>(us if us < MAX_VALUE else MAX_VALUE)
-    s.n_buffered += 1
-    if s.n_buffered == BUFFER:
+    if s.n_buffered < s.room:
+        return 0
+    if s.room == BUFFER:
         flush(s)
+        return 0
+    room = 2 * s.room if s.room else FIRST_ROOM
+    grown = <uint32_t*>realloc(s.buffer, <size_t>room * sizeof(uint32_t))
+    if grown != NULL:
+        s.buffer = grown
+        s.room = room
+        return 0
+    if s.room == 0:
+        return -1
+    flush(s)
+    return 0
 
 
 cdef void summary_settle(Summary* s, int64_t now) noexcept nogil:
-    if s.buffer == NULL:
-        return
     if now >= s.turn_at:
         turn(s, now)
     flush(s)
@@ -150,7 +160,6 @@ cdef void summary_copy(Summary* s, Summary* to, Entry* room) noexcept nogil:
     cdef int32_t i
     to[0] = s[0]
     to.buffer = NULL
-    to.n_buffered = 0
     for i in range(AGES):
         if s.ages[i].n:
             memcpy(room, s.ages[i].entries, <size_t>s.ages[i].n * sizeof(Entry))
@@ -229,7 +238,7 @@ cdef class LatencySummary:
         """Add durations in ns that ended at ``now_ns``."""
         cdef int64_t value
         for value in values_ns:
-            summary_add(&self.s, value, now_ns)
+            summary_add(&self.s, value // 1000, now_ns)
 
     def quantile(self, double quantile, int64_t now_ns):
         """Return the duration in whole microseconds, or None when the last minute had none."""
@@ -240,10 +249,11 @@ cdef class LatencySummary:
 
     @property
     def count(self):
-        return self.s.count
+        return self.s.count + self.s.n_buffered
 
     @property
     def sum_us(self):
+        flush(&self.s)
         return self.s.sum_us
 
     @property
@@ -262,7 +272,7 @@ def bench(int n):
     s.error = 0.001
     for _i in range(n):
         random = random * 1664525 + 1013904223
-        summary_add(&s, 50000 + (random >> 12) * (1 + (random & 3)), 1)
-    count = s.count
+        summary_add(&s, 50 + (random >> 22) * (1 + (random & 3)), 1)
+    count = s.count + s.n_buffered
     summary_clear(&s)
     return count
