@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,12 @@ from triton_fast.cli import Options
 from triton_fast.dataplane import EXTENSIONS, Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
-from triton_fast.observability import log, tables
+from triton_fast.observability import gpu, log, tables
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
-from triton_fast.observability.metrics import Metrics, ModelSnapshot
+from triton_fast.observability.metrics import Metrics
+from triton_fast.observability.metrics_config import MetricsConfig
+from triton_fast.observability.snapshot import ModelSnapshot
 from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
@@ -113,10 +115,11 @@ class Server:
             strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
+        counted = options.metrics_config if options.allow_metrics else MetricsConfig()
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
             [LocalSource(Path(path)) for path in options.model_repository], preparer,
-            partial(ModelRuntime.start, limits=self.limits, cache=self.cache),
-            partial(EnsembleRuntime.start, cache=self.cache),
+            partial(ModelRuntime.start, limits=self.limits, cache=self.cache, metrics=counted),
+            partial(EnsembleRuntime.start, cache=self.cache, metrics=counted),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch,
@@ -171,18 +174,22 @@ class Server:
 
     # ---- run
 
-    def snapshots(self) -> Iterable[ModelSnapshot]:
-        """Return the counters of every served version, for the metrics."""
+    def snapshots(self) -> Iterator[ModelSnapshot]:
+        """Give the counters of every served version, for the metrics, one after the other."""
         took = self.repository.load_seconds()
-        return [snapshot(r, took.get((r.name, r.version), 0.0)) for r in self.repository.all_ready()]
+        quantiles = [quantile for quantile, _ in self.options.metrics_config.summary_quantiles]
+        for runtime in self.repository.all_ready():
+            yield snapshot(runtime, took.get((runtime.name, runtime.version), 0.0), quantiles)
 
     def _metrics(self) -> Metrics | None:
         options = self.options
         if not options.allow_metrics:
             return None
+        interval_ns = int(options.metrics_interval_ms * 1_000_000)
         return Metrics(
             self.snapshots, options.metrics_config,
-            HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
+            HostSampler(interval_ns) if options.allow_cpu_metrics else None,
+            gpu=gpu.find(interval_ns) if options.allow_gpu_metrics and not options.cpu_only else None,
             cache=None if self.cache is None else self.cache.native.stats,
             custom=self.custom_metrics,
         )  # fmt: skip

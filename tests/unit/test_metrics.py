@@ -12,13 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from triton_fast.frontends.metrics import handler
 from triton_fast.observability import log
 from triton_fast.observability.host import HostSampler
-from triton_fast.observability.metrics import REASONS, Histogram, Metrics, ModelSnapshot
+from triton_fast.observability.metrics import REASONS, Metrics
 from triton_fast.observability.metrics_config import MetricsConfig
+from triton_fast.observability.snapshot import Histogram, ModelSnapshot, Summary
 
 SNAPSHOT = ModelSnapshot(
     model="m", version="2", tags={"tag": 'v"1'}, success=3, failures={"BACKEND": 2}, inference_count=5, exec_count=4,
-    request_ns=51_465_999, queue_ns=66_000, compute_input_ns=228_000, compute_infer_ns=50_992_000,
-    compute_output_ns=167_000, pending=1, load_seconds=0.25,
+    duration_us={
+        "request": 51_465, "queue": 66, "compute_input": 228, "compute_infer": 50_992, "compute_output": 167,
+    },
+    pending=1, load_seconds=0.25,
     histograms={"request": Histogram((100, 1_000_000), (1, 2, 4), 1_500_000_000)},
 )  # fmt: skip
 # Taken from a scrape of the real server with the same numbers; our own histograms come after it.
@@ -243,10 +246,10 @@ def test_what_ended_batches() -> None:
     batches = ModelSnapshot("m", "1", breaks={"max": 3, "delay": 0})
     text = Metrics(lambda: [batches, ModelSnapshot("n", "1")]).render().decode()
     assert text.endswith(
-        "# HELP tf_batch_break_total Batches that were executed, by what kept them from growing\n"
-        "# TYPE tf_batch_break_total counter\n"
-        'tf_batch_break_total{model="m",reason="max",version="1"} 3\n'
-        'tf_batch_break_total{model="m",reason="delay",version="1"} 0\n'
+        "# HELP triton_fast_batch_break_total Batches that were executed, by what kept them from growing\n"
+        "# TYPE triton_fast_batch_break_total counter\n"
+        'triton_fast_batch_break_total{model="m",reason="max",version="1"} 3\n'
+        'triton_fast_batch_break_total{model="m",reason="delay",version="1"} 0\n'
     )
 
 

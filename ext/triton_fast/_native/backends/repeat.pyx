@@ -12,11 +12,8 @@ from triton_fast._native.core.request cimport (
     Request, Tensor, request_alloc, request_wants, response_fail, response_fail_error, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, request_sleep, response_send
-from triton_fast._native.core.stats cimport (
-    RESPONSE_CANCEL, RESPONSE_EMPTY, RESPONSE_FAIL, RESPONSE_SUCCESS, stats_response,
-)
-from triton_fast._native.sched.instance cimport Batch, NativeInstance
-from triton_fast._native.sched.scheduler cimport stats_of
+from triton_fast._native.core.stats cimport RESPONSE_CANCEL, RESPONSE_EMPTY, RESPONSE_FAIL, RESPONSE_SUCCESS
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, response_report
 
 cdef enum:
     WORD = 4                # bytes of an element, of whatever tensor
@@ -107,10 +104,10 @@ cdef int send_all(State* s, Request* r) noexcept nogil:
         done = now_ns()
         if response_send(carrier) != 0:
             return cancelled_at(r, i, began)
-        stats_response(stats_of(r.model), i, kind, computed - began, done - computed)
+        response_report(r, i, kind, computed - began, done - computed)
         began = done
     # The end, which carries nothing.
-    stats_response(stats_of(r.model), n, RESPONSE_EMPTY, now_ns() - began, 0)
+    response_report(r, n, RESPONSE_EMPTY, now_ns() - began, 0)
     return 0
 
 
@@ -121,7 +118,7 @@ cdef int cancelled(Request* r) noexcept nogil:
 
 
 cdef int cancelled_at(Request* r, int64_t index, int64_t began) noexcept nogil:
-    stats_response(stats_of(r.model), index, RESPONSE_CANCEL, now_ns() - began, 0)
+    response_report(r, index, RESPONSE_CANCEL, now_ns() - began, 0)
     return cancelled(r)
 
 

@@ -7,7 +7,7 @@ from triton_fast._native.core.request cimport (
 )
 from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_first, stats_success,
+    stats_first, stats_response, stats_success,
 )
 from triton_fast._native.sched.scheduler cimport stats_of
 
@@ -43,6 +43,10 @@ cdef void request_finish(Request* r) noexcept nogil:
     tf_unlock(&s.lock)
     r.response.next = NULL
     r.sink.deliver(r.sink, &r.response, &r.response)
+
+
+cdef void response_report(Request* r, int64_t index, int kind, int64_t infer_ns, int64_t output_ns) noexcept nogil:
+    stats_response(stats_of(r.model), index, kind, infer_ns, output_ns)
 
 
 cdef class NativeInstance:
