@@ -131,7 +131,11 @@ class _Page:
         self._parts: dict[str, list[str]] = {family.name: [head(family)] for family in families}
 
     def text(self) -> bytes:
-        return b"".join("".join(parts).encode("utf-8", "replace") for parts in self._parts.values())
+        pieces = []
+        for parts in self._parts.values():
+            pieces.append("".join(parts).encode("utf-8", "replace"))
+            time.sleep(0)
+        return b"".join(pieces)
 
     def drop(self, family: f.Family) -> None:
         self._parts.pop(family.name, None)
