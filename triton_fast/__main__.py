@@ -1,4 +1,5 @@
-"""``python -m triton_fast --model-repository=...``; ``python -m triton_fast check REPOSITORY``."""
+"""``python -m triton_fast --model-repository=...``; ``python -m triton_fast check REPOSITORY``; ``python -m
+triton_fast keys add|list|remove FILE``."""
 
 from __future__ import annotations
 
@@ -11,6 +12,11 @@ def main() -> None:
         from triton_fast.cli import check
 
         sys.exit(check.main(sys.argv[2:]))
+
+    if sys.argv[1:2] == ["keys"]:
+        from triton_fast.cli import keys
+
+        sys.exit(keys.main(sys.argv[2:]))
 
     from triton_fast import cli
 

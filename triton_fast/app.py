@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import os
 import signal
 import sys
@@ -14,34 +13,45 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import uvloop
 
-from triton_fast import backends
+from triton_fast import backends, startup
 from triton_fast._native.core import memory
 from triton_fast._native.sched.limiter import Limiter
 from triton_fast._native.sched.model import Epoch
-from triton_fast._version import TRITON_COMPAT
 from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.cli import Options
-from triton_fast.dataplane import EXTENSIONS, Dataplane
+from triton_fast.cli.doors import doors
+from triton_fast.dataplane import Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
-from triton_fast.observability import gpu, log, tables
+from triton_fast.frontends.keys import KeyRing
+from triton_fast.observability import gpu, log
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics
 from triton_fast.observability.metrics_config import MetricsConfig
 from triton_fast.observability.snapshot import ModelSnapshot
-from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.repository import (
+    Agents,
+    ControlMode,
+    ModelRepositoryManager,
+    NestedControl,
+    Poller,
+    Preparer,
+    cloud,
+)
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.runtime import ModelRuntime, ServedVersion
 from triton_fast.scheduling.snapshots import snapshot
 from triton_fast.scheduling.threads import usable_cores
+from triton_fast.shared_memory import SharedMemory
 
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
@@ -52,6 +62,8 @@ MAX_CHECKS = 32
 # What the backend of a model that nobody uses keeps of its free memory, for each instance.
 KEEP_IDLE_BYTES = 1 << 20
 EXIT_FAILURE = 1
+# What threads get to end in, however little is left of --exit-timeout-secs.
+LEAST_S = 1.0
 # --overload-status: with what a request is refused for which there is no place.
 FULL_CODES = {"503": Code.UNAVAILABLE, "429": Code.RESOURCE_EXHAUSTED}
 
@@ -72,8 +84,9 @@ def run(options: Options) -> int:
         print(f"error: creating server: {STATUS[error.code].label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # A handler and not SIG_IGN, which workers would inherit: a terminal that goes away does not end a server.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         server = Server(options, policies)
     except ServerError as error:
@@ -103,31 +116,42 @@ class Server:
         backend_directory = Path(options.backend_directory)
         host = Host(
             control=NestedControl(lambda: self.repository),
-            resolve=lambda name, version: self.plane.native_model(name, version),  # noqa: PLW0108 - made later
+            # Not the front ends' way: what is in hand when the server ends may still ask other models.
+            resolve=lambda name, version: self.repository.resolve(name, version).native,
             epoch=self.epoch,
             metrics=self.custom_metrics,
             changed=lambda: self.plane.changed(),  # noqa: PLW0108 - made later
             explicit_control=options.model_control_mode == ControlMode.EXPLICIT.value,
             backend_directory=backend_directory,
         )
+        self.agents = Agents(Path(options.repoagent_directory))
         preparer = Preparer(
-            lambda name: backends.find(name, backend_directory), host=host, settings=self._backend_settings,
-            strict=options.strict_model_config,
+            lambda name: backends.find(name, backend_directory), host=host, agents=self.agents,
+            settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
         counted = options.metrics_config if options.allow_metrics else MetricsConfig()
+        self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
-            [LocalSource(Path(path)) for path in options.model_repository], preparer,
+            self.opened.sources, preparer,
             partial(ModelRuntime.start, limits=self.limits, cache=self.cache, metrics=counted),
             partial(EnsembleRuntime.start, cache=self.cache, metrics=counted),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
-            allow_code_upload=options.allow_code_upload, epoch=self.epoch,
+            allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
+            open_source=self.opened.open,
         )  # fmt: skip
-        self.plane = Dataplane(self.repository, server_id=options.server_id)
+        self.poller: Poller | None = None
+        if options.model_control_mode == ControlMode.POLL.value:
+            self.poller = Poller(self.repository, float(options.repository_poll_secs))
+        self.plane = Dataplane(
+            self.repository, server_id=options.server_id, poller=self.poller,
+            shared_memory=SharedMemory(options.allow_client_shm),
+        )  # fmt: skip
         self.endpoints = Endpoints(
-            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics()
-        )
+            options, self.plane, self.epoch, Threads(self.work, self.loads, self.checks), self._metrics(),
+            keys=KeyRing(Path(options.api_keys), options.api_keys_open) if options.api_keys else None,
+        )  # fmt: skip
         self._stop: asyncio.Event | None = None
         self._trimmed_at = -1
 
@@ -140,29 +164,48 @@ class Server:
         self._stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, number)
+        starting = loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
+        stopped = loop.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if stopped.done():
+            # What has not begun to load is given up; what has is waited for as requests are.
+            return await self._drain(starting)
         try:
-            failed = await loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
+            failed = starting.result()
         except (OSError, ServerError) as error:
-            return self.failed_to_start(error)
-        self._print_tables()
+            return await self._give_up(error)
+        startup.print_tables(
+            self.options, agents=self.agents.rows(), settings=self._backend_settings,
+            models=self.repository.summary(), cache_enabled=self.cache is not None,
+        )  # fmt: skip
+        log.info(doors(self.options))
+        lines = await loop.run_in_executor(self.work, startup.failure_lines, self.options, failed) if failed else []
         if failed and self.options.exit_on_error:
-            for name, reason in failed:
-                log.error(f"failed to load '{name}': {reason}")
-            print("error: creating server: Internal - failed to load all models", file=sys.stderr)
-            await loop.run_in_executor(self.work, self.repository.shutdown, float(self.options.exit_timeout_secs))
-            return EXIT_FAILURE
+            is_over = await self._end(time.monotonic() + self.options.exit_timeout_secs)
+            # The last that is said: who looks for the cause need not read the whole log.
+            print(*lines, "error: creating server: Internal - failed to load all models", sep="\n", file=sys.stderr)
+            return EXIT_FAILURE if is_over else self._leave()
+        for line in lines:
+            log.error(line)
         try:
             await self.endpoints.open()
         except (OSError, ServerError) as error:
-            return self.failed_to_start(error)
+            return await self._give_up(error)
         self.plane.started = True
         gc.collect()
         gc.freeze()
         log.info(f"ready in {(time.monotonic() - began) * 1000:.0f} ms")
+        if self.poller is not None:
+            self.poller.start()
         trimmer = loop.create_task(self._trim_when_idle())
-        await self._stop.wait()
+        await stopped
         trimmer.cancel()
         return await self._drain()
+
+    async def _give_up(self, error: Exception) -> int:
+        """Say why there is no server and end the models there are; return the exit code."""
+        code = self.failed_to_start(error)
+        return code if await self._end(time.monotonic() + self.options.exit_timeout_secs) else self._leave()
 
     @staticmethod
     def failed_to_start(error: Exception) -> int:
@@ -176,10 +219,9 @@ class Server:
 
     def snapshots(self) -> Iterator[ModelSnapshot]:
         """Give the counters of every served version, for the metrics, one after the other."""
-        took = self.repository.load_seconds()
         quantiles = [quantile for quantile, _ in self.options.metrics_config.summary_quantiles]
-        for runtime in self.repository.all_ready():
-            yield snapshot(runtime, took.get((runtime.name, runtime.version), 0.0), quantiles)
+        for runtime, seconds in self.repository.served():
+            yield snapshot(runtime, seconds, quantiles)
 
     def _metrics(self) -> Metrics | None:
         options = self.options
@@ -214,6 +256,8 @@ class Server:
             runtime.trim(KEEP_IDLE_BYTES)
 
     def _on_signal(self, number: int) -> None:
+        # Whoever has read that the signal came must find the server not ready.
+        self.plane.exiting = True
         if self.options.log_format == "json":
             log.info(f"Signal ({number}) received.")
         else:
@@ -226,51 +270,48 @@ class Server:
 
     # ---- stop
 
-    async def _drain(self) -> int:
-        loop = asyncio.get_running_loop()
-        timeout = float(self.options.exit_timeout_secs)
-        until = time.monotonic() + timeout
+    async def _drain(self, starting: asyncio.Future[Any] | None = None) -> int:
+        """End the server: requests in hand finish, models unload. ``starting``: they are still being loaded."""
+        until = time.monotonic() + self.options.exit_timeout_secs
         self.plane.exiting = True
+        if self.poller is not None:
+            self.poller.stop()
         self.endpoints.begin_drain()
         while self.endpoints.busy and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        left = max(0.0, until - time.monotonic())
-        unfinished = await loop.run_in_executor(None, self.repository.shutdown, left)
-        if unfinished:
-            log.error("still in use: " + ", ".join(unfinished))
-        if unfinished or self.endpoints.busy:
+        if not await self._end(until):
             log.error("Exit timeout expired. Exiting immediately.")
-            os._exit(EXIT_FAILURE)
-        self.endpoints.end()
-        if self.cache is not None:
-            await loop.run_in_executor(None, self.cache.close)
-        with contextlib.suppress(RuntimeError):
-            self.work.shutdown(wait=True)
-            # A load that still waits for its turn is answered by the repository, which is closed.
-            self.loads.shutdown(wait=True, cancel_futures=True)
-            self.checks.shutdown(wait=True, cancel_futures=True)
+            self._leave()
+        if starting is not None:
+            with contextlib.suppress(OSError, ServerError):
+                await starting
         log.close()
         return 0
 
-    # ---- tables
+    async def _end(self, until: float) -> bool:
+        """Unload every model and end the threads; whether that was done by ``until``."""
+        loop = asyncio.get_running_loop()
+        unfinished = await loop.run_in_executor(None, self.repository.shutdown, max(0.0, until - time.monotonic()))
+        if unfinished:
+            log.error("still in use: " + ", ".join(unfinished))
+        if unfinished or self.endpoints.busy:
+            return False
+        self.endpoints.end()
+        ending = loop.run_in_executor(None, self._end_threads)
+        done, _ = await asyncio.wait((ending,), timeout=max(LEAST_S, until - time.monotonic()))
+        return bool(done)
 
-    def _print_tables(self) -> None:
-        options = self.options
-        settings = {name: json.dumps(self._backend_settings(name)) for name in backends.NAMES}
-        log.table(tables.backends((name, "built in", text) for name, text in settings.items()))
-        log.table(tables.models(tables.ModelRow(*row) for row in self.repository.summary()))
-        rows = [
-            ("server_id", options.server_id),
-            ("server_version", TRITON_COMPAT),
-            ("server_extensions", " ".join(EXTENSIONS)),
-            *((f"model_repository_path[{i}]", path) for i, path in enumerate(options.model_repository)),
-            ("model_control_mode", f"MODE_{options.model_control_mode.upper()}"),
-            *((f"startup_models_{i}", name) for i, name in enumerate(options.load_model)),
-            ("strict_model_config", str(int(options.strict_model_config))),
-            ("model_config_name", options.model_config_name),
-            ("rate_limit", options.rate_limit.upper()),
-            ("strict_readiness", str(int(options.strict_readiness))),
-            ("exit_timeout", str(options.exit_timeout_secs)),
-            ("cache_enabled", str(int(self.cache is not None))),
-        ]
-        log.table(tables.options(rows))
+    @staticmethod
+    def _leave() -> NoReturn:
+        """End the process at once: a thread waits for what may never come, and the interpreter would wait for it."""
+        sys.stderr.flush()
+        os._exit(EXIT_FAILURE)
+
+    def _end_threads(self) -> None:
+        self.opened.close()
+        if self.cache is not None:
+            self.cache.close()
+        self.work.shutdown(wait=True)
+        # A load that still waits for its turn is answered by the repository, which is closed.
+        self.loads.shutdown(wait=True, cancel_futures=True)
+        self.checks.shutdown(wait=True, cancel_futures=True)

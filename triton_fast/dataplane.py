@@ -12,9 +12,10 @@ from typing import Any
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
-from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
-from triton_fast.repository import IndexRow, ModelRepositoryManager, State
+from triton_fast.errors import InvalidArg, Unavailable
+from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
 from triton_fast.scheduling.runtime import ServedVersion
+from triton_fast.shared_memory import SharedMemory
 from triton_fast.types import TYPES, DataType
 
 EXTENSIONS = (
@@ -23,7 +24,6 @@ EXTENSIONS = (
     "statistics", "trace", "logging",
 )  # fmt: skip
 MAX_VERSION_DIGITS = 18
-SHM_DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
 
 
 def parse_version(text: str) -> int:
@@ -51,10 +51,23 @@ class Dataplane:
         Where names resolve to served versions.
     server_id
         ``--id``.
+    poller
+        Follows the repositories' changes, in mode poll.
+    shared_memory
+        Where clients register regions; by default they may not.
     """
 
-    def __init__(self, repository: ModelRepositoryManager[ServedVersion], *, server_id: str = "triton") -> None:
+    def __init__(
+        self,
+        repository: ModelRepositoryManager[ServedVersion],
+        *,
+        server_id: str = "triton",
+        poller: Poller | None = None,
+        shared_memory: SharedMemory | None = None,
+    ) -> None:
         self.repository = repository
+        self._poller = poller
+        self.shared_memory = shared_memory or SharedMemory()
         self.server_id = server_id
         self._started = False
         self._exiting = False
@@ -157,7 +170,7 @@ class Dataplane:
         if not name:
             runtimes = self.repository.all_ready()
         else:
-            known = [runtime for runtime in self.repository.all_ready() if runtime.name == name]
+            known = self.repository.ready_of(name)
             if not known:
                 raise InvalidArg(f"requested model '{name}' is not available")
             runtimes = [runtime for runtime in known if version in (-1, runtime.version)]
@@ -181,15 +194,37 @@ class Dataplane:
         self._refuse_exiting()
         self.repository.unload(name, unload_dependents=unload_dependents)
 
-    # ---- shared memory: off in this build, answered as a server that was started without it
+    def model_gone(self, name: str) -> bool:
+        """Whether no version of a model is served, loads or still ends."""
+        states = [status for model, _, status in self.repository.summary() if model == name]
+        return all(state.partition(":")[0] == State.UNAVAILABLE.value for state in states)
 
-    def shared_memory_status(self, kind: str, region: str) -> list[dict[str, Any]]:
-        if region:
-            raise NotFound(f"Unable to find {kind} shared memory region: '{region}'")
-        return []
+    def register_repository(self, path: str, mapping: Mapping[str, str] | None = None) -> None:
+        """Add a repository, whose models are then there to be loaded. ``mapping``: sub-directory -> name served under.
 
-    def shared_memory_change(self) -> None:
-        raise Unsupported(SHM_DISABLED)
+        Raises
+        ------
+        Unsupported, InvalidArg, AlreadyExists
+            With Triton's texts; mode explicit only.
+        """
+        self._refuse_exiting()
+        self.repository.register_repository(path, mapping)
+
+    def unregister_repository(self, path: str) -> None:
+        """Forget a repository; what was loaded from it is served still. Raises Unsupported, InvalidArg."""
+        self._refuse_exiting()
+        self.repository.unregister_repository(path)
+
+    def registered_repositories(self) -> dict[str, dict[str, str]]:
+        """Return every repository's location with its mapping, those given at start included."""
+        return self.repository.registered_repositories()
+
+    def poll_repository(self) -> None:
+        """Follow what has changed in the repositories, now. Mode poll only; raises Unavailable in others."""
+        self._refuse_exiting()
+        if self._poller is None:
+            raise Unavailable("polling is disabled")
+        self._poller.poll_once(at_once=True)
 
 
 def _index_row(row: IndexRow) -> dict[str, str]:

@@ -11,7 +11,9 @@ from triton_fast._native.http.connection import HttpServer
 from triton_fast._native.sched.model import Epoch
 from triton_fast.cli import Options
 from triton_fast.frontends.grpc.server import GrpcApp
+from triton_fast.frontends.http.cloud import CloudApp
 from triton_fast.frontends.http.server import InferApp, MetricsApp
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.frontends.listener import Listener
 from triton_fast.frontends.tls import server_context
 from triton_fast.scheduling.threads import usable_cores
@@ -28,11 +30,12 @@ LEVELS = {"none": 0, "low": 1, "medium": 6, "high": 9}
 LEAST_TICK_S = 0.02
 
 
-def http_listener(options: Options, app: InferApp, epoch: Epoch) -> Listener[HttpServer]:
+def http_listener(options: Options, app: InferApp, epoch: Epoch, keys: KeyRing | None) -> Listener[HttpServer]:
     """Return the listener of the HTTP port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = HttpServer(app, asyncio.get_running_loop(), epoch)
     _limit(native, options, options.http_max_input_size)
-    _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"))
+    _infer(native, options.http_header_forward_pattern, options.http_restricted_api.get("inference"), keys)
+    native.use_regions(app.plane.shared_memory.regions)
     tls = None
     if options.http_use_ssl:
         tls = server_context(
@@ -40,6 +43,17 @@ def http_listener(options: Options, app: InferApp, epoch: Epoch) -> Listener[Htt
             ["http/1.1"], protocol="http",
         )  # fmt: skip
     return Listener(native, "HTTPService", tls=tls, handshake_s=options.http_header_timeout_secs)
+
+
+def cloud_listener(options: Options, app: CloudApp, epoch: Epoch, keys: KeyRing | None) -> Listener[HttpServer]:
+    """Return the listener of a cloud's front end, not yet bound: limits and keys are those of the HTTP port."""
+    native = HttpServer(app, asyncio.get_running_loop(), epoch)
+    _limit(native, options, options.http_max_input_size)
+    _infer(native, "", options.http_restricted_api.get("inference"), keys)
+    native.allow_infer = False
+    native.binary_type = app.binary_type
+    native.route_header = app.route_header
+    return Listener(native, app.service)
 
 
 def metrics_listener(options: Options, app: MetricsApp, epoch: Epoch) -> Listener[HttpServer]:
@@ -50,10 +64,11 @@ def metrics_listener(options: Options, app: MetricsApp, epoch: Epoch) -> Listene
     return Listener(native, "Metrics Service")
 
 
-def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch) -> Listener[GrpcServer]:
+def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch, keys: KeyRing | None) -> Listener[GrpcServer]:
     """Return the listener of the gRPC port, not yet bound. Raises ServerError when its TLS files can not be used."""
     native = GrpcServer(app, asyncio.get_running_loop(), epoch)
-    _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"))
+    _infer(native, options.grpc_header_forward_pattern, options.grpc_restricted_protocol.get("inference"), keys)
+    native.use_regions(app.plane.shared_memory.regions)
     native.max_message = options.grpc_max_message_size
     native.max_inflated = options.grpc_max_inflated_size
     native.max_metadata = options.grpc_max_metadata_size
@@ -83,11 +98,15 @@ def grpc_listener(options: Options, app: GrpcApp, epoch: Epoch) -> Listener[Grpc
     return Listener(native, "GRPCInferenceService", tls=tls, tick_s=tick_s)
 
 
-def _infer(native: HttpServer | GrpcServer, forward: str, secret: tuple[str, str] | None) -> None:
+def _infer(
+    native: HttpServer | GrpcServer, forward: str, secret: tuple[str, str] | None, keys: KeyRing | None
+) -> None:
     if forward:
         native.forward = re.compile(forward, re.IGNORECASE)
     if secret is not None:
         native.restrict_infer(*secret)
+    if keys is not None and "inference" not in keys.exempt:
+        native.require_keys(keys.gate)
     native.poll_ns = POLL_NS if usable_cores() > 1 else 0
 
 

@@ -254,9 +254,9 @@ def test_a_connection_of_age_is_cut_after_its_grace(grpc_root: Path) -> None:
 # ---- the end of the server
 
 
-def ends(root: Path, begin: Callable[[Http2], int], later: Callable[[Http2, ServerProcess], object] | None = None) -> (
-    tuple[Http2, int]
-):
+def ends(
+    root: Path, begin: Callable[[Http2], int], later: Callable[[Http2, ServerProcess], object] | None = None
+) -> tuple[Http2, int]:
     """Signal a server while a call is in hand; the connection after its end, and the call. The exit code is 0."""
     with ServerProcess(root) as server, Http2(server.grpc) as client:
         call = begin(client)

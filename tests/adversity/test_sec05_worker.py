@@ -214,8 +214,23 @@ def test_source_has_no_shell_script_for_environments() -> None:
 # ---- names with a meaning to a shell
 
 HOSTILE = [
-    "x;touch {mark}", "$(touch {mark})", "`touch {mark}`", "x|touch {mark}", "x&&touch {mark}", "../x", "a b", "x\ny",
-    "-c", "--help", "'x'", '"x"', "x>{mark}", "*", "%s%n", "\u2028", "x" * 300,
+    "x;touch {mark}",
+    "$(touch {mark})",
+    "`touch {mark}`",
+    "x|touch {mark}",
+    "x&&touch {mark}",
+    "../x",
+    "a b",
+    "x\ny",
+    "-c",
+    "--help",
+    "'x'",
+    '"x"',
+    "x>{mark}",
+    "*",
+    "%s%n",
+    "\u2028",
+    "x" * 300,
 ]
 
 

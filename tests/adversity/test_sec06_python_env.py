@@ -141,7 +141,7 @@ def test_paths_with_shell_characters_are_only_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / EVIL
     (root / "bin").mkdir(parents=True)
-    (root / "bin" / "activate").write_text("export FROM_ACTIVATE=\"$VALUE x\"\nexport PATH=\"/own:$PATH\"\n")
+    (root / "bin" / "activate").write_text('export FROM_ACTIVATE="$VALUE x"\nexport PATH="/own:$PATH"\n')
     (root / "bin" / "python").write_text("#!/bin/sh\n")
     (root / "bin" / "python").chmod(0o755)
     found = environment.prepare(f"$$TRITON_MODEL_DIRECTORY/{EVIL}", tmp_path, EnvironmentCache(tmp_path / "cache"))

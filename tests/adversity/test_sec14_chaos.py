@@ -168,8 +168,12 @@ class Chaos:
         with self.connect() as client:
             i = client.open(STREAM_CALL, message(repeat_message(range(200), self.rng.randrange(2))))
             wanted = self.rng.randrange(1, 5)
-            client.until(lambda: i in client.streams and (
-                client.streams[i].over or len(client.streams[i].messages) >= wanted or self.gone(client, i)))
+            client.until(
+                lambda: (
+                    i in client.streams
+                    and (client.streams[i].over or len(client.streams[i].messages) >= wanted or self.gone(client, i))
+                )
+            )
             client.send(rst(i))
             self.check(client, client.call(infer_message([2.0])), [2.0])
 
@@ -219,8 +223,13 @@ class Chaos:
                 self.check(client, i)
 
     def cut_anywhere(self) -> None:
-        whole = PREFACE + settings() + unary(1, infer_message([1.0], self.model())) + head(3, STREAM_CALL) + data(
-            3, message(repeat_message(range(10))) * 3)
+        whole = (
+            PREFACE
+            + settings()
+            + unary(1, infer_message([1.0], self.model()))
+            + head(3, STREAM_CALL)
+            + data(3, message(repeat_message(range(10))) * 3)
+        )
         client = self.connect(greet=False)
         client.send(whole[: self.rng.randrange(len(whole))])
         self.rng.choice([client.reset, client.close])()
@@ -333,8 +342,10 @@ def test_chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         def settled() -> bool:
             return server.call(
-                lambda: len(server.native.connections) == len(grpc_native.connections) == 0  # type: ignore[attr-defined]
-                and server.native.in_flight == grpc_native.in_flight == 0  # type: ignore[attr-defined]
+                lambda: (
+                    len(server.native.connections) == len(grpc_native.connections) == 0  # type: ignore[attr-defined]
+                    and server.native.in_flight == grpc_native.in_flight == 0
+                )  # type: ignore[attr-defined]
             )
 
         storm(server, versions, 3, 1)

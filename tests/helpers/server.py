@@ -29,7 +29,9 @@ START_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 40.0
 Address = tuple[str, int]
 T = TypeVar("T")
-_STARTED = re.compile(r"Started (HTTPService|Metrics Service|GRPCInferenceService) at ([0-9.]+):([0-9]+)")
+_STARTED = re.compile(r"Started ([A-Za-z ]*Service) at ([0-9.]+):([0-9]+)")
+_ATTRIBUTES = {"HTTPService": "http", "Metrics Service": "metrics", "GRPCInferenceService": "grpc",
+               "Sagemaker HTTPService": "sagemaker", "Vertex AI HTTPService": "vertex"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ def with_repeat(root: Path, name: str = "repeat") -> Path:
     return root
 
 
+# Where the front ends of clouds listen when a test asks for them.
+CLOUDS = ("--sagemaker-address=127.0.0.1", "--sagemaker-port=0", "--vertex-ai-address=127.0.0.1", "--vertex-ai-port=0")
+
+
 class ServerProcess:
     """``python -m triton_fast`` on free ports of 127.0.0.1.
 
@@ -82,13 +88,15 @@ class ServerProcess:
     def __init__(self, root: Path, *flags: str, exit_code: int | None = 0, env: dict[str, str] | None = None) -> None:
         self.argv = [
             sys.executable, "-m", "triton_fast", f"--model-repository={root}", "--http-address=127.0.0.1",
-            "--http-port=0", "--metrics-port=0", "--grpc-address=127.0.0.1", "--grpc-port=0", *flags,
+            "--http-port=0", "--metrics-port=0", "--grpc-address=127.0.0.1", "--grpc-port=0", *CLOUDS, *flags,
         ]  # fmt: skip
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
         self.exit_code = exit_code
         self.http: Address = ("", 0)
         self.metrics: Address = ("", 0)
         self.grpc: Address = ("", 0)
+        self.sagemaker: Address = ("", 0)
+        self.vertex: Address = ("", 0)
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
@@ -107,8 +115,7 @@ class ServerProcess:
         for line in self._lines:
             if found := _STARTED.search(line):
                 address = (found[2], int(found[3]))
-                name = {"HTTPService": "http", "Metrics Service": "metrics"}.get(found[1], "grpc")
-                setattr(self, name, address)
+                setattr(self, _ATTRIBUTES[found[1]], address)
         self.ps = psutil.Process(self.process.pid)
         return self
 
@@ -207,10 +214,11 @@ class LocalServer:
     ``server`` is the ``app.Server``; ``call`` runs a function on its loop's thread.
     """
 
-    def __init__(self, root: Path, *flags: str) -> None:
+    def __init__(self, root: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         self.options = cli.parse(
             [f"--model-repository={root}", "--http-address=127.0.0.1", "--http-port=0", "--metrics-port=0",
-             "--grpc-address=127.0.0.1", "--grpc-port=0", *flags]
+             "--grpc-address=127.0.0.1", "--grpc-port=0", *CLOUDS, *flags],
+            None if env is None else {**os.environ, **env},
         )  # fmt: skip
         self._up = threading.Event()
         self._error: BaseException | None = None
@@ -249,12 +257,12 @@ class LocalServer:
         await self.loop.run_in_executor(self.server.work, started, self.options.load_model)
         await self.server.endpoints.open()
         self.server.plane.started = True
-        assert self.server.endpoints.http is not None
-        self.http: Address = (self.server.endpoints.http.address, self.server.endpoints.http.port)
-        if self.server.endpoints.grpc is not None:
-            self.grpc: Address = (self.server.endpoints.grpc.address, self.server.endpoints.grpc.port)
-        if self.server.endpoints.metrics is not None:
-            self.metrics: Address = (self.server.endpoints.metrics.address, self.server.endpoints.metrics.port)
+        self.http, self.grpc, self.metrics, self.sagemaker, self.vertex = (
+            (getattr(self.server.endpoints, name).address, getattr(self.server.endpoints, name).port)
+            if getattr(self.server.endpoints, name) is not None
+            else ("", 0)
+            for name in ("http", "grpc", "metrics", "sagemaker", "vertex")
+        )
         self._up.set()
         await self._stop.wait()
         await self.server._drain()

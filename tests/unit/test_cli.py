@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def bad(flag: str, value: str) -> str:
 
 def test_every_field_comes_from_the_table_or_is_derived() -> None:
     derived = {"log_escape", "cpu_only", "warnings", "notes", "trace"}
+    derived |= {f"sagemaker_{part}" for part in ("ping_mode", "default_model", "inference_type")}
+    derived |= {"vertex_ai_predict_route", "vertex_ai_health_route"}
     folded = {"help", "disable_auto_complete_config", "response_cache_byte_size"}
     from_table = {flag.field for flag in FLAGS} - folded
     from_table = {name for name in from_table if not name.startswith("trace_")}
@@ -206,7 +209,7 @@ def test_later_flags_say_so_once_when_given() -> None:
         "--http-thread-count is accepted, but one event loop serves all connections, so a thread count has no effect",
     )
     assert parse("--allow-gpu-metrics=false").notes == ()
-    assert "polling is not there yet" in parse("--model-control-mode=poll").notes[0]
+    assert parse("--model-control-mode=poll", "--model-load-retry-count=2", "--model-namespacing=1").notes == ()
     summary = parse("--metrics-config=summary_latencies=true").notes
     assert len(summary) == 1
     assert "summaries are not there yet" in summary[0]
@@ -244,6 +247,54 @@ def test_port_clash() -> None:
     assert parse("--http-port=8001", "--http-address=127.0.0.1").http_port == 8001
     assert parse("--http-port=0", "--grpc-port=0", "--metrics-port=0").metrics_port == 0
     assert refuse("--http-port=8080", "--allow-vertex-ai=1") == both.format("Vertex AI", 8080)
+
+
+PORTS = {"HTTP": "http", "GRPC": "grpc", "metrics": "metrics", "SageMaker": "sagemaker", "Vertex AI": "vertex-ai"}
+ALL_PORTS = (
+    "--allow-sagemaker=1",
+    "--allow-vertex-ai=1",
+    *(f"--{p}-port={n + 1}" for n, p in enumerate(PORTS.values())),
+)
+
+
+@pytest.mark.parametrize(("name", "other"), list(itertools.combinations(PORTS, 2)))
+def test_every_pair_of_ports(name: str, other: str) -> None:
+    clash = (f"--{PORTS[name]}-port=77", f"--{PORTS[other]}-port=77")
+    assert refuse(*ALL_PORTS, *clash) == (
+        f"The server cannot listen to {name} requests and {other} requests at the same address and port 0.0.0.0:77\n"
+    )
+    assert parse(*ALL_PORTS, *clash, f"--{PORTS[name]}-address=127.0.0.1", "--metrics-address=127.0.0.2")
+
+
+@pytest.mark.parametrize("name", [name for name in PORTS if name != "SageMaker"])
+def test_every_port_in_the_range_of_sagemaker(name: str) -> None:
+    among = (*ALL_PORTS, "--sagemaker-safe-port-range=1-9")
+    assert parse(*among).sagemaker_safe_port_range == (1, 9)
+    for port in (10, 65535):
+        assert refuse(*among, f"--{PORTS[name]}-port={port}") == (
+            f"The server cannot listen to {name} requests at port {port}, allowed port range is [1, 9]\n"
+        )
+    # Its own port need not lie in the range, and without SageMaker there is none.
+    assert parse(*among, "--sagemaker-port=10").sagemaker_port == 10
+    assert parse(*among, f"--{PORTS[name]}-port=10", "--allow-sagemaker=0")
+
+
+def test_environment_of_the_clouds() -> None:
+    o = cli.parse([REPO], {})
+    assert (o.sagemaker_ping_mode, o.sagemaker_inference_type) == ("ready", "infer")
+    assert (o.vertex_ai_predict_route, o.vertex_ai_health_route) == ("", "")
+    given = {"SAGEMAKER_TRITON_PING_MODE": "live", "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME": "m"}
+    given |= {"SAGEMAKER_TRITON_INFERENCE_TYPE": "generate", "AIP_PREDICT_ROUTE": "/p", "AIP_HEALTH_ROUTE": "/h"}
+    o = cli.parse([REPO], given)
+    assert (o.sagemaker_ping_mode, o.sagemaker_default_model, o.sagemaker_inference_type) == ("live", "m", "generate")
+    assert (o.vertex_ai_predict_route, o.vertex_ai_health_route) == ("/p", "/h")
+    assert not o.notes
+
+
+def test_threads_of_the_clouds_have_no_effect() -> None:
+    text = "is accepted, but one event loop serves all connections, so a thread count has no effect"
+    notes = parse("--sagemaker-thread-count=2", "--vertex-ai-thread-count=2", "--allow-vertex-ai=1").notes
+    assert notes == (f"--sagemaker-thread-count {text}", f"--vertex-ai-thread-count {text}")
 
 
 def test_sagemaker_range() -> None:

@@ -18,11 +18,12 @@ from tests.helpers.grpc_calls import SERVICE, FakeCall, Front
 from tests.helpers.server import Model, repository
 from triton_fast import protos
 from triton_fast.config import to_json
-from triton_fast.dataplane import EXTENSIONS, SHM_DISABLED
+from triton_fast.dataplane import EXTENSIONS
 from triton_fast.errors import Code, InvalidArg, NotFound, ServerError
 from triton_fast.frontends.grpc import calls, health, service
 from triton_fast.frontends.grpc.service import METHODS, Method
 from triton_fast.frontends.work import Where
+from triton_fast.shared_memory import DISABLED
 
 NOT_FOUND, INVALID, UNIMPLEMENTED, INTERNAL, UNAVAILABLE = 5, 3, 12, 13, 14
 NATIVE = {"ModelInfer", "ModelStreamInfer"}
@@ -357,9 +358,9 @@ def test_shared_memory(front: Front, kind: str, monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
     for verb in ("Register", "Unregister"):
         request = getattr(protos, f"{kind}SharedMemory{verb}Request")(name="r")
-        assert refused(front, f"{kind}SharedMemory{verb}", request) == (UNIMPLEMENTED, SHM_DISABLED)
+        assert refused(front, f"{kind}SharedMemory{verb}", request) == (UNIMPLEMENTED, DISABLED)
     row = {"name": "r", "byte_size": 64, **({"key": "/k", "offset": 8} if kind == "System" else {"device_id": 1})}
-    monkeypatch.setattr(front.plane, "shared_memory_status", lambda of, name: [row] if of == kind.lower() else [])
+    monkeypatch.setattr(front.plane.shared_memory, "status", lambda of, name: [row] if of == kind.lower() else [])
     regions = answer(front, f"{kind}SharedMemoryStatus").regions
     assert {name: json_format.MessageToDict(r) for name, r in regions.items()}["r"].keys() >= {"name", "byteSize"}
     assert regions["r"].byte_size == 64

@@ -15,10 +15,10 @@ PACKAGE = "triton_fast"
 # Top first. A module may import what stands on a later line, and its own package. Modules on the same line do not know
 # each other.
 LAYERS = (
-    ("app", "endpoints", "listeners", "cli", "__main__"),
+    ("app", "endpoints", "listeners", "startup", "cli", "__main__"),
     ("frontends",),
     ("dataplane",),
-    ("scheduling", "repository"),
+    ("scheduling", "repository", "shared_memory"),
     ("backends",),
     ("config", "memory", "observability"),
     ("_native",),
@@ -27,6 +27,7 @@ LAYERS = (
 # Same line, but allowed: the importer on the left.
 SIDEWAYS = {
     ("__main__", "app"), ("__main__", "cli"), ("app", "cli"), ("app", "endpoints"),
+    ("app", "startup"), ("startup", "cli"),
     ("endpoints", "cli"), ("endpoints", "listeners"), ("listeners", "cli"),
     ("errors", "types"), ("", "_version"),
 }  # fmt: skip
@@ -38,6 +39,7 @@ NATIVE = {
     "sched": ("core",),
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
+    "arrays": ("core", "sched.instance"),
     "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),

@@ -177,7 +177,7 @@ def test_a_check_that_may_wait_is_known_beforehand(tmp_path):
         runtime.ready_may_block = True
         return runtime
 
-    world.repository._start_runtime = start
+    world.repository._starts._start_runtime = start
     world.repository.load("a")
     assert world.repository.ready_may_block
     world.repository.unload("a")

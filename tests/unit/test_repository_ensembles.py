@@ -640,7 +640,7 @@ def test_a_model_may_load_an_ensemble_but_not_the_one_it_belongs_to(world: World
             errors.append(error_of(Unavailable, control.load_model, caller, "e", "", {}))
         return start(context, backend)
 
-    world.manager._start_runtime = asking
+    world.manager._starts._start_runtime = asking
     world.manager.load("e")
     assert errors == ["model 'a' is being loaded and would wait for itself: a -> a"]
     assert world.ready() == ["a", "b", "e", "other"]

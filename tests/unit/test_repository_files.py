@@ -16,7 +16,8 @@ from triton_fast import protos
 from triton_fast.errors import InvalidArg, NotFound
 from triton_fast.repository.fingerprint import fingerprint
 from triton_fast.repository.overrides import write_override
-from triton_fast.repository.sources import LocalSource, MaterializedDir, Repositories, name_hint, odd_names
+from triton_fast.repository.repositories import Repositories
+from triton_fast.repository.sources import LocalSource, MaterializedDir, name_hint, odd_names
 from triton_fast.repository.versions import discover, parse_version, select
 from triton_fast.repository.workers import Workers
 
@@ -209,10 +210,10 @@ def test_a_repository_that_vanishes_does_not_hide_the_others(tmp_path: Path) -> 
     for repo in ("r1", "r2"):
         (tmp_path / repo / repo).mkdir(parents=True)
     both = Repositories([LocalSource(tmp_path / "r1"), LocalSource(tmp_path / "r2")])
-    assert list(both.listing()) == ["r1", "r2"]
+    assert list(both.listing().owners) == ["r1", "r2"]
     (tmp_path / "r1" / "r1").rmdir()
     (tmp_path / "r1").rmdir()
-    assert list(both.listing()) == ["r2"]
+    assert list(both.listing().owners) == ["r2"]
 
 
 def test_override_is_written_privately_and_removed(tmp_path: Path) -> None:

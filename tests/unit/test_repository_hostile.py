@@ -65,7 +65,8 @@ def _audit(event: str, args: tuple[object, ...]) -> None:
     if not _watching or event not in EVENTS:
         return
     roots, seen = _watching[-1]
-    path = _path_of(args[0]) if args else None
+    # The first of a symlink is only text.
+    path = _path_of(args[event == "os.symlink"]) if args else None
     # A plain name beside a directory descriptor: that directory was looked at when it was opened.
     is_relative = path is not None and "/" not in path and isinstance(args[-1], int) and args[-1] >= 0
     if path is not None and not is_relative and not _is_below(path, roots):

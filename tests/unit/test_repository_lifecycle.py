@@ -399,7 +399,10 @@ def test_new_version_is_loaded_beside_and_the_unchanged_one_is_kept(repo: Path, 
     write_model(repo, "m", {"2": "ok"}, ALL)
     os.utime(repo / "m" / "config.pbtxt", ns=(5, 5))
     manager.load("m")
-    assert manager.resolve("m", 1) is not first, "the config's time changed: everything is loaded anew"
+    assert manager.resolve("m", 1) is first, "another time of the config is no other config"
+    (repo / "m" / "config.pbtxt").write_text(ALL + 'metric_tags { key: "k" value: "v" }')
+    manager.load("m")
+    assert manager.resolve("m", 1) is not first, "the config changed: everything is loaded anew"
     first = manager.resolve("m", 1)
     (repo / "m" / "3").mkdir()
     (repo / "m" / "3" / "model.fake").write_text("ok")

@@ -87,7 +87,7 @@ def test_detect_changes(repo: Path, engine: FakeEngine) -> None:
         write_model(repo, name)
     manager = manager_for(repo, engine=engine)
     manager.start(["*"])
-    assert manager.detect_changes() == ([], [], [])
+    assert not manager.detect_changes()
     manager.load("overridden", config_json=OVERRIDE)
     (repo / "edited" / "1" / "model.fake").write_text("ok longer")
     shutil.rmtree(repo / "removed")

@@ -303,12 +303,12 @@ def test_drain_answers_what_is_in_hand(root: Path, files: Files) -> None:
         connection = connect(server.http, client_context(files))
         connection.request("POST", "/v2/models/slow/infer", infer_body([1.0]))
         assert until(lambda: server.native.in_flight == 1)  # type: ignore[attr-defined]
-        assert server.server.http is not None
-        server.call(server.server.http.begin_drain)
+        assert server.server.endpoints.http is not None
+        server.call(server.server.endpoints.http.begin_drain)
         answer = connection.getresponse()
         assert (answer.status, json.loads(answer.read())["outputs"][0]["data"]) == (200, [1.0])
         connection.close()
-        assert until(lambda: server.server.http.open_connections == 0)  # type: ignore[union-attr]
+        assert until(lambda: server.server.endpoints.http.open_connections == 0)  # type: ignore[union-attr]
 
 
 def test_a_bad_file_stops_the_start(root: Path, files: Files) -> None:

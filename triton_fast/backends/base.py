@@ -42,6 +42,8 @@ class LoadContext:
         The engine's handle of this version, when ``load`` is called.
     settings
         ``--backend-config`` of this backend laid over the global ones.
+    namespace
+        The repository it is from, where each is a namespace of its own; else empty.
     threads_per_instance
         Threads one instance may use so that all instances together stay within the cores this process may use.
     """
@@ -56,6 +58,7 @@ class LoadContext:
     given: frozenset[str] = frozenset()
     host: Host = field(default_factory=Host)
     native: NativeModel | None = None
+    namespace: str = ""
 
 
 @dataclass(frozen=True)

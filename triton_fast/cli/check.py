@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from triton_fast.errors import ServerError
+from triton_fast.repository import cloud
 from triton_fast.repository.check import Checker, report
 
 
@@ -19,15 +20,20 @@ def main(argv: Sequence[str]) -> int:
         prog="python -m triton_fast check",
         description="Find what is wrong in model repositories, with file, line, column and what to do. Loads no model.",
     )
-    parser.add_argument("repository", nargs="+", type=Path)
+    parser.add_argument("repository", nargs="+", help="a directory, or a place in a store: s3://, gs://, as://")
     parser.add_argument("--model-config-name", default="", help="check configs/NAME.pbtxt where a model has it")
     parser.add_argument("--disable-auto-complete-config", action="store_true", help="a config must say everything")
     parser.add_argument("--backend-directory", type=Path, help="where Python-based backends are")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of text")
     given = parser.parse_args(argv)
+    opened = None
     try:
+        paths = [Path(path) for path in given.repository if not cloud.kind_of(path)]
+        if len(paths) < len(given.repository):
+            opened = cloud.OpenedSources([path for path in given.repository if cloud.kind_of(path)])
+            paths += opened.fetch_all()
         checker = Checker(
-            given.repository, config_name=given.model_config_name, strict=given.disable_auto_complete_config,
+            paths, config_name=given.model_config_name, strict=given.disable_auto_complete_config,
             backend_directory=given.backend_directory,
         )  # fmt: skip
         found = checker.run()
@@ -35,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        if opened is not None:
+            opened.close()
     if given.json:
         for finding in found:
             print(json.dumps(dataclasses.asdict(finding)))

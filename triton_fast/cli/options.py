@@ -89,10 +89,15 @@ class Options:
     sagemaker_port: int
     sagemaker_safe_port_range: tuple[int, int] | None
     sagemaker_thread_count: int
+    sagemaker_ping_mode: str  # these three from SAGEMAKER_TRITON_*
+    sagemaker_default_model: str
+    sagemaker_inference_type: str
     allow_vertex_ai: bool
     vertex_ai_port: int
     vertex_ai_thread_count: int
     vertex_ai_default_model: str
+    vertex_ai_predict_route: str  # AIP_PREDICT_ROUTE and AIP_HEALTH_ROUTE
+    vertex_ai_health_route: str
 
     allow_metrics: bool
     allow_gpu_metrics: bool
@@ -131,6 +136,8 @@ class Options:
     http_server_cert: str
     http_server_key: str
     http_root_cert: str
+    sagemaker_address: str
+    vertex_ai_address: str
     grpc_max_message_size: int
     grpc_max_inflated_size: int
     grpc_max_metadata_size: int
@@ -140,7 +147,10 @@ class Options:
     request_memory_limit: int  # 0: three quarters of what the process may use
     overload_status: str
     access_log: float
+    repository_cache_size: int  # 0: no limit
     allow_code_upload: bool
+    api_keys: str  # a file; empty: no key is asked for
+    api_keys_open: tuple[str, ...]  # categories that need none
 
     cpu_only: bool  # TRITON_SERVER_CPU_ONLY is set
     warnings: tuple[str, ...]  # deprecated flags, in Triton's words; stderr before anything else

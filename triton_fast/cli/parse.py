@@ -109,6 +109,13 @@ def _defaults(env: Mapping[str, str]) -> dict[str, Any]:
             raise CliError(f'Bad option: "AIP_HTTP_PORT".\n{error}\n') from None
     values["warnings"] = values["notes"] = ()
     values["log_escape"] = env.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0"
+    values["sagemaker_ping_mode"] = env.get("SAGEMAKER_TRITON_PING_MODE", "ready")
+    values["sagemaker_default_model"] = env.get(
+        "SAGEMAKER_TRITON_DEFAULT_MODEL_NAME", "unspecified_SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"
+    )
+    values["sagemaker_inference_type"] = env.get("SAGEMAKER_TRITON_INFERENCE_TYPE", "infer")
+    values["vertex_ai_predict_route"] = env.get("AIP_PREDICT_ROUTE", "")
+    values["vertex_ai_health_route"] = env.get("AIP_HEALTH_ROUTE", "")
     values["cpu_only"] = "TRITON_SERVER_CPU_ONLY" in env
     return values
 
@@ -145,11 +152,6 @@ def _notes(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:
         # Switching off what is not there is what happens anyway.
         if flag.later and values[flag.field] is not False:
             notes[flag.name] = f"--{flag.name} is accepted, but {flag.later}"
-    if values["model_control_mode"] == "poll":
-        notes["model-control-mode"] = (
-            "--model-control-mode=poll is accepted, but polling is not there yet: models are loaded once, as in mode "
-            "none"
-        )
     return tuple(notes.values())
 
 
@@ -246,8 +248,8 @@ def _check_ports(o: Options) -> None:
         (o.allow_http, "HTTP", o.http_address, o.http_port, None),
         (o.allow_grpc, "GRPC", o.grpc_address, o.grpc_port, None),
         (o.allow_metrics, "metrics", o.metrics_address, o.metrics_port, None),
-        (o.allow_sagemaker, "SageMaker", "0.0.0.0", o.sagemaker_port, o.sagemaker_safe_port_range),
-        (o.allow_vertex_ai, "Vertex AI", "0.0.0.0", o.vertex_ai_port, None),
+        (o.allow_sagemaker, "SageMaker", o.sagemaker_address, o.sagemaker_port, o.sagemaker_safe_port_range),
+        (o.allow_vertex_ai, "Vertex AI", o.vertex_ai_address, o.vertex_ai_port, None),
     ]
     used = [row[1:] for row in ports if row[0]]
     for index, (name, address, port, safe) in enumerate(used):

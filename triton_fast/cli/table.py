@@ -34,12 +34,10 @@ GROUPS = (
 _ANY, _SERVER, _LOG, _REPO, _HTTP, _GRPC, _SAGE, _VERTEX, _METRICS = GROUPS[:9]
 _TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUPS[9:]
 
-_NO_SAGE = "the SageMaker front end is not there yet"
-_NO_VERTEX = "the Vertex AI front end is not there yet"
+_NO_THREADS = "one event loop serves all connections, so a thread count has no effect"
 _NO_TRACE = "tracing is not there yet: no trace is written"
 _NO_CACHE = "compiled caches are not loaded: local and redis are built in"
 _NO_GPU = "GPU memory is not managed yet"
-_NO_SHM = "shared-memory regions are not there yet: registering one is refused"
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,9 @@ FLAGS: tuple[Flag, ...] = (
          "and errors go to stderr."),
 
     Flag("model-store", v.STRS, (), _REPO, "The same as --model-repository.", repeatable=True, dest="model_repository"),
-    Flag("model-repository", v.STRS, (), _REPO, "Directory that holds models. Required; may be given several times. A "
-         "model name that stands in two repositories is not served.", repeatable=True),
+    Flag("model-repository", v.STRS, (), _REPO, "Directory that holds models, or such a place in a store: s3://, "
+         "gs://, as:// (docs/cloud_repositories.md). Required; may be given several times. A model name that "
+         "stands in two repositories is not served, but with --model-namespacing.", repeatable=True),
     Flag("exit-on-error", v.BOOL, True, _REPO, "Exit if a model fails to load at start."),
     Flag("disable-auto-complete-config", v.NONE, False, _REPO, "Never complete a model's configuration from the model "
          "itself: every model needs a whole config.pbtxt."),
@@ -95,17 +94,15 @@ FLAGS: tuple[Flag, ...] = (
     Flag("model-control-mode", v.choice("model-control-mode", "none", "poll", "explicit"), "none", _REPO, "\"none\": "
          "all models are loaded at start and stay. \"poll\": changes in the repository are followed. \"explicit\": "
          "--load-model and the repository API say what is loaded."),
-    Flag("repository-poll-secs", v.INT, 15, _REPO, "Period of mode \"poll\".", unit="s",
-         later="mode \"poll\" is not there yet"),
+    Flag("repository-poll-secs", v.INT, 15, _REPO, "Period of mode \"poll\"; 0 never looks by itself.", unit="s"),
     Flag("load-model", v.STRS, (), _REPO, "Model to load at start in mode \"explicit\"; may be given several times. "
          "\"*\", alone, loads all.", repeatable=True),
     Flag("model-config-name", v.CONFIG_NAME, "", _REPO, "Use configs/<name>.pbtxt of a model, where it exists, instead "
          "of config.pbtxt."),
     Flag("model-load-thread-count", v.INT, 4, _REPO, "Models loaded at the same time."),
-    Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed.",
-         later="a failed load is not tried again yet"),
-    Flag("model-namespacing", v.BOOL, False, _REPO, "Allow one model name in several repositories.",
-         later="names must be unique over all repositories for now"),
+    Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed."),
+    Flag("model-namespacing", v.BOOL, False, _REPO, "Allow one model name in several repositories: each is a "
+         "namespace, and ensembles prefer the members of their own."),
     Flag("enable-peer-access", v.BOOL, True, _REPO, "Let GPUs read each other's memory.", later=_NO_GPU),
 
     Flag("allow-http", v.BOOL, True, _HTTP, "Serve HTTP. False by default where AIP_MODE=PREDICTION."),
@@ -115,7 +112,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-header-forward-pattern", v.REGEX, "", _HTTP, "Regular expression; request headers that match it, in any "
          "case, become request parameters."),
     Flag("http-thread-count", v.INT, 8, _HTTP, "Threads that serve HTTP.",
-         later="one event loop serves all connections, so a thread count has no effect"),
+         later=_NO_THREADS),
     Flag("http-max-input-size", v.bounded(1, v.INT64[1], "Error: --http-max-input-size must be greater than 0.",
          v.INT64), 67108864, _HTTP, "Largest request body, also after decompression.", unit="bytes"),
     Flag("http-restricted-api", v.restricted("http-restricted-api", "api"), v.EMPTY, _HTTP,
@@ -158,18 +155,18 @@ FLAGS: tuple[Flag, ...] = (
          v.EMPTY, _GRPC, "<protocols>:<key>=<value>. As --http-restricted-api, with metadata key "
          "triton-grpc-protocol-<key>.", repeatable=True),
 
-    Flag("allow-sagemaker", v.BOOL, False, _SAGE, "Serve the SageMaker routes.", later=_NO_SAGE),
-    Flag("sagemaker-port", v.PORT, 8080, _SAGE, "Port of the SageMaker routes.", later=_NO_SAGE),
+    Flag("allow-sagemaker", v.BOOL, False, _SAGE, "Serve the SageMaker routes."),
+    Flag("sagemaker-port", v.PORT, 8080, _SAGE, "Port to listen on for SageMaker; 0 takes a free one."),
     Flag("sagemaker-safe-port-range", v.PORT_RANGE, None, _SAGE, "<first>-<last>: ports that the other front ends may "
-         "use.", later=_NO_SAGE),
-    Flag("sagemaker-thread-count", v.INT, 8, _SAGE, "Threads for SageMaker requests.", later=_NO_SAGE),
+         "use."),
+    Flag("sagemaker-thread-count", v.INT, 8, _SAGE, "Threads for SageMaker requests.", later=_NO_THREADS),
 
-    Flag("allow-vertex-ai", v.BOOL, False, _VERTEX, "Serve Vertex AI. True by default where AIP_MODE=PREDICTION.",
-         later=_NO_VERTEX),
-    Flag("vertex-ai-port", v.PORT, 8080, _VERTEX, "Port of the Vertex AI routes; AIP_HTTP_PORT changes the default.",
-         later=_NO_VERTEX),
-    Flag("vertex-ai-thread-count", v.INT, 8, _VERTEX, "Threads for Vertex AI requests.", later=_NO_VERTEX),
-    Flag("vertex-ai-default-model", v.STR, "", _VERTEX, "Model that the predict route uses.", later=_NO_VERTEX),
+    Flag("allow-vertex-ai", v.BOOL, False, _VERTEX, "Serve Vertex AI. True by default where AIP_MODE=PREDICTION."),
+    Flag("vertex-ai-port", v.PORT, 8080, _VERTEX, "Port to listen on for Vertex AI; AIP_HTTP_PORT changes the default, "
+         "0 takes a free one."),
+    Flag("vertex-ai-thread-count", v.INT, 8, _VERTEX, "Threads for Vertex AI requests.", later=_NO_THREADS),
+    Flag("vertex-ai-default-model", v.STR, "", _VERTEX, "Model that the predict route uses; the only one that is "
+         "loaded if not given."),
 
     Flag("allow-metrics", v.BOOL, True, _METRICS, "Serve Prometheus metrics."),
     Flag("allow-gpu-metrics", v.BOOL, True, _METRICS, "Include GPU metrics, where the NVIDIA driver and the "
@@ -191,8 +188,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("backend-config", v.BACKEND, v.EMPTY, _BACKEND, "<backend>,<setting>=<value>, or <setting>=<value> for all "
          "backends. May be given several times.", repeatable=True),
 
-    Flag("repoagent-directory", v.STR, "/opt/tritonserver/repoagents", _AGENT, "Directory of repository agents.",
-         later="repository agents are not there yet"),
+    Flag("repoagent-directory", v.STR, "/opt/tritonserver/repoagents", _AGENT, "Directory of repository agents: "
+         "<directory>/<name>/agent.py acts on the models that name it. \"checksum\" is built in."),
 
     Flag("cache-config", v.CACHE, v.EMPTY, _CACHE, "<cache>,<setting>=<value>; one cache only: local (size=<bytes>) or "
          "redis (host, port, ...; docs/response_cache.md). May be given several times.", repeatable=True),
@@ -218,7 +215,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("model-load-gpu-limit", v.DEVICE_FRACTION, v.EMPTY, _MEMORY, "<gpu>:<fraction>: no model is loaded on the GPU "
          "while more of its memory is in use. May be given several times.", repeatable=True, later=_NO_GPU),
 
-    Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register shared-memory regions.", later=_NO_SHM),
+    Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register regions of system shared memory, which must "
+         "lie in /dev/shm of the server and be its own user's or open to all; docs/shared_memory.md."),
 
     Flag("http-header-timeout-secs", v.SECONDS, 20, OURS, "A request head must have come within this time.", unit="s"),
     Flag("http-body-timeout-secs", v.SECONDS, 60, OURS, "A request body may stand still no longer than this.",
@@ -234,6 +232,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("http-server-cert", v.STR, "", OURS, "PEM file: certificate of the server, for HTTP."),
     Flag("http-server-key", v.STR, "", OURS, "PEM file: key of the server, for HTTP."),
     Flag("http-root-cert", v.STR, "", OURS, "PEM file: root that signs client certificates, for HTTP."),
+    Flag("sagemaker-address", v.STR, "0.0.0.0", OURS, "Address to listen on for SageMaker."),
+    Flag("vertex-ai-address", v.STR, "0.0.0.0", OURS, "Address to listen on for Vertex AI."),
     Flag("grpc-max-message-size", v.bounded(1, v.INT32[1]), v.INT32[1], OURS, "Largest message, to and from the "
          "server.", unit="bytes"),
     Flag("grpc-max-inflated-size", v.bounded(1, v.INT32[1]), 268435456, OURS, "Largest compressed message after "
@@ -251,8 +251,15 @@ FLAGS: tuple[Flag, ...] = (
          "model's queue has no place: 503 and UNAVAILABLE as Triton, or 429 with Retry-After and RESOURCE_EXHAUSTED."),
     Flag("access-log", v.FRACTION, 0.0, OURS, "Share of requests, 0 to 1, that get a line in the log; 0 is none.",
         later="there is no access log yet"),
+    Flag("repository-cache-size", v.bounded(0, v.INT64[1], limits=v.INT64), 10 << 30, OURS, "What unused files of "
+         "models from the cloud may make the cache on disk grow to; what is in use stays in any case. 0 is no limit.",
+         unit="bytes"),
     Flag("allow-code-upload", v.BOOL, False, OURS, "Let load requests bring model files (file:<path> parameters). Who "
         "may load models can then run code."),
+    Flag("api-keys", v.STR, "", OURS, "File of API keys, made with \"python -m triton_fast keys\" and read anew when "
+         "it changes. Requests on all ports then need a key of the right scope."),
+    Flag("api-keys-open", v.OPEN, (), OURS, "Comma list of " + ", ".join(v.RESTRICTED) + " and metrics: what needs no "
+         "key, for instance health for probes that can send none."),
 
     Flag("strict-model-config", v.BOOL, None, DEPRECATED, "True: as --disable-auto-complete-config.",
          replaced_by="--disable-auto-complete-config"),

@@ -283,6 +283,14 @@ def _path_name(text: str) -> str:
     return text
 
 
+def _open(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    for name in names:
+        if name not in (*RESTRICTED, "metrics"):
+            raise BadValue(f"unknown api '{name}' \n")
+    return tuple(names)
+
+
 NONE = Kind("", lambda _text: True)
 STR = Kind("string", str)
 STRS = Kind("string", str, append_sorted)
@@ -298,6 +306,7 @@ FRACTION = Kind("float", _fraction)
 VERBOSE = Kind("integer", to_verbose)
 REGEX = Kind("string", _regex)
 CONFIG_NAME = Kind("string", _path_name)
+OPEN = Kind("string", _open)
 BACKEND = Kind("<string>,<string>=<string>", _backend, _merge_setting)
 CACHE = Kind("<string>,<string>=<string>", _cache, _merge_setting)
 TRACE = Kind("<string>,<string>=<string>", _trace, append)

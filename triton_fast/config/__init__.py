@@ -30,8 +30,8 @@ __all__ = [
     "Added", "ConfigError", "Control", "EnsemblePlan", "IoSpec", "ModelConfig", "ModelTensor", "Parsed",
     "added_specs", "check_against_model", "check_groups", "check_members", "check_name", "check_tensors",
     "complete_from_model", "config_path", "controls", "io_specs", "load_model_config", "member_names",
-    "normalize", "read_labels", "read_member_names", "read_model_config", "read_warmup_file", "templates",
-    "to_json", "validate", "version_dirs",
+    "normalize", "read_agents", "read_labels", "read_member_names", "read_model_config", "read_warmup_file",
+    "templates", "to_json", "validate", "version_dirs",
 ]  # fmt: skip
 
 
@@ -94,6 +94,25 @@ def read_member_names(model_dir: Path, config_name: str = "", override_json: str
     data = read_file(path, path.name) if path.exists() else b""
     # The name of a field can not be written otherwise.
     return member_names(parse_text(data, path.name).config) if b"ensemble_scheduling" in data else []
+
+
+def read_agents(model_dir: Path, config_name: str = "", override_json: str | None = None) -> ModelConfig | None:
+    """Return the config as it is written where it names repository agents, else None. Cheap where it does not.
+
+    Raises
+    ------
+    ServerError, OSError
+        The config can not be read.
+    """
+    if override_json is not None:
+        config = parse_json(override_json).config
+    else:
+        path = config_path(model_dir, config_name)
+        data = read_file(path, path.name) if path.exists() else b""
+        if b"model_repository_agents" not in data:
+            return None
+        config = parse_text(data, path.name).config
+    return config if config.model_repository_agents.agents else None
 
 
 def config_path(model_dir: Path, config_name: str = "") -> Path:

@@ -89,7 +89,9 @@ def label_path(output: Any, config: Any, model_dir: Path) -> Path:
     """Return the label file of an output. Raises Unsupported, with Triton's text, when it is outside."""
     name = output.label_filename
     path = model_dir / name if "\0" not in name else model_dir
-    if "\0" in name or name.startswith("/") or not is_inside(path, model_dir):
+    # By its spelling first: following links would look at what is outside.
+    climbs = os.path.normpath(name).split("/")[0] == ".."
+    if "\0" in name or name.startswith("/") or climbs or not is_inside(path, model_dir):
         shown = one_line(name[:200])
         raise Unsupported(
             one_line(

@@ -8,11 +8,12 @@ from concurrent.futures import Executor
 from triton_fast.dataplane import Dataplane
 from triton_fast.frontends import compression
 from triton_fast.frontends.authorizer import Authorizer
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.frontends.work import Offload, Where
 
 
 class V2App(Offload):
-    """Base of what native connections ask of Python. ``restricted``: see ``Authorizer``."""
+    """Base of what native connections ask of Python. ``restricted``, ``keys``: see ``Authorizer``."""
 
     deflate = staticmethod(compression.deflate)
 
@@ -23,11 +24,14 @@ class V2App(Offload):
         loads: Executor,
         restricted: Mapping[str, tuple[str, str]] | None = None,
         checks: Executor | None = None,
+        *,
+        keys: KeyRing | None = None,
     ) -> None:
         super().__init__(work, loads, checks)
         self.plane = plane
-        # Inference itself is checked by the native connections (restrict_infer).
-        self.authorizer = Authorizer(restricted)
+        # Inference itself is checked by the native connections (restrict_infer,
+        # require_keys).
+        self.authorizer = Authorizer(restricted, keys)
 
     def place(self, where: Where) -> Where:
         """Return where a handler runs now."""

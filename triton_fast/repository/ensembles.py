@@ -20,7 +20,6 @@ from triton_fast.repository.dependencies import MAX_DEPTH, Graph, cycle, is_too_
 from triton_fast.repository.operations import Asking, Operations
 from triton_fast.repository.planning import Plan, Planner
 from triton_fast.repository.prepare import Preparer
-from triton_fast.repository.sources import check_name
 from triton_fast.repository.table import Entry, ModelTable, R, Record, State
 from triton_fast.repository.workers import Workers
 
@@ -124,7 +123,6 @@ class Ensembles(Generic[R]):
 
     def _load_member(self, name: str, is_nested: bool, asking: Asking) -> bool:
         try:
-            check_name(name)
             with self._operations.turn(name, asking):
                 record = self._table.record(name)
                 if record is not None and record.ready and record.mark is None:
@@ -142,7 +140,7 @@ class Ensembles(Generic[R]):
         is_served = record is not None and bool(record.ready)
         (self.graph.add if is_served else self.graph.replace)(plan.name, plan.members)
         try:
-            return replace(plan, ensemble=plan_of(plan.parsed.config, self._table, self.graph))
+            return replace(plan, ensemble=self._plan_of(plan.name, plan.parsed.config))
         except ConfigError as error:
             log.error(f"failed to load model '{plan.name}': {error}")
             if not is_served:
@@ -153,9 +151,12 @@ class Ensembles(Generic[R]):
                 self._table.failed(plan.name, str(error))
             raise InvalidArg(f"load failed for model '{plan.name}': {error}\n") from None
 
+    def _plan_of(self, name: str, config: Any) -> EnsemblePlan:
+        return plan_of(name, config, self._table, self.graph, partial(self._planner.member, name))
+
     def recheck(self, changed: Iterable[str], asking: Asking) -> None:
         """Bring the ensembles that depend on changed models up to date: go on, start again, stop, come back."""
-        for name in self.graph.dependents(changed):
+        for name in self.graph.dependents(self._planner.namesakes(changed)):
             try:
                 with self._operations.turn(name, asking):
                     self._recheck_one(name)
@@ -175,7 +176,7 @@ class Ensembles(Generic[R]):
             if served is None:
                 return
             try:
-                plan = plan_of(served.context.config, self._table, self.graph)
+                plan = self._plan_of(name, served.context.config)
                 if plan == served.plan:
                     keep.append(version)
                 else:
@@ -187,7 +188,9 @@ class Ensembles(Generic[R]):
                 self._end(name, [*self._table.suspend(name, reason), *fresh])
                 return
         if fresh:
-            retired = self._table.swap(name, fresh, keep, record.mark, record.location)
+            retired = self._table.swap(
+                name, fresh, keep, mark=record.mark, location=record.location, setup=record.setup
+            )
             self._end(name, fresh if retired is None else retired)
 
     def _restart(self, entry: Entry[R], served: Served, plan: EnsemblePlan) -> Entry[R]:
@@ -199,15 +202,24 @@ class Ensembles(Generic[R]):
         return Entry(entry.version, State.LOADING, "", runtime, self._clock() - begin, directory, entry.dirname, kept)
 
 
-def plan_of(config: Any, table: ModelTable[Any], graph: Graph) -> EnsemblePlan:
+def plan_of(
+    name: str, config: Any, table: ModelTable[Any], graph: Graph, member: Callable[[str], str] = str
+) -> EnsemblePlan:
     """Return the plan of an ensemble over the members as they are served now.
+
+    Parameters
+    ----------
+    name
+        The ensemble's key.
+    member
+        Name in the config -> key.
 
     Raises
     ------
     ConfigError
         With Triton's text: a member is missing or does not fit, or the ensemble depends on itself.
     """
-    name = config.name
+    config = _keyed(config, member)
     names = member_names(config)
     edges = {**graph.edges(), name: frozenset(names)}
     if way := cycle(name, edges):
@@ -237,6 +249,17 @@ def plan_of(config: Any, table: ModelTable[Any], graph: Graph) -> EnsemblePlan:
     if is_too_deep(name, edges):
         raise ConfigError(f"ensemble '{name}' is nested more than {MAX_DEPTH} deep")
     return check_members(config, configs)
+
+
+def _keyed(config: Any, member: Callable[[str], str]) -> Any:
+    """Return the config with its steps' models named by key."""
+    if all(member(step.model_name) == step.model_name for step in config.ensemble_scheduling.step):
+        return config
+    own = type(config)()
+    own.CopyFrom(config)
+    for step in own.ensemble_scheduling.step:
+        step.model_name = member(step.model_name)
+    return own
 
 
 def _check_there(name: str, records: dict[str, Record[Any] | None]) -> None:

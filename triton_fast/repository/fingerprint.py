@@ -28,8 +28,11 @@ class Fingerprint:
 
     def same_version(self, other: Fingerprint, name: str) -> bool:
         """Tell whether the version directory and everything it shares with others is the same in both."""
-        shared = (self.config, self.common) == (other.config, other.common)
-        return shared and name in self.versions and self.versions[name] == other.versions.get(name)
+        return self.config == other.config and self.same_files(other, name)
+
+    def same_files(self, other: Fingerprint, name: str) -> bool:
+        """As ``same_version``, whatever the config."""
+        return self.common == other.common and name in self.versions and self.versions[name] == other.versions.get(name)
 
 
 def fingerprint(model_dir: Path) -> Fingerprint:

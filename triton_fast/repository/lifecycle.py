@@ -7,7 +7,7 @@ Source: spec/model_config.md sections 1 and 12, spec/http.md section 7. Must not
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from enum import Enum
 from functools import partial
@@ -17,23 +17,23 @@ from typing import Any, Generic, NamedTuple, NoReturn
 from triton_fast._native.sched.model import Epoch
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.config import EnsemblePlan
-from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported, describe
+from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.observability import log
-from triton_fast.repository.changes import Changes, detect
+from triton_fast.repository.changes import Change, Changes, detect
 from triton_fast.repository.dependencies import levels
-from triton_fast.repository.ensembles import Ensembles, reasons_text
-from triton_fast.repository.fingerprint import fingerprint
+from triton_fast.repository.endings import Endings
+from triton_fast.repository.ensembles import Ensembles
 from triton_fast.repository.operations import Asking, Operations, unasked
-from triton_fast.repository.planning import Plan, Planner, without_path
+from triton_fast.repository.planning import Planner
 from triton_fast.repository.prepare import Preparer
-from triton_fast.repository.sources import Repositories, Source, check_name, odd_names
+from triton_fast.repository.repositories import Repositories
+from triton_fast.repository.sources import DUPLICATE, LocalSource, Source, check_name, odd_names
 from triton_fast.repository.sources import shown as shown_name
-from triton_fast.repository.table import UNLOADED, Entry, IndexRow, ModelTable, R, State
+from triton_fast.repository.starts import Starts
+from triton_fast.repository.table import IndexRow, ModelTable, R
 from triton_fast.repository.workers import Workers
 
 _WILDCARD = "*"
-# Each may wait for the requests in flight of one version; a load never waits for them.
-_UNLOAD_THREADS = 16
 # How long an unload waits for an ensemble's requests before its members end too.
 _DEPENDENTS_WAIT_S = 30.0
 
@@ -70,6 +70,10 @@ class ModelRepositoryManager(Generic[R]):
         Seconds; for load durations and time limits.
     epoch
         Advanced whenever a name may resolve to another version.
+    namespacing
+        ``--model-namespacing``.
+    open_source
+        Path -> repository, for those that are registered later.
     """
 
     def __init__(
@@ -87,20 +91,19 @@ class ModelRepositoryManager(Generic[R]):
         work_dir: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         epoch: Epoch | None = None,
+        namespacing: bool = False,
+        open_source: Callable[[str], Source] = LocalSource,
     ) -> None:
-        self._repositories = Repositories(sources)
-        self._preparer = preparer
-        self._start_runtime = start_runtime
+        self._repositories = Repositories(sources, namespacing=namespacing, open_source=open_source, clock=clock)
         self._mode = mode
         self._load_threads = max(1, load_threads)
-        self._attempts = 1 + max(0, load_retries)
         self._strict_readiness = strict_readiness
         self._allow_code_upload = allow_code_upload
         self._clock = clock
-        self._loads = Workers(self._load_threads, "model-load")
-        self._unloads = Workers(_UNLOAD_THREADS, "model-unload")
-        self._table: ModelTable[R] = ModelTable(epoch)
+        self._table: ModelTable[R] = ModelTable(epoch, self._repositories.split)
         self._operations = Operations(lambda: self._table.closing)
+        self._endings: Endings[R] = Endings(self._table, self._operations, clock)
+        self._end = self._endings.end
         self._planner = Planner(self._repositories, preparer, self._table, work_dir)
         self._ensembles: Ensembles[R] = Ensembles(
             self._table, self._operations, self._planner, start_ensemble,
@@ -109,17 +112,22 @@ class ModelRepositoryManager(Generic[R]):
             ),
             end=self._end, threads=self._load_threads, clock=clock,
         )  # fmt: skip
+        self._starts: Starts[R] = Starts(
+            self._table, self._ensembles, self._end, preparer, start_runtime,
+            threads=self._load_threads, attempts=1 + max(0, load_retries), clock=clock,
+        )  # fmt: skip
         # Loaded by name, not only as some ensemble's member.
         self._explicit: set[str] = set()
         self._is_started = False
-        self._stop_by: float | None = None
         # Straight to the table: these are on the data path.
         self.resolve = self._table.resolve
         self.is_ready = self._table.is_ready
         self.versions = self._table.versions
+        self.ready_of = self._table.ready_of
         self.all_ready = self._table.all_ready
         self.summary = self._table.summary
         self.load_seconds = self._table.load_seconds
+        self.served = self._table.served
 
     @property
     def generation(self) -> int:
@@ -138,9 +146,8 @@ class ModelRepositoryManager(Generic[R]):
     # Reports.
 
     def index(self, ready_only: bool = False) -> list[IndexRow]:
-        """Return one row a version, by name and version; reads the repositories' listings (not for the loop thread)."""
-        listing = {name: len(owners) for name, owners in self._repositories.listing().items()}
-        return self._table.index(listing, ready_only=ready_only)
+        """Return one row a version, by name and version; may list repositories (not for the loop thread)."""
+        return self._table.index(self._repositories.counts(), ready_only=ready_only)
 
     def ready_state(self) -> bool:
         """Tell whether the server is ready: started, not ending and, with strict readiness, all wanted models up.
@@ -153,7 +160,15 @@ class ModelRepositoryManager(Generic[R]):
 
     def detect_changes(self) -> Changes:
         """Compare the repositories with what is loaded; overridden models count as modified."""
+        return Changes.of(self.look())
+
+    def look(self) -> dict[str, Change]:
+        """As ``detect_changes``, by key and with what was seen."""
         return detect(self._repositories, self._table)
+
+    def plain_name(self, key: str) -> str:
+        """Return what clients call a model that the repository knows by a key."""
+        return self._repositories.split(key)[1]
 
     # Operations. All of them may block: not for the loop thread.
 
@@ -167,8 +182,8 @@ class ModelRepositoryManager(Generic[R]):
         InvalidArg
             ``*`` beside other names, or names in another mode.
         """
-        listing = self._repositories.listing()
-        for name in odd_names(listing):
+        listing = self._repositories.listing().owners
+        for name in odd_names(map(self.plain_name, listing)):
             log.warning(f"model directory '{name}' has white space at an end of its name")
         names = list(dict.fromkeys(load_models))
         if names and self._mode is not ControlMode.EXPLICIT:
@@ -177,15 +192,64 @@ class ModelRepositoryManager(Generic[R]):
             raise InvalidArg("Wildcard model name '*' must be the ONLY startup model if specified at all.")
         if self._mode is not ControlMode.EXPLICIT or names == [_WILDCARD]:
             names = list(listing)
+        names = [key for name in names for key in ([name] if name in listing else self._repositories.keys_of(name))]
+        failures = self._load_all(names)
+        self._is_started = True
+        return failures
+
+    def apply(self, changes: Changes) -> list[LoadFailure]:
+        """Follow changes of the repositories: unload, load and reload, then bring ensembles up to date.
+
+        Returns what could not be loaded; of that, what was served before is served still.
+        """
+        for name in (*changes.removed, *changes.duplicated):
+            with self._operations.turn(name):
+                self._retire(name)
+                if name in changes.duplicated:
+                    log.error(f"failed to poll model '{name}': not unique across all model repositories")
+                    self._table.failed(name, DUPLICATE, is_unread=True)
+        names = [*changes.added, *changes.modified]
+        failures = self._load_all(names, with_members=False)
+        self._ensembles.recheck([*changes.removed, *changes.duplicated, *names], unasked)
+        return failures
+
+    def _load_all(self, names: Sequence[str], *, with_members: bool = True) -> list[LoadFailure]:
+        """Load models in parallel, members before the ensembles that need them; return what failed."""
         self._explicit.update(names)
         reasons = dict.fromkeys(names, "")
         starters = Workers(self._load_threads, "model-start")
-        for level in levels(self._ensembles.claim(names)):
-            jobs = {name: starters.submit(partial(self._load_at_start, name, name in reasons)) for name in level}
+        for level in levels(self._ensembles.claim(list(names))):
+            wanted = [name for name in level if with_members or name in reasons]
+            jobs = {name: starters.submit(partial(self._load_one, name, name in reasons)) for name in wanted}
             reasons.update({name: job.result() for name, job in jobs.items()})
         starters.close()
-        self._is_started = True
         return [LoadFailure(shown_name(name), reason) for name, reason in reasons.items() if reason]
+
+    # Repositories come and go.
+
+    def register_repository(self, path: str, mapping: Mapping[str, str] | None = None) -> None:
+        """Add a repository. ``mapping``: sub-directory -> name that it is served under. Loads nothing.
+
+        Raises
+        ------
+        Unsupported, InvalidArg, AlreadyExists
+            With Triton's texts.
+        """
+        self._check_registration("registration")
+        self._repositories.register(path, mapping or {})
+
+    def unregister_repository(self, path: str) -> None:
+        """Forget a repository; what was loaded from it is served still. Raises Unsupported, InvalidArg."""
+        self._check_registration("unregistration")
+        self._repositories.unregister(path)
+
+    def registered_repositories(self) -> dict[str, dict[str, str]]:
+        """Return each repository's location with its mapping, those of the start included."""
+        return self._repositories.registered
+
+    def _check_registration(self, what: str) -> None:
+        if self._mode is not ControlMode.EXPLICIT:
+            raise Unsupported(f"repository {what} is not allowed if model control mode is not EXPLICIT")
 
     def load(
         self,
@@ -221,6 +285,13 @@ class ModelRepositoryManager(Generic[R]):
             )
         if files and config_json is None:
             raise InvalidArg("Load parameter 'config' must be specified for model file override")
+        # The same name in several namespaces: all are loaded.
+        for key in [name] if files else self._repositories.keys_of(name):
+            self._load_named(key, config_json, files, is_nested, asking)
+
+    def _load_named(
+        self, name: str, config_json: str | None, files: Mapping[str, bytes] | None, is_nested: bool, asking: Asking
+    ) -> None:
         edges = self._ensembles.claim([name], config_json, is_uploaded=bool(files))
         changed = self._ensembles.load_members(name, edges, is_nested, asking)
         try:
@@ -244,6 +315,10 @@ class ModelRepositoryManager(Generic[R]):
             Of an ensemble: unload those of its members too that nobody loaded by name and no other ensemble has.
         """
         self._check_request(name)
+        for key in self._table.keys_of(name):
+            self._unload_named(key, unload_dependents, asking)
+
+    def _unload_named(self, name: str, unload_dependents: bool, asking: Asking) -> None:
         with self._operations.turn(name, asking):
             members, ended = self._retire(name)
         gone = [name]
@@ -268,7 +343,7 @@ class ModelRepositoryManager(Generic[R]):
     def shutdown(self, timeout_s: float) -> list[str]:
         """Unload everything and wait; return ``model:version STATE`` of what has not ended in time. Idempotent."""
         deadline = self._clock() + timeout_s
-        self._stop_by = deadline
+        self._endings.stop_by = deadline
         self._table.close()
         edges = self._ensembles.graph.edges()
         is_idle = True
@@ -279,8 +354,8 @@ class ModelRepositoryManager(Generic[R]):
             is_idle = self._operations.wait_idle(max(0.0, deadline - self._clock()))
         if is_idle:
             # Else a load that ends late still needs them; they are daemon threads.
-            self._loads.close()
-            self._unloads.close()
+            self._starts.close()
+            self._endings.close()
         return [f"{row.name}:{row.version} {row.state.value}" for row in self._table.unfinished()]
 
     # One load.
@@ -292,10 +367,10 @@ class ModelRepositoryManager(Generic[R]):
             raise Unavailable("Server not ready")
         check_name(name)
 
-    def _load_at_start(self, name: str, keep_reason: bool) -> str:
+    def _load_one(self, name: str, keep_reason: bool) -> str:
         """Load one model; return the reason when it failed, else an empty string."""
         try:
-            check_name(name)
+            check_name(self.plain_name(name))
             with self._operations.turn(name):
                 self._load(name, None, None, keep_reason=keep_reason)
         except ServerError as error:
@@ -312,108 +387,25 @@ class ModelRepositoryManager(Generic[R]):
         is_nested: bool = False,
     ) -> bool:
         """Load one model in its turn; return False when there was nothing to do."""
-        directory, location = self._planner.open(name, files, keep_reason=keep_reason)
+        directory, location, seen = self._planner.open(name, files, keep_reason=keep_reason)
         try:
-            mark = fingerprint(directory.path) if config_json is None else None
+            mark = seen if config_json is None else None
             record = self._table.record(name)
             if record is not None and mark is not None and record.ready and record.is_at(location, mark):
                 log.verbose(1, f"model '{name}' is loaded and its files have not changed")
                 return False
+            directory = self._planner.invoke_agents(name, directory, config_json)
             plan = self._planner.plan(name, directory, location, mark, config_json)
             if plan.members:
                 plan = self._ensembles.fit(plan)
             self._table.loading(name, plan.versions)
-            self._run(plan, is_nested)
+            self._starts.run(plan, is_nested)
+            directory.completed()
             self._ensembles.loaded(name, plan.members)
             return True
         except BaseException:
             self._ensembles.not_loaded(name)
             raise
         finally:
+            self._table.tried(name, None if config_json is not None or seen is None else (location, seen))
             directory.release()
-
-    def _run(self, plan: Plan, is_nested: bool) -> None:
-        """Start the new versions in parallel; serve them all, or none and say why."""
-        # The common threads may all be waiting for loads that are waiting for this one.
-        # An ensemble's start is short, and must not wait for models that ask for it.
-        own = is_nested or plan.ensemble is not None
-        loads = Workers(len(plan.versions), "model-load-nested") if own else self._loads
-        jobs = {}
-        for version, dirname in plan.versions.items():
-            log.info(f"loading: {plan.name}:{version}")
-            jobs[version] = loads.submit(partial(self._start_version, plan, version, dirname))
-        if own:
-            loads.close()
-        fresh: list[Entry[R]] = []
-        reasons: dict[int, str] = {}
-        for version, job in jobs.items():
-            # Not result(): a KeyboardInterrupt of this thread must not pass for the model's failure.
-            error = job.exception()
-            if error is None:
-                fresh.append(job.result())
-            else:
-                reasons[version] = without_path(describe(error), plan.name, plan.directory)
-                log.error(f"failed to load '{plan.name}' version {version}: {reasons[version]}")
-        retired = None if reasons else self._table.swap(plan.name, fresh, plan.keep, plan.mark, plan.location)
-        if retired is not None:
-            log.info(f"successfully loaded '{plan.name}'")
-            self._end(plan.name, retired)
-            return
-        self._table.versions_failed(plan.name, {**{entry.version: UNLOADED for entry in fresh}, **reasons})
-        self._end(plan.name, fresh)
-        log.info(f"failed to load '{plan.name}'")
-        if not reasons:
-            raise Unavailable("Server not ready")
-        raise InvalidArg(f"load failed for model '{plan.name}': {reasons_text(reasons)}\n")
-
-    def _start_version(self, plan: Plan, version: int, dirname: str) -> Entry[R]:
-        """Start one version, again if it fails and retries are left. Runs on a load thread."""
-        begin = self._clock()
-        model_dir = plan.directory.path
-        for attempt in range(1, self._attempts + 1):
-            try:
-                if plan.ensemble is not None:
-                    runtime, kept = self._ensembles.start(plan, version, dirname)
-                else:
-                    where = plan.name, version, model_dir, model_dir / dirname, plan.parsed
-                    runtime, kept = self._start_runtime(*self._preparer.version(*where)), None
-            except Exception as error:
-                if attempt == self._attempts or self._table.closing:
-                    raise
-                cause = without_path(describe(error), plan.name, plan.directory)
-                left = self._attempts - attempt
-                log.warning(f"failed to load '{plan.name}' version {version}, {left} more to try: {cause}")
-            else:
-                seconds = self._clock() - begin
-                directory = plan.directory.hold()
-                return Entry(version, State.LOADING, "", runtime, seconds, directory, dirname, kept)
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    # The end of versions.
-
-    def _end(self, name: str, entries: Iterable[Entry[R]]) -> list[Future[None]]:
-        ended = []
-        for entry in entries:
-            self._operations.begin()
-            ended.append(self._unloads.submit(partial(self._end_version, name, entry)))
-        return ended
-
-    def _end_version(self, name: str, entry: Entry[R]) -> None:
-        """Wait for the requests in flight and close the version. Runs on an unload thread."""
-        is_gone = True
-        try:
-            if entry.runtime is not None:
-                # No limit but the server's own end.
-                left = None if self._stop_by is None else max(0.0, self._stop_by - self._clock())
-                is_gone = entry.runtime.stop(left)
-        except BaseException as error:
-            log.error(f"failed to unload '{name}' version {entry.version} cleanly: {describe(error)}")
-        finally:
-            if is_gone:
-                self._table.gone(entry)
-                log.info(f"successfully unloaded '{name}' version {entry.version}")
-            else:
-                log.error(f"'{name}' version {entry.version} still has requests in flight")
-            if entry.directory is not None:
-                entry.directory.release()
-            self._operations.done()

@@ -50,6 +50,7 @@ class NestedControl:
             # It is served, and holds nobody up.
             yield
             return
+        name = self._repository().plain_name(name)
         with self._lock:
             way = self._way(name, caller.model)
             if way is not None:

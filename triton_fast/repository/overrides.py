@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from triton_fast.errors import Internal, InvalidArg
+from triton_fast.repository import sweeper
 from triton_fast.repository.sources import MaterializedDir, shown
 
 PREFIX = "file:"
@@ -30,10 +31,12 @@ def write_override(model: str, files: Mapping[str, bytes], work_dir: Path | None
     files
         Parameter name (``file:1/model.onnx``) -> content.
     work_dir
-        Where to make the directory; the system's temporary one by default.
+        Where to make the directory; by default where nothing is left when this process is killed.
 
     Raises
     ------
+    Internal
+        The files can not be written.
     InvalidArg
         A name leads out of the model directory, or one is both a file and a directory. Nothing is written then.
     """
@@ -41,7 +44,10 @@ def write_override(model: str, files: Mapping[str, bytes], work_dir: Path | None
         raise InvalidArg(f"model '{model}' is loaded with {len(files)} files, the limit is {MAX_FILES}")
     targets = {name: target_of(name) for name in files}
     _check_tree(targets)
-    root = Path(tempfile.mkdtemp(prefix="triton_fast_", dir=work_dir))
+    try:
+        root = Path(tempfile.mkdtemp(prefix="triton_fast_", dir=work_dir or sweeper.shared.folder()))
+    except OSError as error:
+        raise Internal(f"failed to write the files given for model '{model}': {error.strerror}") from None
     try:
         for name, content in files.items():
             path = root / targets[name]

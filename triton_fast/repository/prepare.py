@@ -13,6 +13,8 @@ from triton_fast import config as configs
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
+from triton_fast.repository.agents import Agents
+from triton_fast.repository.sources import MaterializedDir
 
 
 class Preparer:
@@ -30,6 +32,8 @@ class Preparer:
         What instance groups may use: usable cores and the ids of usable GPUs.
     host
         What backends may ask of the server.
+    agents
+        The repository agents.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Preparer:
         cpu_count: int = 1,
         gpus: Sequence[int] = (),
         host: Host | None = None,
+        agents: Agents | None = None,
     ) -> None:
         self._find_backend = find_backend
         self._settings = settings
@@ -50,9 +55,14 @@ class Preparer:
         self._cpu_count = max(1, cpu_count)
         self._gpus = tuple(gpus)
         self._host = host or Host()
+        self._agents = agents or Agents()
 
-    def read(self, name: str, model_dir: Path, override_json: str | None = None) -> configs.Parsed:
+    def read(
+        self, name: str, model_dir: Path, override_json: str | None = None, *, is_renamed: bool = False
+    ) -> configs.Parsed:
         """Return the model's config, checked, as far as it can be told without opening a model file.
+
+        ``is_renamed``: whatever the config says, this is the model's name.
 
         Raises
         ------
@@ -61,11 +71,24 @@ class Preparer:
         parsed = configs.read_model_config(
             model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name
         )
+        if is_renamed:
+            parsed.config.name = name
         configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
         configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=io)
         return parsed
+
+    def invoke_agents(self, name: str, directory: MaterializedDir, override_json: str | None) -> MaterializedDir:
+        """Have the repository agents that a config names act; return where to load from, which takes over the hold.
+
+        A config that can not be read has none: that is said where it is loaded.
+        """
+        try:
+            config = configs.read_agents(directory.path, self._config_name, override_json)
+        except (ServerError, OSError):
+            return directory
+        return directory if config is None else self._agents.invoke(name, config, directory)
 
     def members(self, model_dir: Path, override_json: str | None = None) -> list[str]:
         """Return the models that an ensemble's config names; none when it is no ensemble or can not be read."""
@@ -75,7 +98,14 @@ class Preparer:
             return []  # said where it is loaded
 
     def version(
-        self, name: str, version: int, model_dir: Path, version_dir: Path, parsed: configs.Parsed
+        self,
+        name: str,
+        version: int,
+        model_dir: Path,
+        version_dir: Path,
+        parsed: configs.Parsed,
+        *,
+        namespace: str = "",
     ) -> tuple[LoadContext, Backend]:
         """Return the context and the backend to start one version with; ``parsed`` itself is not changed.
 
@@ -93,7 +123,10 @@ class Preparer:
             )
         own = _copy(config)
         settings = dict(self._settings(config.backend))
-        context = LoadContext(name, version, model_dir, version_dir, own, settings, given=parsed.given, host=self._host)
+        context = LoadContext(
+            name, version, model_dir, version_dir, own, settings, given=parsed.given, host=self._host,
+            namespace=namespace,
+        )  # fmt: skip
         if self._strict:
             return context, backend
         own = backend.complete_config(context)

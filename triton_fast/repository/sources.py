@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from triton_fast.config.errors import did_you_mean
 from triton_fast.errors import Internal, InvalidArg, NotFound
-from triton_fast.observability import log
+from triton_fast.repository.fingerprint import Fingerprint, fingerprint
 
 EMPTY_NAME = "Model name cannot be empty. Please enter a valid name to deploy."
 DUPLICATE = "model appears in two or more repositories"
 _SHOWN_NAME = 256
+# The coarsest clock of a file system in use (FAT).
+_SETTLED_NS = 2_000_000_000
 
 
 class MaterializedDir:
@@ -28,11 +31,16 @@ class MaterializedDir:
     Starts with one holder. ``on_unused`` runs once, when the last holder releases it.
     """
 
-    def __init__(self, path: Path, on_unused: Callable[[], None] | None = None) -> None:
+    def __init__(self, path: Path, on_unused: Callable[[], None] | None = None, *, is_renamed: bool = False) -> None:
         self.path = path
+        # The model has another name than its directory and its config say.
+        self.is_renamed = is_renamed
         self._on_unused = on_unused
         self._holders = 1
         self._lock = threading.Lock()
+
+    def completed(self) -> None:
+        """Called once a load from it has succeeded."""
 
     def hold(self) -> MaterializedDir:
         with self._lock:
@@ -54,10 +62,17 @@ class Source(Protocol):
     def location(self) -> str: ...
 
     def list_models(self) -> list[str]:
-        """Return the model names, sorted. Raises Internal when the repository can not be read."""
+        """Return the model names, sorted. Raises Internal when they can not be listed whole."""
 
     def list_others(self) -> list[str]:
         """Return names that look like models but are none (files); for hints only."""
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        """Return how the model looks now, told from listings alone: no file is read or fetched.
+
+        It changes whenever what ``materialize`` would give changes, and two loads compare it version by version.
+        Raises NotFound for a name that is not listed, Internal when it can not be told whole.
+        """
 
     def materialize(self, name: str) -> MaterializedDir:
         """Return the model's directory on the local disk. Raises NotFound for a name that is not listed."""
@@ -74,77 +89,58 @@ class LocalSource:
         if not self._path.is_dir():
             what = "is not a directory" if self._path.exists() else "does not exist"
             raise InvalidArg(f"model repository '{path}' {what}")
+        self._device = os.stat(self._path).st_dev
+        # (how the directory looked, sub-directories, other entries): good while it looks the same.
+        self._listed: tuple[tuple[int, int, int], tuple[str, ...], tuple[str, ...]] | None = None
 
     @property
     def location(self) -> str:
         return str(self._path)
 
     def list_models(self) -> list[str]:
-        return self._names(directories=True)
+        return list(self._entries()[0])
 
     def list_others(self) -> list[str]:
-        return self._names(directories=False)
+        return list(self._entries()[1])
+
+    def fingerprint(self, name: str) -> Fingerprint:
+        # Not looked up in the listing, which would make a poll of n models n listings: only their names get here.
+        check_name(name)
+        if not (self._path / name).is_dir():
+            raise NotFound(f"model '{name}' is not in the repository")
+        return fingerprint(self._path / name)
 
     def materialize(self, name: str) -> MaterializedDir:
-        if name not in self.list_models():
+        if name not in self._entries()[0]:
             raise NotFound(f"model '{name}' is not in the repository")
         return MaterializedDir(self._path / name)
 
-    def _names(self, *, directories: bool) -> list[str]:
+    def _entries(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the sub-directories and the other entries, from memory while the directory has not changed.
+
+        Raises Internal when it can not be read, or when what was mounted there is gone.
+        """
         try:
+            stat = os.stat(self._path)
+            look = stat.st_mtime_ns, stat.st_ino, stat.st_dev
+            listed = self._listed
+            if listed is not None and listed[0] == look:
+                return listed[1], listed[2]
+            began = time.time_ns()
             with os.scandir(self._path) as entries:
-                found = [entry.name for entry in entries if _is_dir(entry) == directories]
+                found = [(e.name, _is_dir(e), e.is_symlink()) for e in entries if e.name[0] != "." and _is_utf8(e.name)]
         except OSError as error:
             raise Internal(f"failed to open model repository {self._path}: {error.strerror}") from None
-        return sorted(name for name in found if not name.startswith(".") and _is_utf8(name))
-
-
-class Repositories:
-    """All sources as one."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self.sources = tuple(sources)
-
-    def listing(self) -> dict[str, list[Source]]:
-        """Return every model name with the sources that hold it, sorted by name; unreadable sources are logged."""
-        found: dict[str, list[Source]] = {}
-        for source in self.sources:
-            try:
-                names = source.list_models()
-            except Internal as error:
-                log.error(str(error))
-                continue
-            for name in names:
-                found.setdefault(name, []).append(source)
-        return dict(sorted(found.items()))
-
-    def locate(self, name: str) -> Source:
-        """Return the one source that holds the model.
-
-        Raises
-        ------
-        NotFound
-            No source has it; the message names what was probably meant.
-        InvalidArg
-            More than one has it.
-        """
-        listing = self.listing()
-        owners = listing.get(name, [])
-        if len(owners) > 1:
-            raise InvalidArg(DUPLICATE)
-        if owners:
-            return owners[0]
-        hint = name_hint(name, listing, self._others())
-        raise NotFound("model not found in any model repository" + (f"; {hint}" if hint else ""))
-
-    def _others(self) -> list[str]:
-        found: list[str] = []
-        for source in self.sources:
-            try:
-                found += source.list_others()
-            except Internal:
-                continue
-        return found
+        if not found and stat.st_dev != self._device:
+            # A mount point without its file system is an empty directory, not a repository without models.
+            raise Internal(f"failed to open model repository {self._path}: its file system is not mounted any more")
+        self._device = stat.st_dev
+        models = tuple(sorted(name for name, is_dir, _ in found if is_dir))
+        others = tuple(sorted(name for name, is_dir, _ in found if not is_dir))
+        # A change within the clock's tick leaves no trace in the time, and one behind a link never does.
+        is_sure = began - stat.st_mtime_ns > _SETTLED_NS and not any(is_link for _, _, is_link in found)
+        self._listed = (look, models, others) if is_sure else None
+        return models, others
 
 
 def check_name(name: str) -> None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from triton_fast._native.sched.model import Epoch
-from triton_fast.errors import NotFound, ServerError, Unavailable
+from triton_fast.errors import InvalidArg, NotFound, ServerError, Unavailable
 from triton_fast.repository.fingerprint import Fingerprint
 from triton_fast.repository.sources import DUPLICATE, MaterializedDir, shown
 
@@ -90,9 +90,18 @@ class Record(Generic[R]):
     # How the directory looked at the last successful load, where it was; None after unload or a load with overrides.
     mark: Fingerprint | None = None
     location: str = ""
+    # What its versions were configured with then, the choice of versions apart.
+    setup: object = None
+    # Where and how it looked when a load was last tried without overrides, whatever came of it.
+    seen: tuple[str, Fingerprint] | None = None
 
     def is_at(self, location: str, mark: Fingerprint) -> bool:
         return self.location == location and self.mark == mark
+
+    @property
+    def is_asked_for(self) -> bool:
+        """It should be served, though an ensemble's members may stand against it for now."""
+        return self.wanted or bool(self.suspended)
 
     @property
     def ready(self) -> dict[int, Entry[R]]:
@@ -109,10 +118,14 @@ class ModelTable(Generic[R]):
     """All records. ``epoch`` advances after every change that a lookup can see; the data path compares it.
 
     ``on_change`` is called after the same changes, with the table's lock held, on whatever thread made them.
+    ``split`` gives the namespace and the name that a key stands for.
     """
 
-    def __init__(self, epoch: Epoch | None = None) -> None:
+    def __init__(
+        self, epoch: Epoch | None = None, split: Callable[[str], tuple[str, str]] = lambda key: ("", key)
+    ) -> None:
         self.epoch = epoch or Epoch()
+        self._split = split
         self.on_change: Callable[[], None] = _nothing
         self.closing = False
         # Whether the readiness of any served version is a question that may wait for an answer.
@@ -120,6 +133,11 @@ class ModelTable(Generic[R]):
         self._lock = threading.Lock()
         self._records: dict[str, Record[R]] = {}
         self._published: dict[str, _Snapshot[R]] = {}
+        # Counts what the index may show otherwise, and the index as it was last: revision, listing, rows.
+        self._revision = 0
+        self._indexed: tuple[int, Mapping[str, int], list[IndexRow]] = (-1, {}, [])
+        # Name -> keys of the models in namespaces that it may mean.
+        self._namesakes: dict[str, tuple[str, ...]] = {}
 
     # Lookup: no lock.
 
@@ -131,19 +149,32 @@ class ModelTable(Generic[R]):
         NotFound, Unavailable
             With Triton's texts.
         """
-        snapshot = self._published.get(name)
+        snapshot = self._find(name)
         if snapshot is not None:
             found = snapshot.latest if version < 0 else snapshot.ready.get(version)
             if found is not None:
                 return found
         raise self._missing(snapshot, name, version)
 
+    def _find(self, name: str) -> _Snapshot[R] | None:
+        """Return what a name or key means. Raises InvalidArg with Triton's text when it means more than one model."""
+        snapshot = self._published.get(name)
+        if snapshot is not None or not self._namesakes:
+            return snapshot
+        keys = self._namesakes.get(name, ())
+        if len(keys) > 1:
+            raise InvalidArg(
+                f"Request for unknown model: There are {len(keys)} identifiers of model '{name}' in global map, model "
+                "namespace must be provided to resolve ambiguity."
+            )
+        return self._published.get(keys[0]) if keys else None
+
     def is_ready(self, name: str, version: int = -1) -> bool:
         """Tell whether a version is ready. Raises NotFound for a model or version nobody ever loaded.
 
         Blocks where ``may_block``.
         """
-        snapshot = self._published.get(name)
+        snapshot = self._find(name)
         if snapshot is None or (version >= 0 and version not in snapshot.known):
             raise self._missing(snapshot, name, version)
         found = snapshot.latest if version < 0 else snapshot.ready.get(version)
@@ -151,10 +182,15 @@ class ModelTable(Generic[R]):
 
     def versions(self, name: str) -> list[int]:
         """Return the ready versions, ascending. Raises NotFound when there is none."""
-        snapshot = self._published.get(name)
+        snapshot = self._find(name)
         if snapshot is None or snapshot.latest is None:
             raise self._missing(snapshot, name, -1)
         return sorted(snapshot.ready)
+
+    def ready_of(self, name: str) -> list[R]:
+        """Return the runtimes of a model's ready versions, ascending; none for an unknown model. Raises InvalidArg."""
+        snapshot = self._find(name)
+        return [] if snapshot is None else [runtime for _, runtime in sorted(snapshot.ready.items())]
 
     def all_ready(self) -> list[R]:
         """Return the runtimes of all ready versions, by name and version."""
@@ -178,14 +214,20 @@ class ModelTable(Generic[R]):
 
     def index(self, listing: Mapping[str, int], *, ready_only: bool = False) -> list[IndexRow]:
         """Return one row a version, by name and version. ``listing``: name -> repositories that hold it."""
-        rows: list[IndexRow] = []
         with self._lock:
-            for name in sorted({*listing, *self._records}):
-                rows += self._rows(name, listing.get(name, 0))
-        return [row for row in rows if row.state is State.READY] if ready_only else rows
+            revision, known, found = self._indexed
+            if (revision, known) != (self._revision, listing):
+                found = self._all_rows(listing)
+                self._indexed = self._revision, listing, found
+        return [row for row in found if row.state is State.READY] if ready_only else list(found)
 
-    def _rows(self, name: str, owners: int) -> list[IndexRow]:
-        record = self._records.get(name)
+    def _all_rows(self, listing: Mapping[str, int]) -> list[IndexRow]:
+        keys = sorted({*listing, *self._records}, key=lambda key: (self._split(key)[1], key))
+        return [row for key in keys for row in self._rows(key, listing.get(key, 0))]
+
+    def _rows(self, key: str, owners: int, shown_as: str = "") -> list[IndexRow]:
+        record = self._records.get(key)
+        name = shown_as or self._split(key)[1]
         if record is not None and (record.ready or (record.entries and not record.failure and owners < 2)):
             return [
                 IndexRow(name, version, entry.state, entry.reason) for version, entry in sorted(record.entries.items())
@@ -199,7 +241,7 @@ class ModelTable(Generic[R]):
     def summary(self) -> list[tuple[str, str, str]]:
         """Return (model, version, status) of everything that was asked for; version ``-`` where there is none."""
         with self._lock:
-            rows = [row for name in sorted(self._records) for row in self._rows(name, 0)]
+            rows = [row for name in sorted(self._records) for row in self._rows(name, 0, name)]
         return [
             (name, str(version) if version >= 0 else "-", f"{state.value}: {reason}" if reason else state.value)
             for name, version, state, reason in rows
@@ -218,6 +260,12 @@ class ModelTable(Generic[R]):
         with self._lock:
             return {(r.name, v): entry.load_s for r in self._records.values() for v, entry in r.ready.items()}
 
+    def served(self) -> list[tuple[R, float]]:
+        """Return each ready version with the seconds that its load took."""
+        with self._lock:
+            entries = [entry for _, record in sorted(self._records.items()) for entry in record.ready.values()]
+            return [(entry.runtime, entry.load_s) for entry in entries if entry.runtime is not None]
+
     def unfinished(self) -> list[IndexRow]:
         """Return the versions that are neither gone nor failed."""
         done = (State.UNKNOWN, State.UNAVAILABLE)
@@ -229,6 +277,10 @@ class ModelTable(Generic[R]):
         """Return the model's record, for reading under the model's operation lock."""
         with self._lock:
             return self._records.get(name)
+
+    def keys_of(self, name: str) -> list[str]:
+        """Return the keys of all models of this name; the name itself where there are no namespaces."""
+        return list(self._namesakes.get(name, ())) or [name]
 
     def names(self) -> list[str]:
         with self._lock:
@@ -244,6 +296,12 @@ class ModelTable(Generic[R]):
                     record.entries[version] = Entry(version, State.LOADING)
             record.failure = ""
             self._publish(record)
+
+    def tried(self, name: str, seen: tuple[str, Fingerprint] | None) -> None:
+        """Note what a load was tried with: only other files are worth another try by themselves."""
+        with self._lock:
+            if record := self._records.get(name):
+                record.seen = seen
 
     def failed(self, name: str, reason: str, *, is_unread: bool = False) -> None:
         """Note that the model did not get as far as loading a version."""
@@ -276,7 +334,14 @@ class ModelTable(Generic[R]):
             self._publish(record)
 
     def swap(
-        self, name: str, fresh: Iterable[Entry[R]], keep: Collection[int], mark: Fingerprint | None, location: str
+        self,
+        name: str,
+        fresh: Iterable[Entry[R]],
+        keep: Collection[int],
+        *,
+        mark: Fingerprint | None,
+        location: str,
+        setup: object = None,
     ) -> list[Entry[R]] | None:
         """Serve ``fresh`` and the kept versions, in one step; return what was served and is not any more.
 
@@ -292,10 +357,16 @@ class ModelTable(Generic[R]):
             for entry in fresh:
                 entry.state = State.READY
                 record.entries[entry.version] = entry
-            record.mark, record.location, record.failure = mark, location, ""
-            record.suspended = ""
+            record.mark, record.location, record.setup = mark, location, setup
+            record.failure, record.suspended = "", ""
             self._publish(record)
             return retired
+
+    def adopt_policy(self, name: str, keep: Collection[int], config: Any) -> None:
+        """Show the versions that stay with the choice of versions that they stay by."""
+        for version, entry in self._records[name].ready.items():
+            if version in keep and entry.runtime is not None:
+                entry.runtime.config.version_policy.CopyFrom(config.version_policy)
 
     def retire(self, name: str) -> list[Entry[R]]:
         """Stop serving a model; return what was served."""
@@ -313,6 +384,7 @@ class ModelTable(Generic[R]):
             for entry in retired:
                 entry.state = State.UNLOADING
             record.wanted, record.failure, record.suspended, record.mark = False, "", "", None
+            record.seen = None
             self._publish(record)
             return retired
 
@@ -320,6 +392,7 @@ class ModelTable(Generic[R]):
         """Note that a retired version has ended."""
         with self._lock:
             entry.state, entry.reason, entry.runtime = State.UNAVAILABLE, entry.reason or UNLOADED, None
+            self._revision += 1
 
     def close(self) -> None:
         """From now on nothing new is served, and a failed lookup says that the server is not ready."""
@@ -334,12 +407,25 @@ class ModelTable(Generic[R]):
         return record
 
     def _publish(self, record: Record[R]) -> None:
+        if record.is_unread and record.failure and not record.entries:
+            # What was never understood is as unknown to clients as what is not there.
+            self._published.pop(record.name, None)
+            self._tell()
+            return
         ready = {version: entry.runtime for version, entry in record.ready.items() if entry.runtime is not None}
         latest = ready[max(ready)] if ready else None
+        self._revision += 1
         self._published[record.name] = _Snapshot(latest, ready, frozenset(record.entries))
+        namespace, name = self._split(record.name)
+        if namespace:
+            keys = {key for key in self._namesakes.get(name, ()) if key != record.name}
+            self._namesakes[name] = tuple(sorted({*keys, record.name} if record.is_asked_for else keys))
         self.may_block = any(
             runtime.ready_may_block for snapshot in self._published.values() for runtime in snapshot.ready.values()
         )
+        self._tell()
+
+    def _tell(self) -> None:
         # After the snapshot: who reads the new number sees the new snapshot.
         self.epoch.advance()
         self.on_change()

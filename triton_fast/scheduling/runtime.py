@@ -67,6 +67,8 @@ class ServedVersion(ABC):
     ----------
     native
         The engine's handle; requests are submitted to it.
+    namespace
+        The repository that tells it from others of its name, where those are allowed.
     config
         The completed, normalised ``ModelConfig``.
     cached
@@ -76,6 +78,7 @@ class ServedVersion(ABC):
     def __init__(self, context: LoadContext, native: NativeModel, cached: bool = False) -> None:
         self.cached = cached
         self.name = context.name
+        self.namespace = context.namespace
         self.version = context.version
         self.config = context.config
         self.native = native

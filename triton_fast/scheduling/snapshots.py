@@ -22,6 +22,7 @@ def snapshot(runtime: ServedVersion, load_seconds: float, quantiles: Sequence[fl
     return ModelSnapshot(
         model=runtime.name,
         version=str(runtime.version),
+        namespace=runtime.namespace,
         tags=dict(runtime.config.metric_tags),
         success=taken["success"],
         failures=taken["failures"],

@@ -7,8 +7,10 @@ import re
 from asyncio import AbstractEventLoop
 from typing import Any
 
+from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.core.ring import CompletionRing
 from triton_fast._native.grpc.upkeep import H2Connection
+from triton_fast._native.net.gate import KeyGate
 from triton_fast._native.sched.model import Epoch
 
 class GrpcServer:
@@ -82,6 +84,12 @@ class GrpcServer:
     def __call__(self) -> GrpcConnection: ...
     def restrict_infer(self, name: str, value: str) -> None:
         """Refuse infer calls (UNAVAILABLE) that do not carry metadata ``name`` with exactly ``value``."""
+
+    def require_keys(self, gate: KeyGate) -> None:
+        """Refuse infer requests without a key that lets infer; headers that may hold one are not forwarded."""
+
+    def use_regions(self, regions: SharedRegions) -> None:
+        """Let infer requests use the shared memory that is registered there."""
 
     def attach(self) -> None:
         """Begin to deliver responses on the loop."""

@@ -4,7 +4,9 @@ import re
 from asyncio import AbstractEventLoop
 from typing import Any
 
+from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.core.ring import CompletionRing
+from triton_fast._native.net.gate import KeyGate
 from triton_fast._native.sched.model import Epoch
 
 class HttpServer:
@@ -18,6 +20,8 @@ class HttpServer:
         ``refusal(status, text)``, ``denied(header)``, which return such a tuple; ``inflate``, ``deflate``,
         ``choose_encoding``; ``endpoint_load(format)``, the value of a header or None; ``failed(exception)`` for what
         should not happen.
+        For a cloud's front end also ``native(path, header)``: None, or (number of the native route, model, version,
+        whether the same head always means this).
     loop
         The event loop, on whose thread all methods are called.
     epoch
@@ -29,6 +33,11 @@ class HttpServer:
         For a head to be whole, a body to be whole (longer for one that keeps up 1 KiB/s), an idle connection.
     max_connections
         More are closed at once; 0 = no limit.
+    allow_infer
+        Match the v2 routes of inference.
+    binary_type, route_header
+        Of a cloud's front end, else None: the content type of JSON with binary tensors, up to the JSON's length; a
+        header (lower case) whose value ``native`` is given.
     forward
         Compiled pattern: request headers whose names it finds become string parameters of infer requests. None: none.
     max_responses
@@ -45,6 +54,8 @@ class HttpServer:
     connections: set[HttpConnection]
     draining: bool
     allow_infer: bool
+    binary_type: bytes | None
+    route_header: bytes | None
     head_timeout_ns: int
     body_timeout_ns: int
     idle_timeout_ns: int
@@ -62,6 +73,12 @@ class HttpServer:
 
     def restrict_infer(self, name: str, value: str) -> None:
         """Refuse infer requests (403) that do not carry header ``name`` with exactly ``value``."""
+
+    def require_keys(self, gate: KeyGate) -> None:
+        """Refuse infer requests without a key that lets infer; headers that may hold one are not forwarded."""
+
+    def use_regions(self, regions: SharedRegions) -> None:
+        """Let infer requests use the shared memory that is registered there."""
 
     def attach(self) -> None:
         """Begin to deliver responses on the loop."""

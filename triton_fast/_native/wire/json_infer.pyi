@@ -7,6 +7,7 @@ counts, and know nothing of HTTP.
 from typing import TypedDict
 
 from triton_fast._native.core.model import ModelHandle
+from triton_fast._native.core.regions import SharedRegions
 
 class InputDict(TypedDict):
     """One input as the request holds it.
@@ -51,6 +52,7 @@ def decode(
     has_header_len: bool = True,
     max_input: int = 67108864,
     model: ModelHandle | None = None,
+    regions: SharedRegions | None = None,
 ) -> RequestDict:
     """Decode one infer body.
 

@@ -5,6 +5,7 @@ instruction counts, and know nothing of gRPC framing.
 """
 
 from triton_fast._native.core.model import ModelHandle
+from triton_fast._native.core.regions import SharedRegions
 from triton_fast._native.wire.json_infer import RequestDict
 
 def head(message: bytes) -> tuple[str, str, str]:
@@ -13,7 +14,12 @@ def head(message: bytes) -> tuple[str, str, str]:
     Only the top-level fields are walked. Raises errors.Internal for a message that is broken there.
     """
 
-def decode(message: bytes, max_input: int = 67108864, model: ModelHandle | None = None) -> RequestDict:
+def decode(
+    message: bytes,
+    max_input: int = 67108864,
+    model: ModelHandle | None = None,
+    regions: SharedRegions | None = None,
+) -> RequestDict:
     """Decode one serialized ModelInferRequest.
 
     ``borrowed`` of an input tells that its data lies in the message. ``flags``: 1 sequence start, 2 sequence end,

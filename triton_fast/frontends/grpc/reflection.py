@@ -5,7 +5,7 @@ Stateless: each question has its whole answer, the file and all it imports. No f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -80,12 +80,16 @@ def with_imports(name: str) -> tuple[bytes, ...]:
 
 
 class Reflection(CallHandler):
-    """One ServerReflectionInfo stream of either package."""
+    """One ServerReflectionInfo stream of either package. ``refused(call)``: (status, text) when it may not go on."""
 
     limit = MAX_QUESTION
 
-    def __init__(self, call: Call, package: str) -> None:
+    def __init__(
+        self, call: Call, package: str, refused: Callable[[Call], tuple[int, str] | None] = lambda _call: None
+    ) -> None:
         super().__init__(call)
+        self._refused = refused
+        self._is_first = True
         self._request = protos.message_class(f"{package}.ServerReflectionRequest")
         self._response = protos.message_class(f"{package}.ServerReflectionResponse")
 
@@ -94,6 +98,12 @@ class Reflection(CallHandler):
             return
         if len(data) > MAX_QUESTION:
             self.finish(RESOURCE_EXHAUSTED, f"Received message larger than max ({len(data)} vs. {MAX_QUESTION})")
+            return
+        # The first question came with the call, which was let in; a key may have been taken back since.
+        refused = None if self._is_first else self._refused(self.call)
+        self._is_first = False
+        if refused is not None:
+            self.finish(*refused)
             return
         try:
             request = self._request.FromString(data)

@@ -11,9 +11,11 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast.dataplane import Dataplane, parse_version
 from triton_fast.errors import INTERNAL_ERROR, STATUS, Code
 from triton_fast.frontends import compression
+from triton_fast.frontends.authorizer import Refusal
 from triton_fast.frontends.grpc import health, reflection
 from triton_fast.frontends.grpc.calls import INTERNAL, OK, UNIMPLEMENTED, Call, Handler, OneRequest, code_status
 from triton_fast.frontends.grpc.service import METHODS, Method, Reply, run
+from triton_fast.frontends.keys import KeyRing
 from triton_fast.frontends.v2 import V2App
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
@@ -31,8 +33,10 @@ class GrpcApp(V2App):
         loads: Executor,
         restricted: Mapping[str, tuple[str, str]] | None = None,
         checks: Executor | None = None,
+        *,
+        keys: KeyRing | None = None,
     ) -> None:
-        super().__init__(plane, work, loads, restricted, checks)
+        super().__init__(plane, work, loads, restricted, checks, keys=keys)
         self.watchers = health.Watchers(plane, self)
         # Path -> restricted category, and what takes the call.
         self.calls: dict[str, tuple[str, Callable[[Call], Handler]]] = {
@@ -40,7 +44,10 @@ class GrpcApp(V2App):
             health.WATCH: ("health", partial(health.Watch, watchers=self.watchers)),
             # What the server can be asked is metadata of it.
             **{
-                reflection.path(package): ("metadata", partial(reflection.Reflection, package=package))
+                reflection.path(package): (
+                    "metadata",
+                    partial(reflection.Reflection, package=package, refused=partial(self.refused, "metadata")),
+                )
                 for package in reflection.PACKAGES
             },
         }
@@ -55,15 +62,22 @@ class GrpcApp(V2App):
         if handler is None:
             call.finish(UNIMPLEMENTED)
             return None
-        missing = self.authorizer.missing(category, call.metadata)
-        if missing:
-            call.finish(*self.denied(missing))
+        refused = self.refused(category, call)
+        if refused is not None:
+            call.finish(*refused)
             return None
         return handler(call)
 
+    def refused(self, category: str, call: Call) -> tuple[int, str] | None:
+        """Return (status, text) when the call's metadata does not let it use the category, now."""
+        missing = self.authorizer.missing(category, call.metadata)
+        return self.denied(missing) if missing else None
+
     @staticmethod
     def denied(header: str) -> tuple[int, str]:
-        """Return (status, text) for a call of a restricted protocol that lacks its metadata."""
+        """Return (status, text) for a call that lacks what ``Authorizer.missing`` named."""
+        if isinstance(header, Refusal):
+            return header.grpc, str(header)
         return STATUS[Code.UNAVAILABLE].grpc, f"This protocol is restricted, expecting header '{header}'"
 
     @staticmethod

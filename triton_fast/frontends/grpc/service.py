@@ -104,19 +104,31 @@ def repository_unload(plane: Dataplane, message: Message) -> Message:
 
 
 def system_memory_status(plane: Dataplane, message: Message) -> Message:
-    return _regions(protos.SystemSharedMemoryStatusResponse, plane.shared_memory_status("system", message.name))
+    return _regions(protos.SystemSharedMemoryStatusResponse, plane.shared_memory.status("system", message.name))
 
 
 def cuda_memory_status(plane: Dataplane, message: Message) -> Message:
-    return _regions(protos.CudaSharedMemoryStatusResponse, plane.shared_memory_status("cuda", message.name))
+    return _regions(protos.CudaSharedMemoryStatusResponse, plane.shared_memory.status("cuda", message.name))
 
 
-def _changes_memory(response: str) -> Handler:
-    def change(plane: Dataplane, message: Message) -> Message:
-        plane.shared_memory_change()
-        return getattr(protos, response)()
+def system_memory_register(plane: Dataplane, message: Message) -> Message:
+    plane.shared_memory.register(message.name, message.key, message.offset, message.byte_size)
+    return protos.SystemSharedMemoryRegisterResponse()
 
-    return change
+
+def system_memory_unregister(plane: Dataplane, message: Message) -> Message:
+    plane.shared_memory.unregister("system", message.name)
+    return protos.SystemSharedMemoryUnregisterResponse()
+
+
+def cuda_memory_register(plane: Dataplane, message: Message) -> Message:
+    plane.shared_memory.register_cuda(message.name)
+    return protos.CudaSharedMemoryRegisterResponse()
+
+
+def cuda_memory_unregister(plane: Dataplane, message: Message) -> Message:
+    plane.shared_memory.unregister("cuda", message.name)
+    return protos.CudaSharedMemoryUnregisterResponse()
 
 
 def _off(feature: str) -> Handler:
@@ -126,10 +138,6 @@ def _off(feature: str) -> Handler:
         raise Unavailable(f"the server does not support {feature}")
 
     return refuse
-
-
-def _memory(name: str, handler: Handler | None = None) -> tuple[str, Method]:
-    return _row(name, "shared-memory", handler or _changes_memory(f"{name}Response"))
 
 
 def _row(name: str, category: str, handler: Handler, where: Where = Where.LOOP,
@@ -149,12 +157,13 @@ METHODS: dict[str, Method] = dict((
     _row("RepositoryIndex", "model-repository", repository_index, Where.WORK),
     _row("RepositoryModelLoad", "model-repository", repository_load, Where.LOAD, MAX_LOAD_MESSAGE),
     _row("RepositoryModelUnload", "model-repository", repository_unload, Where.LOAD),
-    _memory("SystemSharedMemoryStatus", system_memory_status),
-    _memory("SystemSharedMemoryRegister"),
-    _memory("SystemSharedMemoryUnregister"),
-    _memory("CudaSharedMemoryStatus", cuda_memory_status),
-    _memory("CudaSharedMemoryRegister"),
-    _memory("CudaSharedMemoryUnregister"),
+    _row("SystemSharedMemoryStatus", "shared-memory", system_memory_status),
+    # Mapping and unmapping much memory takes long.
+    _row("SystemSharedMemoryRegister", "shared-memory", system_memory_register, Where.WORK),
+    _row("SystemSharedMemoryUnregister", "shared-memory", system_memory_unregister, Where.WORK),
+    _row("CudaSharedMemoryStatus", "shared-memory", cuda_memory_status),
+    _row("CudaSharedMemoryRegister", "shared-memory", cuda_memory_register, Where.WORK),
+    _row("CudaSharedMemoryUnregister", "shared-memory", cuda_memory_unregister, Where.WORK),
     _row("TraceSetting", "trace", _off("trace")),
     _row("LogSettings", "logging", _off("dynamic logging")),
     (health.CHECK, Method(protos.HealthCheckRequest, "health", health.check, Where.READY)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from triton_fast.config import to_json
@@ -27,6 +27,7 @@ from triton_fast.frontends.http.messages import (
 )
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
+from triton_fast.shared_memory import check_handle
 
 Handler = Callable[[Dataplane, Verb], Answer]
 
@@ -86,6 +87,10 @@ def infer(plane: Dataplane, verb: Verb) -> Answer:
     raise Internal("the request could not be routed")
 
 
+def generate(plane: Dataplane, verb: Verb) -> Answer:
+    return infer(plane, verb)
+
+
 def tracing(plane: Dataplane, verb: Verb) -> Answer:
     raise Unavailable("the server does not support tracing")
 
@@ -116,55 +121,87 @@ def repository_unload(plane: Dataplane, verb: Verb) -> Answer:
     return empty_answer()
 
 
-def shared_memory(plane: Dataplane, verb: Verb) -> Answer:
-    if verb.params["action"] == "status":
-        return json_answer(plane.shared_memory_status(verb.params["memory"], verb.params["region"]))
-    plane.shared_memory_change()
+def shared_memory_status(plane: Dataplane, verb: Verb) -> Answer:
+    return json_answer(plane.shared_memory.status(verb.params["memory"], _region(verb)))
+
+
+def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
+    memory, region = verb.params["memory"], _region(verb)
+    plane.shared_memory.check_allowed()
+    if not region:
+        raise InvalidArg(f"'region name' is necessary to register {memory} shared memory region")
+    if not verb.body:
+        raise Internal("failed to parse the request JSON buffer: The document is empty. at 0")
+    asked = verb.json_object()
+    if memory == "cuda":
+        handle = _needed(asked, "raw_handle")
+        text = _text(_member(handle, "b64"))
+        _unsigned(_member(asked, "byte_size"))
+        _check_integer(_member(asked, "device_id"))
+        check_handle(text)
+        plane.shared_memory.register_cuda(region)
+        return empty_answer()
+    key = _text(_needed(asked, "key"))
+    offset = _unsigned(asked.get("offset", 0))
+    plane.shared_memory.register(region, key, offset, _unsigned(_needed(asked, "byte_size")))
+    return empty_answer()
+
+
+def shared_memory_unregister(plane: Dataplane, verb: Verb) -> Answer:
+    plane.shared_memory.unregister(verb.params["memory"], _region(verb))
     return empty_answer()
 
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
 _REPOSITORY = r"/v2/repository(?:/(?P<repository>[^/]+))?"
-_REGION = r"(?:/region/(?P<region>[^/]+))?"
+_MEMORY = r"/v2/(?P<memory>system|cuda)sharedmemory(?:/region/(?P<region>[^/]+))?"
 
 
-def _row(pattern: str, methods: str, category: str, handler: Handler, where: Where = Where.LOOP) -> Route:
+def row(pattern: str, methods: str, category: str, handler: Handler, where: Where = Where.LOOP) -> Route:
     return Route(re.compile(pattern), tuple(methods.split()), category, handler, where)
 
 
 ROUTES: tuple[Route, ...] = (
-    _row(r"/v2/models/stats", "GET", "statistics", all_stats),
-    _row(r"/v2/logging", "GET POST", "logging", logging),
-    _row(_MODEL, "GET", "metadata", model_metadata),
-    _row(_MODEL + "/infer", "POST", "inference", infer),
-    _row(_MODEL + "/generate(?:_stream)?", "POST", "inference", infer),
-    _row(_MODEL + "/ready", "GET", "health", model_ready, Where.READY),
-    _row(_MODEL + "/config", "GET", "model-config", model_config),
-    _row(_MODEL + "/stats", "GET", "statistics", model_stats),
-    _row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", tracing),
-    _row(r"/v2", "GET", "metadata", server_metadata),
-    _row(r"/v2/health/live", "GET", "health", live),
-    _row(r"/v2/health/ready", "GET", "health", ready, Where.READY),
-    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>status)", "GET", "shared-memory",
-         shared_memory),
-    _row(r"/v2/(?P<memory>system|cuda)sharedmemory" + _REGION + "/(?P<action>register|unregister)", "POST",
-         "shared-memory", shared_memory),
-    _row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, Where.WORK),
-    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
-    _row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
-         Where.LOAD),
-    _row(r"/v2/trace/setting", "GET POST", "trace", tracing),
+    row(r"/v2/models/stats", "GET", "statistics", all_stats),
+    row(r"/v2/logging", "GET POST", "logging", logging),
+    row(_MODEL, "GET", "metadata", model_metadata),
+    row(_MODEL + "/infer", "POST", "inference", infer),
+    row(_MODEL + "/generate(?:_stream)?", "POST", "inference", generate),
+    row(_MODEL + "/ready", "GET", "health", model_ready, Where.READY),
+    row(_MODEL + "/config", "GET", "model-config", model_config),
+    row(_MODEL + "/stats", "GET", "statistics", model_stats),
+    row(r"/v2/models/(?P<model>[^/]+)/trace/setting", "GET POST", "trace", tracing),
+    row(r"/v2", "GET", "metadata", server_metadata),
+    row(r"/v2/health/live", "GET", "health", live),
+    row(r"/v2/health/ready", "GET", "health", ready, Where.READY),
+    row(_MEMORY + "/status", "GET", "shared-memory", shared_memory_status),
+    # Mapping and unmapping much memory takes long.
+    row(_MEMORY + "/register", "POST", "shared-memory", shared_memory_register, Where.WORK),
+    row(_MEMORY + "/unregister", "POST", "shared-memory", shared_memory_unregister, Where.WORK),
+    row(_REPOSITORY + "/index", "POST", "model-repository", repository_index, Where.WORK),
+    row(_REPOSITORY + "/models/(?P<model>[^/]+)/load", "POST", "model-repository", repository_load, Where.LOAD),
+    row(_REPOSITORY + "/models/(?P<model>[^/]+)/unload", "POST", "model-repository", repository_unload,
+        Where.LOAD),
+    row(r"/v2/trace/setting", "GET POST", "trace", tracing),
 )  # fmt: skip
 
 
-def find(method: str, path: str) -> tuple[Route | None, dict[str, str], bool]:
-    """Return (route, path parts, method allowed). HEAD is allowed where GET is."""
-    for route in ROUTES:
+Found = tuple[Route | None, dict[str, str], bool]
+
+
+def find(method: str, path: str, table: Sequence[Route] = ROUTES) -> Found:
+    """Return (route, path parts, method allowed): the first row for both, else the first for the path.
+
+    HEAD is allowed where GET is.
+    """
+    known: Found = None, {}, False
+    for route in table:
         found = route.pattern.fullmatch(path)
-        if found:
-            parts = {key: value or "" for key, value in found.groupdict().items()}
-            return route, parts, ("GET" if method == "HEAD" else method) in route.methods
-    return None, {}, False
+        if found and known[0] is None:
+            known = route, {key: value or "" for key, value in found.groupdict().items()}, False
+        if found and ("GET" if method == "HEAD" else method) in route.methods:
+            return route, {key: value or "" for key, value in found.groupdict().items()}, True
+    return known
 
 
 def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
@@ -183,6 +220,40 @@ def run(route: Route, plane: Dataplane, verb: Verb) -> Answer:
 
 def _model(verb: Verb) -> tuple[str, int]:
     return verb.params["model"], parse_version(verb.params.get("version", ""))
+
+
+def _region(verb: Verb) -> str:
+    """Return the name's bytes as UTF-8, which infer requests have them in; a path is decoded byte by byte."""
+    return verb.params["region"].encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _needed(asked: dict[str, Any], field: str) -> Any:
+    if field not in asked:
+        raise InvalidArg(f"Shared memory register request has no '{field}' field")
+    return asked[field]
+
+
+def _member(value: Any, name: str) -> Any:
+    if not isinstance(value, dict) or name not in value:
+        raise Internal(f"attempt to access non-existing object member '{name}'")
+    return value[name]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Internal("attempt to access JSON non-string as string")
+    return value
+
+
+def _unsigned(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Internal("attempt to access JSON non-unsigned-integer as unsigned-integer")
+    return value
+
+
+def _check_integer(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value >= 1 << 63:
+        raise Internal("attempt to access JSON non-signed-integer as signed-integer")
 
 
 def _refuse_repository(verb: Verb) -> None:
@@ -214,4 +285,4 @@ def _load_parameters(verb: Verb) -> dict[str, str | bytes]:
     return result
 
 
-__all__ = ["ROUTES", "Route", "find", "run"]
+__all__ = ["ROUTES", "Found", "Route", "find", "row", "run"]

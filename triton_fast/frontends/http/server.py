@@ -8,6 +8,7 @@ from functools import partial
 
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.frontends import compression
+from triton_fast.frontends.authorizer import Authorizer, Refusal
 from triton_fast.frontends.http import load, routes
 from triton_fast.frontends.http.accept import choose_encoding
 from triton_fast.frontends.http.messages import Answer, Verb, code_answer, error_answer
@@ -37,16 +38,23 @@ class InferApp(V2App):
         if route is None:
             return error_answer(404, "Not Found")
         values = {name.lower(): value for name, value in headers}
-        missing = self.authorizer.missing(route.category, values)
+        return self.answer(route, Verb(method, path, query, values, body, params), allowed)
+
+    def answer(self, route: routes.Route, verb: Verb, allowed: bool) -> Answer | Awaitable[Answer]:
+        """Run the handler of a route for who may use it. ``allowed``: the route has the method."""
+        missing = self.authorizer.missing(route.category, verb.headers)
         if missing:
             return self.denied(missing)
         if not allowed:
-            return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
-        verb = Verb(method, path, query, values, body, params)
+            return self.wrong_method(route)
         where = self.place(route.where)
         if where is not Where.LOOP:
             return self.run_later(routes.run, route, self.plane, verb, where=where)
         return routes.run(route, self.plane, verb)
+
+    def wrong_method(self, route: routes.Route) -> Answer:
+        """Answer a method that a known path does not have."""
+        return error_answer(405, "Method Not Allowed", ("Allow", ", ".join(route.methods)))
 
     def endpoint_load(self, form: int) -> bytes | None:
         """Return the endpoint-load-metrics header of a generate answer, if the models say what it needs."""
@@ -54,7 +62,9 @@ class InferApp(V2App):
 
     @staticmethod
     def denied(header: str) -> Answer:
-        """Answer a request to a restricted API that lacks its header."""
+        """Answer a request that lacks what ``Authorizer.missing`` named."""
+        if isinstance(header, Refusal):
+            return error_answer(header.http, header, *header.headers)
         return error_answer(403, f"This API is restricted, expecting header '{header}'")
 
     @staticmethod
@@ -78,11 +88,13 @@ class InferApp(V2App):
 class MetricsApp(InferApp):
     """The metrics port: one handler, no infer, no routes."""
 
-    def __init__(self, handle: Handler, work: Executor) -> None:
+    def __init__(self, handle: Handler, work: Executor, authorizer: Authorizer | None = None) -> None:
         Offload.__init__(self, work)
+        self.authorizer = authorizer or Authorizer()
         self.handle = handle
 
     def control(
         self, method: str, path: str, query: str, headers: list[tuple[str, str]], body: bytes
     ) -> Answer | Awaitable[Answer]:
-        return self.run_later(self.handle, method, path)
+        missing = self.authorizer.missing("metrics", {name.lower(): value for name, value in headers})
+        return self.denied(missing) if missing else self.run_later(self.handle, method, path)

@@ -90,6 +90,7 @@ cdef enum:
     MEM_CPU = 0
     MEM_PINNED = 1
     MEM_GPU = 2
+    MEM_CLIENT = 3          # of a block: a region of core/regions.pxd; of an output: it went there
 
 
 cdef inline int64_t now_ns() noexcept nogil:

@@ -73,6 +73,14 @@ cdef struct Wanted:         # an output the client asked for
     int32_t binary          # 1 binary, 0 JSON, -1 not said (the request's binary_default holds)
     uint32_t classes        # classification k; 0 = plain tensor
 
+# Memory of the client's own that a request uses, an input or the place for an output (core/regions.pxd).
+cdef struct Lent:
+    Lent* next
+    Block* block            # the region's; one ref
+    uint8_t* ptr
+    size_t nbytes
+    int32_t wanted          # of an output: its place in Request.wanted; -1: an input
+
 cdef struct Param:
     Param* next
     const char* key
@@ -138,6 +146,7 @@ cdef struct Request:
     void* record            # its trace's own record of it
     Param* params
     Block* body             # one ref; memory that inputs may borrow from
+    Lent* lent              # in its arena; NULL: it uses no memory of its client's
     Response response       # the only one, for models that answer once; else the final one
     Request* parent         # of a carrier (core/respond.pxd): the request it answers, which it holds; else NULL
     int32_t holds           # atomic; 1, and 1 for each carrier of this request that lives

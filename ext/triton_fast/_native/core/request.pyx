@@ -63,6 +63,12 @@ cdef void drop_outputs(Response* p) noexcept nogil:
     p.n_outputs = 0
 
 
+cdef void drop_lent(Lent* lent) noexcept nogil:
+    while lent != NULL:
+        block_unref(lent.block)
+        lent = lent.next
+
+
 cdef inline void release(Request* r) noexcept nogil:
     cdef int32_t i
     cdef Overflow* o = <Overflow*>r.overflow
@@ -71,6 +77,8 @@ cdef inline void release(Request* r) noexcept nogil:
         block_unref(r.inputs[i].block)
     drop_outputs(&r.response)
     block_unref(r.body)
+    if r.lent != NULL:
+        drop_lent(r.lent)
     if r.model != NULL and tf_add32(&r.model.refs, -1) == 0:
         model_free(r.model)
     while o != NULL:

@@ -12,6 +12,7 @@ from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_name, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
+from triton_fast._native.core.regions cimport lent_settle
 from triton_fast._native.core.request cimport (
     MAX_TENSORS, Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
@@ -452,6 +453,9 @@ cdef int check_input(Request* r, Tensor* t, tf_error* e) noexcept nogil:
     if t.dtype == DT_STRING:
         if t.kind == MEM_GPU:       # cannot be walked from here; the backend must
             return 0
+        # Where its client may still write, lengths that were checked may be others by the time they are used.
+        if t.block != NULL and lent_settle(r, t, e) != 0:
+            return -1
         return check_strings(r, t, 0 if empty else count, e)
     if mul_overflow(count, dtype_size(t.dtype), &nbytes):
         return fail_byte_overflow(t, count, e)

@@ -8,6 +8,7 @@ from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.grpc.message cimport Message
 from triton_fast._native.grpc.out cimport Out
+from triton_fast._native.net.gate cimport KeyHold
 
 cdef enum:
     KIND_NONE = 0           # the path has not come yet
@@ -56,6 +57,7 @@ cdef struct Call:
     bint cut_off            # the client was told to stop sending
     bint deferred           # HTTP/2 waits for more bytes of it
     bint granted            # the restricted category's secret came
+    KeyHold hold            # where the gate has its API key
     bint error_mode         # triton_grpc_error: the first error ends the call
     bint busy               # a message is being inflated; what follows waits in stash, and keeps the window taken
     bint turned_away        # a message came when the server took no more
@@ -84,6 +86,7 @@ cdef struct Call:
     size_t item_bytes
     PyObject* forwarded     # list of (name, value), or NULL; owned
     PyObject* metadata      # list of (name, value) of bytes, or NULL; owned
+    PyObject* key           # bytes: the API key that it presents, or NULL; owned
     PyObject* handler       # the Python object of a KIND_PYTHON call, until either side ends it; owned
 
 

@@ -54,6 +54,7 @@ cdef void call_unref(Call* call) noexcept:
     Py_XDECREF(call.forwarded)
     Py_XDECREF(call.metadata)
     Py_XDECREF(call.handler)
+    Py_XDECREF(call.key)
     live_calls -= 1
     if n_spare < KEEP_CALLS:
         call.next = spare_calls

@@ -128,6 +128,8 @@ cdef class GrpcConnection(H2Connection):
         if call.kind == KIND_PYTHON:
             (<list>call.metadata).append(((<char*>name)[:n], (<char*>value)[:m]))
             return 0
+        if server.gate is not None and server.take_key(call, <char*>name, n, <char*>value, m):
+            return 0
         if server.guard_name is not None and is_secret(<char*>name, n, <char*>value, m, server.guard_name,
                                                        server.guard_value):
             call.granted = True
@@ -170,9 +172,8 @@ cdef class GrpcConnection(H2Connection):
         if call.bad_timeout:
             return self.finish_text(
                 call, GRPC_INTERNAL, "malformed grpc-timeout: expected one to eight digits and H, M, S, m, u or n")
-        if call.kind != KIND_PYTHON and server.guard_name is not None and not call.granted:
-            status, text = server.app.denied(server.guard_label)
-            return self.finish_text(call, status, text)
+        if server.is_guarded and self.is_denied(call, call.kind == KIND_INFER):
+            return 0
         if call.forwarded != NULL:
             refused = reserved_field(<list>call.forwarded)
             if refused is not None:
@@ -183,6 +184,16 @@ cdef class GrpcConnection(H2Connection):
             return self.start_python(call)
         call.packed = packing_of(server.compression_level, call.accepts)
         return 0
+
+    # Refuse inference without what it needs. A key may have been taken back since the call began.
+    cdef bint is_denied(self, Call* call, bint counts) except -1:
+        lacks = self.server.lacks(call, counts) if call.kind != KIND_PYTHON else None
+        if lacks is None:
+            return False
+        self.cancel_items(call)
+        status, text = self.server.app.denied(lacks)
+        self.finish_text(call, status, text)
+        return True
 
     cdef int start_python(self, Call* call) except -1:
         cdef GrpcCall held = GrpcCall.__new__(GrpcCall)
@@ -310,7 +321,7 @@ cdef class GrpcConnection(H2Connection):
         if call.kind == KIND_STREAM:
             if self.takes_no_more():
                 call.turned_away = True
-            else:
+            elif self.server.gate is None or not self.is_denied(call, True):
                 self.take_request(call)
             message_begin(m)
         elif call.kind == KIND_PYTHON:

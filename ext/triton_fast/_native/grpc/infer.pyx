@@ -7,6 +7,7 @@ from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_UNSUPPORTED, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
+from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free, request_new
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.grpc.call cimport KIND_INFER, Item
@@ -14,6 +15,7 @@ from triton_fast._native.grpc.message cimport PREFIX, message_prefix
 from triton_fast._native.grpc.out cimport Out, out_new
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.net.fields cimport add_parameters
+from triton_fast._native.sched.lent cimport lent_begin
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake,
@@ -52,8 +54,9 @@ cdef int error_of(tf_error* e, error) except -1:
     return 0
 
 
-cdef int decode(Request* r, const uint8_t* message, size_t n, size_t max_input, tf_error* e) noexcept nogil:
-    if pb_decode_infer(r, message, n, max_input, e) != 0:
+cdef int decode(Request* r, const uint8_t* message, size_t n, size_t max_input, Registry* regions,
+                tf_error* e) noexcept nogil:
+    if pb_decode_infer(r, message, n, max_input, regions, e) != 0:
         return -1
     return request_validate(r, e)
 
@@ -92,9 +95,9 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             raise MemoryError
         if n >= NOGIL_MESSAGE:
             with nogil:
-                rc = decode(r, message, n, server.max_inflated, e)
+                rc = decode(r, message, n, server.max_inflated, server.regions, e)
         else:
-            rc = decode(r, message, n, server.max_inflated, e)
+            rc = decode(r, message, n, server.max_inflated, server.regions, e)
         if rc != 0:
             request_free(r)
             return -1
@@ -109,6 +112,10 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         r.sink = &server.ring.ring.sink
         r.stamps[T_RECEIVED] = item.call.began
         r.max_responses = server.max_responses
+        if r.lent != NULL and lent_begin(r, e) != 0:
+            r.body = NULL
+            request_free(r)
+            return -1
         rc = scheduler_submit(model.ptr.scheduler, r, &wake, e)
         if rc == SUBMIT_OK:
             # An instance may be at work on it by now; only this thread frees it.

@@ -4,6 +4,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.native cimport tf_buf
+from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport Call, Item
 from triton_fast._native.grpc.outgoing cimport Outgoing
@@ -58,6 +59,8 @@ cdef class GrpcShared(Shared):
     cdef object due_timer
     cdef ModelSlot[64] models
     cdef int64_t models_epoch
+    cdef object shared_memory   # SharedRegions that clients register; None: they may not
+    cdef Registry* regions      # the same
 
     cdef int watch(self, Call* call) except -1
     cdef int unwatch(self, Call* call) noexcept
@@ -65,4 +68,8 @@ cdef class GrpcShared(Shared):
     # The model a request is for; a ServerError when there is none.
     cdef NativeModel find_model(self, PbHead* head)
     cdef int forget_models(self) except -1
+    # Keep the API key of a metadata field; False: the field is no place for one.
+    cdef bint take_key(self, Call* call, const char* name, size_t n, const char* value, size_t m) except -1
+    # What inference of this call lacks, for app.denied; None: nothing. counts: a request of it has come.
+    cdef object lacks(self, Call* call, bint counts)
     cdef int grow_cut(self, int32_t n) except -1

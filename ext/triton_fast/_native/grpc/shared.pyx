@@ -5,9 +5,11 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy
 
 from triton_fast._native.core.native cimport now_ns, tf_buf_free
+from triton_fast._native.core.regions cimport SharedRegions
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport Call, Item, call_ref, call_unref
 from triton_fast._native.grpc.outgoing cimport outgoing_drop
+from triton_fast._native.net.gate cimport KEY_BEARER, KEY_MAX, KEY_NONE, KEY_OWN, key_field
 from triton_fast._native.net.shared cimport Peer, Shared
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.pb_infer cimport PbHead
@@ -62,6 +64,30 @@ cdef class GrpcShared(Shared):
         for i in range(MODEL_SLOTS):
             free(self.models[i].key)
             Py_XDECREF(self.models[i].model)
+
+    cdef bint take_key(self, Call* call, const char* name, size_t n, const char* value, size_t m) except -1:
+        cdef const char* key = NULL
+        cdef size_t length = 0
+        cdef int32_t kind = key_field(name, n, value, m, &key, &length)
+        if kind == KEY_OWN or (kind == KEY_BEARER and call.key == NULL):
+            held = key[:min(length, <size_t>KEY_MAX + 1)]
+            Py_INCREF(held)
+            Py_XDECREF(call.key)
+            call.key = <PyObject*>held
+        return kind != KEY_NONE
+
+    cdef object lacks(self, Call* call, bint counts):
+        cdef bytes key = <bytes>call.key if call.key != NULL else b""
+        if self.gate is not None:
+            refused = self.gate.refusal(key, len(key), &call.hold, counts)
+            if refused is not None:
+                return refused
+        return self.guard_label if self.guard_name is not None and not call.granted else None
+
+    def use_regions(self, SharedRegions regions not None):
+        """Let infer requests use the shared memory that is registered there."""
+        self.shared_memory = regions
+        self.regions = regions.ptr
 
     cdef int deliver(self, Response* p, Peer reader) except -1:
         cdef Response* after

@@ -63,10 +63,10 @@ cdef Request* body_request(Model* model, Info* info, Limits* limits, Plan* plan,
         elif json_len >= NOGIL_JSON:
             with nogil:
                 rc = json_decode_infer(r, json, json_len, binary, binary_len, info.has_header_len,
-                                       limits.max_input, e)
+                                       limits.max_input, limits.regions, e)
         else:
             rc = json_decode_infer(r, json, json_len, binary, binary_len, info.has_header_len,
-                                   limits.max_input, e)
+                                   limits.max_input, limits.regions, e)
         if rc == 0:
             rc = request_validate(r, e)
         if rc != 0:

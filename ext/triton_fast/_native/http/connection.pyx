@@ -22,7 +22,8 @@ from triton_fast._native.http.generate cimport (
     FILL_DONE, FILL_FAILED, FILL_FULL, FILL_HEAVY, EventJob, Generation, generate_request,
 )
 from triton_fast._native.http.head cimport (
-    ROUTE_INFER, ROUTE_NONE, Info, forwarded_headers, has_header, head_info, native_route, text_of,
+    ROUTE_INFER, ROUTE_NONE, Info, find_header, forwarded_headers, head_info, native_route, take_typed_length,
+    text_of,
 )
 from triton_fast._native.http.plan cimport (
     Plan, plan_free, plan_reply_learn, plan_reply_matches,
@@ -30,11 +31,15 @@ from triton_fast._native.http.plan cimport (
 from triton_fast._native.http.reply cimport ReplyJob, reply_head, reply_is_heavy
 from triton_fast._native.http.shared cimport HttpShared
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
+from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport SCRATCH
+from triton_fast._native.sched.lent cimport lent_begin
 from triton_fast._native.sched.model cimport NativeModel
-from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit
+from triton_fast._native.sched.scheduler cimport (
+    SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit,
+)
 from triton_fast._native.wire.chunked cimport Chunked, HTTP_MAX_CHUNKS, chunked_init
-from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, http1_error_text, http1_parse_head
+from triton_fast._native.wire.http1 cimport HTTP_ERROR_TEXT, Head, M_POST, Slice, http1_error_text, http1_parse_head
 from triton_fast._native.wire.json_reply cimport json_encode_reply
 
 from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT, ServerError
@@ -61,6 +66,8 @@ cdef class HttpConnection(Channel):
     cdef bint head_begun
     cdef bint lingering     # this was refused: throw away the rest before the end
     cdef tf_buf memo        # the last infer head, whose info still holds
+    cdef object lacks       # what the infer request in hand is refused for; None: nothing
+    cdef KeyHold hold       # where the gate has the key of its head
     cdef Block* block
     cdef size_t body_at     # where the body begins in block
     cdef size_t received
@@ -209,7 +216,8 @@ cdef class HttpConnection(Channel):
             return used
         if self.state == ST_CHUNKED:
             return self.consume_chunks(data, n)
-        if self.memo.len and self.memo.len <= n and memcmp(self.memo.data, data, self.memo.len) == 0:
+        if self.memo.len and self.memo.len <= n and memcmp(self.memo.data, data, self.memo.len) == 0 and (
+                self.server.gate is None or self.server.gate.holds(&self.hold)):
             self.began = now_ns()
             self.head_begun = False
             self.scan_from = 0
@@ -234,7 +242,8 @@ cdef class HttpConnection(Channel):
         self.memo.len = 0
         if self.take_head() == 0:
             return n
-        if self.info.route and not self.info.chunked and not self.info.expect and used <= 2048:
+        if self.info.route and self.lacks is None and used <= 2048 and not (
+                self.info.chunked or self.info.expect or self.info.once):
             tf_buf_put(&self.memo, data, used)
             if self.memo.failed:
                 tf_buf_free(&self.memo)
@@ -281,11 +290,21 @@ cdef class HttpConnection(Channel):
         cdef size_t end = 0
         cdef int64_t version = -1
         cdef int32_t route = ROUTE_NONE
-        cdef bytes refused
-        cdef str name
-        if h.method == M_POST and self.server.allow_infer:
-            route = native_route(&h.path, &end, &version)
+        cdef bytes refused, mistyped = None
+        cdef str name = None
+        cdef bint lasting = True
+        if h.method == M_POST:
+            if self.server.allow_infer:
+                route = native_route(&h.path, &end, &version)
+            elif self.server.binary_type is not None:
+                found = self.find_route(h)
+                if found is not None:
+                    route, name, version, lasting = found
+                    mistyped = take_typed_length(h, self.server.binary_type)
         refused = head_info(h, &self.info, &self.server.limits, route, &status)
+        if mistyped is not None and refused is None:
+            refused, status = mistyped, 400
+        self.info.once = not lasting
         self.received = 0
         if self.server.draining:
             self.info.keep_alive = False
@@ -295,21 +314,21 @@ cdef class HttpConnection(Channel):
         self.verb = None
         self.forwarded = None
         if route:
-            name = h.path.ptr[11:end].decode("utf-8", "replace")
+            if name is None:
+                name = h.path.ptr[11:end].decode("utf-8", "replace")
             if name != self.model_name or version != self.model_version:
                 self.model_name = name
                 self.model_version = version
                 self.epoch = -1
-            self.info.denied = self.server.guard_name is not None and not has_header(
-                h, self.server.guard_name, self.server.guard_value)
-            if self.info.denied and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
+            self.lacks = self.server.lacks(&self.hold) if self.server.is_guarded else None
+            if self.lacks is not None and (self.info.chunked or self.info.expect or self.info.length > SCRATCH):
                 # A large body is not taken from who may not send it.
-                self.refuse_with(self.server.app.denied(self.server.guard_label))
+                self.refuse_with(self.server.app.denied(self.lacks))
                 return False
             if route != ROUTE_INFER:
                 return True
             if self.server.forward is not None:
-                self.forwarded = forwarded_headers(h, self.server.forward)
+                self.forwarded = forwarded_headers(h, self.server.forward, self.server.gate is not None)
                 refused = reserved_field(self.forwarded)
                 if refused is not None:
                     self.refuse(400, refused)
@@ -320,6 +339,11 @@ cdef class HttpConnection(Channel):
             self.verb = (text_of(&h.method_name), text_of(&h.path), text_of(&h.query),
                          [(text_of(&h.headers[i].name), text_of(&h.headers[i].value)) for i in range(h.n_headers)])
         return True
+
+    # What a POST means on the port of a cloud's front end, or None.
+    cdef object find_route(self, Head* h):
+        cdef Slice* given = find_header(h, self.server.route_header)
+        return self.server.app.native(text_of(&h.path), None if given == NULL else text_of(given))
 
     # The head is done and `rest` bytes of what follows are at hand: make ready for the body, or go on without one.
     cdef int begin_body(self, size_t rest) except -1:
@@ -403,9 +427,9 @@ cdef class HttpConnection(Channel):
         return 0
 
     cdef int dispatch_infer(self) except -1:
-        if self.info.denied:
+        if self.lacks is not None:
             self.drop_block()
-            self.reply(*self.server.app.denied(self.server.guard_label))
+            self.reply(*self.server.app.denied(self.lacks))
             return 0
         try:
             if self.epoch != self.server.epoch.value or self.model is None:
@@ -474,7 +498,10 @@ cdef class HttpConnection(Channel):
             self.request.sink = &self.server.ring.ring.sink
             self.request.stamps[T_RECEIVED] = self.began
             self.request.max_responses = self.server.max_responses if self.model.ptr.decoupled else 0
-            status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
+            if self.request.lent != NULL and lent_begin(self.request, &e) != 0:
+                status = SUBMIT_REFUSED
+            else:
+                status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
                 self.server.in_flight += 1
@@ -520,8 +547,8 @@ cdef class HttpConnection(Channel):
             request_free(r)
             return 0
         if p.code == TF_OK and (encoding or reply_is_heavy(p, 0)):
-            return self.reply_in_one_piece(ReplyJob.make(p, self.model, encoding, server.app.deflate),
-                                           reply_is_heavy(p, encoding))
+            return self.reply_in_one_piece(ReplyJob.make(p, self.model, encoding, server.app.deflate,
+                                                         server.binary_type), reply_is_heavy(p, encoding))
         try:
             if (p.code == TF_OK and self.planned and plan_reply_matches(&self.plan, p) and self.info.keep_alive
                     and not self.info.http10):
@@ -593,8 +620,14 @@ cdef class HttpConnection(Channel):
     cdef int send_reply(self, Response* p, int32_t n_binary) except -1:
         cdef HttpShared server = self.server
         cdef size_t binary = server.binary_bytes(p, n_binary)
+        cdef bytes typed
         server.out.len = 0
-        reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
+        if binary and server.binary_type is not None:
+            typed = b"Content-Type: %b%d\r\n" % (server.binary_type, server.json.len)
+            reply_head(&server.out, 200, <const char*>typed, server.json.len + binary, 0, self.info.keep_alive,
+                       self.info.http10)
+        else:
+            reply_head(&server.out, 200, NULL, server.json.len, binary, self.info.keep_alive, self.info.http10)
         tf_buf_put(&server.out, server.json.data, server.json.len)
         if server.out.failed or server.json.failed:
             tf_buf_free(&server.out)

@@ -1,6 +1,7 @@
 # From a parsed request head to what the connection keeps of it: route, encodings, lengths, and whether it is refused.
 from libc.stdint cimport int32_t, int64_t
 
+from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.wire.http1 cimport Head, Slice
 
 
@@ -26,7 +27,7 @@ cdef struct Info:
     bint head_only          # HEAD: no body in the answer
     bint chunked
     bint expect
-    bint denied             # inference is restricted, and the head lacks the header for it
+    bint once               # what the route is may be another next time, for the same head
     bint has_header_len     # Inference-Header-Content-Length: header_len holds
     int32_t encoding_in     # 0 identity, 1 gzip, 2 deflate, 3 unsupported
     int32_t encoding_out
@@ -39,6 +40,7 @@ cdef struct Limits:
     size_t max_head
     size_t max_input        # JSON, raw and inflated bodies
     size_t max_body         # any body
+    Registry* regions       # that clients registered; NULL: they may not
 
 
 cdef inline str text_of(Slice* s):
@@ -51,7 +53,15 @@ cdef bytes head_info(Head* h, Info* info, Limits* limits, int32_t route, int32_t
 # ROUTE_* of path when that is /v2/models/M[/versions/V]/infer or the like; then M is path[11:name_end], and version -1
 # without V. Numbers that do not fit are left to the Python side, which answers as Triton does.
 cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexcept
+# Take the head as the front ends of clouds do: no compression, and the length of the JSON part stands behind `kind` in
+# Content-Type instead of in a header of its own. The text that refuses it (400), or None.
+cdef bytes take_typed_length(Head* h, bytes kind)
+# The first header of this name (lower case); NULL when there is none.
+cdef Slice* find_header(Head* h, bytes name) noexcept
 # Whether a header `name` (lower case) has exactly `value` (see net.fields).
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept
-# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent.
-cdef list forwarded_headers(Head* h, object pattern)
+# The API key that a request presents; an empty one when it presents none.
+cdef void presented_key(Head* h, const char** key, size_t* n) noexcept
+# The headers whose names the compiled pattern finds, as [(name, value)] of bytes, names as sent. but_keys: without
+# those that may hold an API key.
+cdef list forwarded_headers(Head* h, object pattern, bint but_keys)

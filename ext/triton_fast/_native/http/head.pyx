@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcmp, memset
 
 from triton_fast._native.net.fields cimport is_secret
+from triton_fast._native.net.gate cimport KEY_BEARER, KEY_NONE, KEY_OWN, key_field
 from triton_fast._native.wire.http1 cimport (
     HTTP_ERROR_TEXT, Head, M_HEAD, NUM_OK, Slice, http1_infer_len_text, http1_parse_int32,
 )
@@ -108,6 +109,37 @@ cdef int32_t native_route(Slice* path, size_t* name_end, int64_t* version) noexc
     return route
 
 
+cdef Slice* find_header(Head* h, bytes name) noexcept:
+    cdef uint32_t i
+    for i in range(h.n_headers):
+        if is_named(&h.headers[i].name, <const char*>name, len(name)):
+            return &h.headers[i].value
+    return NULL
+
+
+cdef bytes take_typed_length(Head* h, bytes kind):
+    cdef Slice* given = find_header(h, b"content-type")
+    cdef int32_t value = 0
+    cdef bytes text
+    h.content_encoding.ptr = NULL
+    h.content_encoding.len = 0
+    h.accept_encoding.ptr = NULL
+    h.has_infer_header_len = False
+    if given == NULL:
+        return None
+    text = given.ptr[:given.len]
+    if kind not in text:
+        return None
+    if not text.startswith(kind):
+        return b"expect MIME type for binary data starts with '%b', got: %b" % (kind, text)
+    h.infer_header_len.ptr = given.ptr + len(kind)
+    h.infer_header_len.len = given.len - <size_t>len(kind)
+    if http1_parse_int32(h.infer_header_len, &value) != NUM_OK:
+        return b"Unable to parse inference header size, got: %b" % (text[len(kind):],)
+    h.has_infer_header_len = True
+    return None
+
+
 cdef bint has_header(Head* h, bytes name, bytes value) noexcept:
     cdef uint32_t i
     for i in range(h.n_headers):
@@ -123,11 +155,33 @@ cdef int32_t encoding_number(Slice* s) except -1:
     return {"identity": 0, "gzip": 1, "x-gzip": 1, "deflate": 2}.get(text_of(s).strip().lower(), 3)
 
 
-cdef list forwarded_headers(Head* h, object pattern):
+cdef void presented_key(Head* h, const char** key, size_t* n) noexcept:
     cdef uint32_t i
+    cdef int32_t kind
+    cdef const char* text = NULL
+    cdef size_t m = 0
+    key[0] = NULL
+    n[0] = 0
+    for i in range(h.n_headers):
+        kind = key_field(h.headers[i].name.ptr, h.headers[i].name.len, h.headers[i].value.ptr, h.headers[i].value.len,
+                         &text, &m)
+        if kind == KEY_OWN or (kind == KEY_BEARER and key[0] == NULL):
+            key[0] = text
+            n[0] = m
+            if kind == KEY_OWN:
+                return
+
+
+cdef list forwarded_headers(Head* h, object pattern, bint but_keys):
+    cdef uint32_t i
+    cdef const char* key
+    cdef size_t n
     found = []
     for i in range(h.n_headers):
         name = h.headers[i].name.ptr[:h.headers[i].name.len]
+        if but_keys and key_field(h.headers[i].name.ptr, h.headers[i].name.len, h.headers[i].value.ptr,
+                                  h.headers[i].value.len, &key, &n) != KEY_NONE:
+            continue
         if pattern.search(name.decode("latin-1")):
             found.append((name, h.headers[i].value.ptr[:h.headers[i].value.len]))
     return found

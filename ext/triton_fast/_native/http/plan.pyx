@@ -70,7 +70,7 @@ cdef void plan_learn(Plan* p, Request* r, const char* json, size_t json_len, con
     cdef bint again = (p.proto == NULL and p.json.len == json_len and p.bin_len == bin_len
                        and memcmp(p.json.data, json, json_len) == 0)
     plan_forget(p)
-    if json_len == 0 or json_len > PLAN_MAX_JSON or r.n_inputs > PLAN_MAX_TENSORS or r.params != NULL:
+    if json_len == 0 or json_len > PLAN_MAX_JSON or r.n_inputs > PLAN_MAX_TENSORS or r.params != NULL or r.lent != NULL:
         return
     for i in range(r.n_inputs):
         if r.inputs[i].dtype == DT_STRING or not lies_in(&r.inputs[i], bin, bin_len):
@@ -88,7 +88,7 @@ cdef void plan_learn(Plan* p, Request* r, const char* json, size_t json_len, con
     proto = request_new(r.model)
     if proto == NULL:
         return
-    if (json_decode_infer(proto, p.json.data, json_len, bin, bin_len, True, max_input, &e) != 0
+    if (json_decode_infer(proto, p.json.data, json_len, bin, bin_len, True, max_input, NULL, &e) != 0
             or request_validate(proto, &e) != 0):
         request_free(proto)
         return

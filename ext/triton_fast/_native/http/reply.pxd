@@ -32,6 +32,7 @@ cdef class ReplyJob:
     cdef NativeModel model
     cdef int32_t encoding
     cdef object deflate
+    cdef bytes binary_type  # see HttpShared
 
     @staticmethod
-    cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate)
+    cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate, bytes binary_type)

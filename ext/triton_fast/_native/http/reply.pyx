@@ -150,12 +150,13 @@ cdef class ReplyJob:
     """An infer reply to be encoded in one piece. ``run`` may be called on any thread, once."""
 
     @staticmethod
-    cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate):
+    cdef ReplyJob make(Response* p, NativeModel model, int32_t encoding, object deflate, bytes binary_type):
         cdef ReplyJob job = ReplyJob.__new__(ReplyJob)
         job.p = p
         job.model = model
         job.encoding = encoding
         job.deflate = deflate
+        job.binary_type = binary_type
         return job
 
     def __dealloc__(self):
@@ -187,7 +188,9 @@ cdef class ReplyJob:
                 if t.nbytes:
                     parts.append((<char*>t.ptr)[:t.nbytes])
             headers = [("Content-Type", "application/json")]
-            if len(parts) > 1:
+            if len(parts) > 1 and self.binary_type is not None:
+                headers = [("Content-Type", f"{self.binary_type.decode()}{json.len}")]
+            elif len(parts) > 1:
                 headers = [("Content-Type", "application/octet-stream"),
                            ("Inference-Header-Content-Length", str(json.len))]
             body = b"".join(parts)

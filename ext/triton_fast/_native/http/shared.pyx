@@ -4,7 +4,10 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc, realloc
 
 from triton_fast._native.core.native cimport tf_buf_free
+from triton_fast._native.core.regions cimport SharedRegions
 from triton_fast._native.core.request cimport Response
+from triton_fast._native.http.head cimport has_header, presented_key
+from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport Peer, Shared
 
 
@@ -30,7 +33,8 @@ cdef class HttpShared(Shared):
         Object with ``resolve(name, version) -> NativeModel``, ``control(method, path, query, headers, body)`` which
         returns ``(status, headers, body)`` or a coroutine of it, ``inflate(data, encoding, limit)``,
         ``deflate(data, encoding)``, ``choose_encoding(accept_encoding)``, ``endpoint_load(format)``,
-        ``failed(exception)``.
+        ``failed(exception)``; with ``binary_type`` also ``native(path, value of route_header or None)``, which returns
+        None or (ROUTE_*, model, version, whether the same head always means this).
     loop, epoch
         See ``Shared``.
     """
@@ -58,6 +62,24 @@ cdef class HttpShared(Shared):
         self.limits.max_head = max_head
         self.limits.max_input = max_input
         self.limits.max_body = max_body
+
+    cdef object lacks(self, KeyHold* hold):
+        cdef const char* key = NULL
+        cdef size_t n = 0
+        if self.gate is not None:
+            hold.generation = 0         # it is of another head
+            presented_key(&self.head, &key, &n)
+            refused = self.gate.refusal(key, n, hold, True)
+            if refused is not None:
+                return refused
+        if self.guard_name is not None and not has_header(&self.head, self.guard_name, self.guard_value):
+            return self.guard_label
+        return None
+
+    def use_regions(self, SharedRegions regions not None):
+        """Let infer requests use the shared memory that is registered there."""
+        self.shared_memory = regions
+        self.limits.regions = regions.ptr
 
     cdef int deliver(self, Response* p, Peer reader) except -1:
         cdef Response* after

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from triton_fast._native.core.native cimport tf_buf
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.core.ring cimport CompletionRing
+from triton_fast._native.net.gate cimport KeyGate
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 
 cdef enum:
@@ -30,6 +31,8 @@ cdef class Shared:
     cdef size_t scratch_len
     cdef tf_buf out
     cdef public bint draining
+    cdef bint is_guarded    # inference needs a header, a key, or both
+    cdef KeyGate gate       # None: the server has no keys
     cdef bytes guard_name   # None: inference is not restricted
     cdef bytes guard_value
     cdef str guard_label

@@ -6,6 +6,7 @@ from libc.stdlib cimport free, malloc
 from triton_fast._native.core.native cimport now_ns, tf_buf_free
 from triton_fast._native.core.request cimport Response
 from triton_fast._native.core.ring cimport CompletionRing
+from triton_fast._native.net.gate cimport KeyGate
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 from triton_fast._native.sched.scheduler cimport scheduler_wake
 
@@ -67,6 +68,12 @@ cdef class Shared:
         self.guard_label = name
         self.guard_name = name.lower().encode()
         self.guard_value = value.encode()
+        self.is_guarded = True
+
+    def require_keys(self, KeyGate gate not None):
+        """Refuse infer requests without a key that lets infer; headers that may hold one are not forwarded."""
+        self.gate = gate
+        self.is_guarded = True
 
     def attach(self):
         self.loop.add_reader(self.ring.fileno(), self.on_completions)

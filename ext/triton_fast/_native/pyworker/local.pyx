@@ -2,11 +2,11 @@
 # the request's own memory, which lives as long as any of them; outputs are copied once, but for large ones that are an
 # input or a part of one.
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
+from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
 )
@@ -16,6 +16,7 @@ from triton_fast._native.core.request cimport (
     response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
+from triton_fast._native.core.view cimport BlockView
 from triton_fast._native.pyworker.calls cimport call_runner
 from triton_fast._native.pyworker.decode cimport are_strings, count_of, find_output
 from triton_fast._native.pyworker.worker cimport Worker
@@ -31,27 +32,6 @@ from triton_fast.errors import Internal, InvalidArg
 cdef enum:
     LARGE = 32768
     MAX_BASES = 4           # arrays that an array is a view of, one of another
-
-
-cdef class BlockView:
-    """A buffer over one tensor's data, writable unless others have it too; the memory lives while any view does."""
-
-    cdef Block* block
-    cdef uint8_t* data
-    cdef Py_ssize_t size
-    cdef bint fixed
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.data, self.size, self.fixed, flags)
-
-    def __releasebuffer__(self, Py_buffer* view):
-        pass
-
-    def __len__(self):
-        return self.size
-
-    def __dealloc__(self):
-        block_unref(self.block)
 
 
 cdef BlockView view_of(Request* r, Tensor* t):

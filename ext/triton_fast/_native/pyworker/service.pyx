@@ -32,12 +32,8 @@ cdef enum:
     BURST = 256             # events before the calls' answers have their turn
 
 
-cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int sigfillset(sigset_t* s)
-    int pthread_sigmask(int how, const sigset_t* s, sigset_t* old)
-    int SIG_SETMASK
+cdef extern from "tf_signals.h" nogil:
+    int tf_block_signals()
 
 
 cdef inline void hold(Channel* c, int32_t slot, uint32_t word) noexcept nogil:
@@ -174,11 +170,9 @@ cdef void* run_service(void* arg) noexcept nogil:
     cdef Worker* w = <Worker*>arg
     cdef Channel* c = w.served
     cdef Message m
-    cdef sigset_t every
     cdef int32_t n
     cdef bint more
-    sigfillset(&every)
-    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    tf_block_signals()
     while not tf_load32(&c.dead):
         n = 0
         while n < BURST and channel_take(c, RING_EVENTS, &m):

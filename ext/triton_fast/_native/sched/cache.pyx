@@ -11,6 +11,7 @@ from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_OK, TF_UNAVAILABLE, now_ns, tf_add32, tf_error, tf_fail, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
+from triton_fast._native.core.regions cimport lent_settle_all
 from triton_fast._native.core.request cimport (
     FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Request, Response, Sink, T_COMPUTED, T_INPUT,
     T_OUTPUT, T_QUEUED, T_STARTED, request_alloc, response_fail_error,
@@ -366,6 +367,13 @@ cdef bint more_flights(Store* s) noexcept nogil:
     return True
 
 
+# What is looked up and what is executed must be the same, whatever the client does meanwhile; else it could file its
+# own answer under the inputs of others. -1: it can not be had, so the request is not looked up.
+cdef int settle(Request* r) noexcept nogil:
+    cdef tf_error e
+    return lent_settle_all(r, &e)
+
+
 cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noexcept nogil:
     cdef Layer* layer = <Layer*>sched
     cdef Store* s = layer.store
@@ -379,7 +387,7 @@ cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noe
     wake[0] = False
     r.seat = NULL
     if (tf_load32(&sched.stopping) or r.flags & (FLAG_PART | FLAG_PADDING)
-            or request_key(r, &s.secret, layer.owner, key) != 0):
+            or (r.lent != NULL and settle(r) != 0) or request_key(r, &s.secret, layer.owner, key) != 0):
         return inner.submit(inner, r, wake, e)
     seat = <Seat*>request_alloc(r, sizeof(Seat))
     if seat == NULL:

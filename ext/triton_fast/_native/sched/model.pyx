@@ -35,12 +35,8 @@ from triton_fast._native.core.labels cimport LabelTable
 
 from triton_fast.errors import Internal
 
-cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int sigfillset(sigset_t* s)
-    int pthread_sigmask(int how, const sigset_t* s, sigset_t* old)
-    int SIG_SETMASK
+cdef extern from "tf_signals.h" nogil:
+    int tf_block_signals()
 
 
 cdef struct Runner:
@@ -165,11 +161,9 @@ cdef void give_back(Runner* run) noexcept nogil:
 
 cdef void* run_instance(void* arg) noexcept nogil:
     cdef Runner* run = <Runner*>arg
-    cdef sigset_t every
     cdef int64_t started = 0
     cdef int32_t n
-    sigfillset(&every)
-    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    tf_block_signals()
     while True:
         if run.before != NULL and (run.place == NULL or not place_asked(run.place)):
             run.before(run.state, &run.source.stopping)
@@ -241,9 +235,7 @@ cdef void drop_labels(NativeModel self) noexcept:
 
 
 cdef void* run_watcher(void* arg) noexcept nogil:
-    cdef sigset_t every
-    sigfillset(&every)
-    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    tf_block_signals()
     queue_watch(<Queue*>(<Runner*>arg).source)
     return NULL
 

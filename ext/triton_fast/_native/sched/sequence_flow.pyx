@@ -24,12 +24,8 @@ from triton_fast._native.sched.sequence_slots cimport (
 from triton_fast._native.sched.sequence_types cimport Sequence, Sequences
 
 
-cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int sigfillset(sigset_t* s)
-    int pthread_sigmask(int how, const sigset_t* s, sigset_t* old)
-    int SIG_SETMASK
+cdef extern from "tf_signals.h" nogil:
+    int tf_block_signals()
 
 cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* EXPIRED = b"timeout of the corresponding sequence has been expired"
@@ -194,12 +190,10 @@ cdef int64_t reap(Sequences* q, int64_t now, Refused* refused) noexcept nogil:
 cdef void* run_reaper(void* arg) noexcept nogil:
     cdef Sequences* q = <Sequences*>arg
     cdef Refused refused
-    cdef sigset_t every
     cdef timespec ts
     cdef int64_t until
     memset(&refused, 0, sizeof(Refused))
-    sigfillset(&every)
-    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    tf_block_signals()
     pthread_mutex_lock(&q.lock)
     while not q.ending:
         until = reap(q, now_ns(), &refused)

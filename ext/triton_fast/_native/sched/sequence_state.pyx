@@ -4,7 +4,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
-    DT_STRING, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, dtype_size, tf_error, tf_fail,
+    DT_STRING, MEM_CLIENT, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_START, Request, Response, Tensor, request_wants, response_fail_error,
@@ -124,7 +124,9 @@ cdef int check(StateSpec* spec, Tensor* t) noexcept nogil:
 # The tensor's memory for a state: its own block, or a copy where it has none or keeps too much. NULL: out of memory.
 cdef Block* keep(Tensor* t) noexcept nogil:
     cdef Block* block
-    if t.block != NULL and (t.block.cap <= SMALL or t.block.cap // PINS <= t.nbytes):
+    # Not memory that its client may still write.
+    if t.block != NULL and t.block.kind != MEM_CLIENT and (
+            t.block.cap <= SMALL or t.block.cap // PINS <= t.nbytes):
         block_ref(t.block)
         return t.block
     block = block_new(t.nbytes)

@@ -7,16 +7,17 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
-from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_INVALID, DT_STRING,
-    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE,
+    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE,
     dtype_name, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
+from triton_fast._native.core.regions cimport FOR_INPUT, Registry, region_lend
 from triton_fast._native.core.request cimport (
-    MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Param, Request, Tensor, Wanted, request_alloc,
-    request_free, request_new,
+    MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Lent, Param, Request, Tensor, Wanted,
+    request_alloc, request_free, request_new,
 )
 from triton_fast._native.wire.json_scan cimport (
     TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_A_TYPE, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN,

@@ -8,16 +8,17 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
-from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_INVALID, DT_STRING,
-    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE,
-    TF_UNSUPPORTED, dtype_name, dtype_size, tf_error, tf_fail,
+    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED,
+    dtype_name, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
+from triton_fast._native.core.regions cimport FOR_INPUT, Registry, SharedRegions, region_lend
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Param,
-    Request, Tensor, Wanted, request_alloc, request_free, request_new,
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING,
+    Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.wire.json_scan cimport (
     TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN, TFJ_ROOT,
@@ -58,6 +59,7 @@ cdef int read_output(Decoder* d, tf_json_str* name, int* has_name, Extras* x) no
 
 cdef int finish_output(Decoder* d, tf_json_str* name, int has_name, Extras* x) noexcept nogil:
     cdef Wanted* w
+    cdef Lent* lent = NULL
     cdef void* more
     cdef int rc
     if x.region:
@@ -78,7 +80,7 @@ cdef int finish_output(Decoder* d, tf_json_str* name, int has_name, Extras* x) n
     if x.classes == WRONG:
         return tf_fail(d.e, TF_INTERNAL, b"Unable to set 'classification': attempt to access JSON non-unsigned-integer "
                        b"as unsigned-integer")
-    if check_region(d, x):
+    if (x.region or x.offset or x.byte_size) and take_region(d, x, d.r.n_wanted, &lent):
         return -1
     if x.binary == WRONG:
         return tf_fail(d.e, TF_INTERNAL, NON_BOOL, <char*>b"binary_data")
@@ -93,7 +95,9 @@ cdef int finish_output(Decoder* d, tf_json_str* name, int has_name, Extras* x) n
     w.index = -1
     # The real server gives JSON for an output named without binary_data, whatever binary_data_output says.
     w.binary = 1 if x.binary and x.binary_value else 0
-    w.classes = <uint32_t>x.classes_value if x.classes_value < UINT32_MAX else UINT32_MAX
+    w.classes = 0
+    if x.classes:
+        w.classes = <uint32_t>x.classes_value if x.classes_value < UINT32_MAX else UINT32_MAX
     d.r.n_wanted += 1
     return 0
 
@@ -111,7 +115,7 @@ cdef int read_outputs(Decoder* d) noexcept nogil:
             return rc
         if d.r.n_wanted == MAX_TENSORS:
             return tf_fail(d.e, TF_INVALID_ARG, b"the request has more than %d outputs", <int>MAX_TENSORS)
-        memset(&x, 0, sizeof(x))
+        memset(&x, 0, <size_t>(<char*>&x.binary_size_value - <char*>&x))
         has_name = ABSENT
         if read_output(d, &name, &has_name, &x) or finish_output(d, &name, has_name, &x):
             return -1
@@ -306,20 +310,21 @@ cdef int odd_strings(Decoder* d) noexcept nogil:
 
 
 cdef int json_decode_infer(Request* r, const char* json, size_t json_len, const uint8_t* bin, size_t bin_len,
-                           bint has_header_len, size_t max_input, tf_error* e) noexcept nogil:
+                           bint has_header_len, size_t max_input, Registry* regions, tf_error* e) noexcept nogil:
     cdef Decoder d
     if begin_decoder(&d, r, json_len, max_input, e):
         return -1
     d.bin = bin
     d.bin_len = bin_len
     d.has_header_len = has_header_len
+    d.regions = regions
     return run_decoder(&d, json, json_len, read_document)
 
 
 # ---- for tests and benchmarks ----
 
 def decode(bytes json not None, bytes binary not None=b"", bint has_header_len=True, size_t max_input=64 << 20,
-           ModelHandle model=None):
+           ModelHandle model=None, SharedRegions regions=None):
     """Decode one infer body and return everything that the native request then holds."""
     from triton_fast import errors
 
@@ -336,7 +341,8 @@ def decode(bytes json not None, bytes binary not None=b"", bint has_header_len=T
         memcpy(text, <const char*>json, n)
         memcpy(bin, <const char*>binary, m)
         with nogil:
-            rc = json_decode_infer(r, text, n, bin, m, has_header_len, max_input, &e)
+            rc = json_decode_infer(r, text, n, bin, m, has_header_len, max_input,
+                                   regions.ptr if regions is not None else NULL, &e)
         if rc:
             raise errors.make(e.code, e.text[:e.len].decode("utf-8", "replace"))
         return request_dict(r, bin, m)
@@ -361,7 +367,8 @@ def bench(bytes json not None, bytes binary not None=b"", int n=1):
             r = request_new(NULL)
             if r == NULL:
                 break
-            if json_decode_infer(r, text, text_len, <const uint8_t*>bin, bin_len, True, <size_t>1 << 40, &e) == 0:
+            if json_decode_infer(r, text, text_len, <const uint8_t*>bin, bin_len, True, <size_t>1 << 40, NULL,
+                                 &e) == 0:
                 good += 1
             request_free(r)
     return good

@@ -7,7 +7,6 @@
 cdef int read_extras(Decoder* d, Extras* x) noexcept nogil:
     cdef tf_json_str key
     cdef int first = 1, rc
-    cdef uint64_t ignored
     if d.c.p[0] != c'{':
         return tf_json_skip(&d.c, MAX_DEPTH)    # the real server takes no notice of parameters that are no object
     while True:
@@ -26,16 +25,17 @@ cdef int read_extras(Decoder* d, Extras* x) noexcept nogil:
         elif is_key(&key, b"shared_memory_region", 20) and not x.region:
             rc = read_text(d, &x.region_text, &x.region)
         elif is_key(&key, b"shared_memory_offset", 20) and not x.offset:
-            rc = read_uint(d, &ignored, &x.offset)
+            rc = read_uint(d, &x.offset_value, &x.offset)
         elif is_key(&key, b"shared_memory_byte_size", 23) and not x.byte_size:
-            rc = read_uint(d, &ignored, &x.byte_size)
+            rc = read_uint(d, &x.byte_size_value, &x.byte_size)
         else:
             rc = tf_json_skip(&d.c, MAX_DEPTH)
         if rc:
             return -1
 
 
-cdef int check_region(Decoder* d, Extras* x) noexcept nogil:
+# What an input or output says of shared memory. Of an output, wanted is its place; *lent stays NULL without a region.
+cdef int take_region(Decoder* d, Extras* x, int32_t wanted, Lent** lent) noexcept nogil:
     if x.region == WRONG:
         return tf_fail(d.e, TF_INTERNAL, NON_STRING, <char*>b"shared_memory_region")
     if x.offset == WRONG:
@@ -43,7 +43,10 @@ cdef int check_region(Decoder* d, Extras* x) noexcept nogil:
     if x.byte_size == WRONG:
         return tf_fail(d.e, TF_INTERNAL, NON_UINT, <char*>b"shared_memory_byte_size")
     if x.region == GOOD:
-        return tf_fail(d.e, TF_NOT_FOUND, REGION_TEXT, cut(x.region_text.len), x.region_text.ptr)
+        lent[0] = region_lend(d.regions, d.r, x.region_text.ptr, x.region_text.len, x.offset_value if x.offset else 0,
+                              x.byte_size_value if x.byte_size else 0, wanted, d.e)
+        if lent[0] == NULL:
+            return -1
     return 0
 
 
@@ -297,6 +300,7 @@ cdef int finish_input(Decoder* d, Input* t) noexcept nogil:
     cdef uint64_t size
     cdef size_t left
     cdef const char* resume
+    cdef Lent* lent = NULL
     cdef int rc
     if has_data + (x.binary_size != 0) + (x.region != 0) != 1:
         if not has_data and not x.binary_size and not x.region:
@@ -344,8 +348,14 @@ cdef int finish_input(Decoder* d, Input* t) noexcept nogil:
             d.bin_used += <size_t>size
         return 0
     if x.region or x.offset or x.byte_size:
-        if check_region(d, x):
+        if take_region(d, x, FOR_INPUT, &lent):
             return -1
+        if lent != NULL:
+            t.ptr = lent.ptr
+            t.nbytes = lent.nbytes
+            t.block = lent.block
+            block_ref(t.block)
+            return 0
     if t.filled:
         return 0
     resume = d.c.p
@@ -414,7 +424,7 @@ cdef int add_input(Decoder* d, Input* t) noexcept nogil:
 
 
 cdef inline void input_clear(Input* t) noexcept nogil:
-    memset(t, 0, <size_t>(<char*>t.dims - <char*>t))
+    memset(t, 0, <size_t>(<char*>&t.extras.binary_size_value - <char*>t))
 
 
 cdef int read_inputs(Decoder* d) noexcept nogil:

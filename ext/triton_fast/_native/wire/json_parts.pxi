@@ -17,7 +17,6 @@ cdef enum:
     INLINE_BYTES = 512      # smaller JSON tensors live in the request's arena
     MAX_PARAMS = 65536
 
-cdef const char* REGION_TEXT = b"Unable to find shared memory region: '%.*s'"
 cdef const char* NON_STRING = b"Unable to parse '%s': attempt to access JSON non-string as string"
 cdef const char* NON_BOOL = b"Unable to parse '%s': attempt to access JSON non-boolean as boolean"
 cdef const char* NON_UINT = b"Unable to parse '%s': attempt to access JSON non-unsigned-integer as unsigned-integer"
@@ -43,6 +42,7 @@ cdef struct Decoder:
     bint has_header_len
     bint flat               # a generate request: some limits and texts differ
     uint32_t n_flat         # parameters of it
+    Registry* regions       # that clients registered; NULL: none
     size_t max_input
     size_t decoded          # bytes that JSON data took so far, over all inputs
     int32_t cap             # room in r.inputs or r.wanted while it grows
@@ -51,7 +51,8 @@ cdef struct Decoder:
     int64_t odd_got
     tf_json_names names
 
-# What `parameters` of an input or output may say.
+# What `parameters` of an input or output may say. What stands behind region_text means something only where its flag is
+# set, and is not cleared.
 cdef struct Extras:
     int binary_size
     int binary
@@ -60,9 +61,11 @@ cdef struct Extras:
     int offset
     int byte_size
     bint binary_value
+    tf_json_str region_text
     uint64_t binary_size_value
     uint64_t classes_value
-    tf_json_str region_text
+    uint64_t offset_value
+    uint64_t byte_size_value
 
 cdef struct Input:
     tf_json_str name

@@ -5,8 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strlen
 
 from triton_fast._native.core.native cimport (
-    DT_BF16, DT_FP16, DT_STRING, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_name, dtype_size, tf_buf,
-    tf_buf_char, tf_buf_free, tf_buf_put, tf_error, tf_fail,
+    DT_BF16, DT_FP16, DT_STRING, MEM_CLIENT, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_name,
+    dtype_size, tf_buf, tf_buf_char, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport Model, ModelHandle
 from triton_fast._native.core.request cimport (
@@ -145,6 +145,9 @@ cdef int put_output(Response* p, int32_t i, bint binary, tf_buf* out, tf_error* 
     tf_buf_put(out, name, strlen(name))
     tf_buf_put(out, b'","shape":[', 11)
     put_shape(out, t.dims, t.ndim)
+    if t.kind == MEM_CLIENT:
+        tf_buf_put(out, b"]}", 2)
+        return 0
     if binary:
         tf_buf_put(out, b'],"parameters":{"binary_data_size":', 35)
         json_put_uint(out, t.nbytes)

@@ -68,7 +68,7 @@ def head(bytes message not None):
         free(msg)
 
 
-def decode(bytes message not None, size_t max_input=64 << 20, ModelHandle model=None):
+def decode(bytes message not None, size_t max_input=64 << 20, ModelHandle model=None, SharedRegions regions=None):
     """Decode one serialized ModelInferRequest and return everything that the native request then holds."""
     from triton_fast import errors
 
@@ -86,7 +86,7 @@ def decode(bytes message not None, size_t max_input=64 << 20, ModelHandle model=
         with nogil:
             rc = pb_infer_head(msg, n, &h, &e)
             if rc == 0:
-                rc = pb_decode_infer(r, msg, n, max_input, &e)
+                rc = pb_decode_infer(r, msg, n, max_input, regions.ptr if regions is not None else NULL, &e)
         if rc:
             raise errors.make(e.code, e.text[:e.len].decode("utf-8", "replace"))
         return request_dict(r, msg, n)
@@ -111,7 +111,7 @@ def bench(bytes message not None, int n=1):
             if r == NULL:
                 break
             if pb_infer_head(<const uint8_t*>msg, size, &h, &e) == 0 and \
-                    pb_decode_infer(r, <const uint8_t*>msg, size, <size_t>1 << 40, &e) == 0:
+                    pb_decode_infer(r, <const uint8_t*>msg, size, <size_t>1 << 40, NULL, &e) == 0:
                 good += 1
             request_free(r)
     return good

@@ -5,16 +5,17 @@ from libc.stdint cimport UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
-from triton_fast._native.core.memory cimport block_new, block_unref
+from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_BOOL, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_STRING, DT_UINT8, DT_UINT16, DT_UINT32,
-    DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_from_name,
-    dtype_name, dtype_size, tf_error, tf_fail,
+    DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_from_name, dtype_name,
+    dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
+from triton_fast._native.core.regions cimport FOR_INPUT, Registry, SharedRegions, region_lend
 from triton_fast._native.core.request cimport (
-    FLAG_EMPTY_FINAL, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT,
-    PARAM_STRING, PARAM_UINT, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
+    FLAG_EMPTY_FINAL, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE,
+    PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
 )
 from triton_fast._native.wire.pb_scan cimport (
     TF_PB_MAX_LENGTH, TF_PB_PACKED, TF_PB_UTF8, tf_pb, tf_pb_count, tf_pb_fixed, tf_pb_reason, tf_pb_skip, tf_pb_span,
@@ -73,6 +74,8 @@ cdef struct Extras:
     uint32_t region_len
     const char* region_text
     int64_t classes_value
+    int64_t offset_value
+    int64_t byte_size_value
 
 # What an input has beside name, datatype and shape; only inputs with contents or parameters have one.
 cdef struct Side:
@@ -87,8 +90,15 @@ cdef struct Side:
     uint64_t text_bytes     # what bytes_contents takes with its lengths
     uint64_t count[N_CONTENTS]
 
+# What an output says besides its name, when it says anything of shared memory or anything wrong.
+cdef struct OutSide:
+    OutSide* next
+    int32_t index
+    Extras extras
+
 cdef struct Decoder:
     Request* r
+    Registry* regions
     tf_error* e
     const uint8_t* base
     size_t max_input
@@ -103,9 +113,8 @@ cdef struct Decoder:
     Param** tail
     Side* sides             # in the order of the inputs
     Side** last
-    bint output_wrong       # the first output whose parameters are refused
-    Wanted wrong
-    Extras wrong_extras
+    OutSide* out_sides      # in the order of the outputs
+    OutSide** last_out
     Span few[FEW]
 
 include "pb_inputs.pxi"
@@ -362,7 +371,9 @@ cdef int apply_params(Decoder* d) noexcept nogil:
 
 # ---- outputs ----
 
-cdef int check_output(Decoder* d, Wanted* w, Extras* x) noexcept nogil:
+cdef int finish_output(Decoder* d, int32_t index, Extras* x) noexcept nogil:
+    cdef Wanted* w = &d.r.wanted[index]
+    cdef Lent* lent
     if check_region(d, w.name, w.name_len, x):
         return -1
     if x.classes == WRONG:
@@ -371,7 +382,17 @@ cdef int check_output(Decoder* d, Wanted* w, Extras* x) noexcept nogil:
         return tf_fail(d.e, TF_INVALID_ARG, b"invalid value for 'classification' parameter, expected >= 0")
     if x.region == GOOD and x.classes == GOOD:
         return tf_fail(d.e, TF_INVALID_ARG, b"output can't set both 'shared_memory_region' and 'classification'")
-    return no_region(d, x)
+    return take_region(d, x, index, &lent)
+
+
+# Outputs come last, as in the real server.
+cdef int finish_outputs(Decoder* d) noexcept nogil:
+    cdef OutSide* s = d.out_sides
+    while s != NULL:
+        if finish_output(d, s.index, &s.extras):
+            return -1
+        s = s.next
+    return 0
 
 
 cdef int read_output(Decoder* d, const uint8_t* p, uint32_t n) noexcept nogil:
@@ -380,6 +401,7 @@ cdef int read_output(Decoder* d, const uint8_t* p, uint32_t n) noexcept nogil:
     cdef const uint8_t* data
     cdef Extras x
     cdef bint has_extras = False
+    cdef OutSide* side
     cdef Wanted* w
     cdef void* more
     cdef int rc
@@ -422,10 +444,14 @@ cdef int read_output(Decoder* d, const uint8_t* p, uint32_t n) noexcept nogil:
     if has_extras:
         if x.region or x.offset or x.byte_size or x.classes == WRONG or (x.classes and x.classes_value <= 0):
             # Kept until the parts that the real server looks at before are known to be right.
-            if not d.output_wrong:
-                d.output_wrong = True
-                d.wrong = w[0]
-                d.wrong_extras = x
+            side = <OutSide*>request_alloc(d.r, sizeof(OutSide))
+            if side == NULL:
+                return out_of_memory(d)
+            side.next = NULL
+            side.index = d.r.n_wanted
+            side.extras = x
+            d.last_out[0] = side
+            d.last_out = &side.next
         elif x.classes:
             w.classes = <uint32_t>x.classes_value if x.classes_value < UINT32_MAX else UINT32_MAX
     d.r.n_wanted += 1
@@ -482,7 +508,8 @@ cdef void drop(Decoder* d) noexcept nogil:
     r.correlation_len = 0
 
 
-cdef int pb_decode_infer(Request* r, const uint8_t* msg, size_t n, size_t max_input, tf_error* e) noexcept nogil:
+cdef int pb_decode_infer(Request* r, const uint8_t* msg, size_t n, size_t max_input, Registry* regions,
+                         tf_error* e) noexcept nogil:
     cdef Decoder d
     d.r = r
     d.e = e
@@ -499,12 +526,14 @@ cdef int pb_decode_infer(Request* r, const uint8_t* msg, size_t n, size_t max_in
     d.tail = &r.params
     d.sides = NULL
     d.last = &d.sides
-    d.output_wrong = False
+    d.out_sides = NULL
+    d.last_out = &d.out_sides
+    d.regions = regions
     r.binary_default = 1
     if n > TF_PB_MAX_LENGTH:
         return too_long(e)
     if read_message(&d, n) or (d.n_params and apply_params(&d)) or finish_inputs(&d) or \
-            (d.output_wrong and check_output(&d, &d.wrong, &d.wrong_extras)):
+            (d.out_sides != NULL and finish_outputs(&d)):
         drop(&d)
         return -1
     r.n_inputs = d.n_inputs

@@ -45,8 +45,10 @@ cdef int read_extra(Decoder* d, const uint8_t* data, uint32_t n, Extras* x) noex
             x.region_len = v.text_len
     elif is_span(&key, b"shared_memory_offset", 20):
         x.offset = number
+        x.offset_value = v.integer
     elif is_span(&key, b"shared_memory_byte_size", 23):
         x.byte_size = number
+        x.byte_size_value = v.integer
     return 0
 
 
@@ -80,12 +82,14 @@ cdef int check_region(Decoder* d, const char* name, uint32_t n, Extras* x) noexc
     return 0
 
 
-# No region is ever registered here.
-cdef int no_region(Decoder* d, Extras* x) noexcept nogil:
-    if x.region:
-        return tf_fail(d.e, TF_NOT_FOUND, b"Unable to find shared memory region: '%.*s'", cut(x.region_len),
-                       x.region_text)
-    return 0
+# The region that an input or output names, if it does; check_region has looked at x. Negative numbers are read as the
+# real server reads them: larger than any region.
+cdef int take_region(Decoder* d, Extras* x, int32_t wanted, Lent** lent) noexcept nogil:
+    if not x.region:
+        return 0
+    lent[0] = region_lend(d.regions, d.r, x.region_text, x.region_len, <uint64_t>x.offset_value if x.offset else 0,
+                          <uint64_t>x.byte_size_value, wanted, d.e)
+    return 0 if lent[0] != NULL else -1
 
 
 # ---- reading ----
@@ -391,12 +395,19 @@ cdef int fill_contents(Decoder* d, Side* s, Tensor* t) noexcept nogil:
 
 cdef int finish_side(Decoder* d, Side* s, Tensor* t) noexcept nogil:
     cdef Extras* x = &s.extras
+    cdef Lent* lent = NULL
     if check_region(d, t.name, t.name_len, x):
         return -1
     if x.region:
         if s.has_contents:
             return refuse_input(d, t, b"unexpected 'content' provided when using shared memory for input tensor", b"")
-        return no_region(d, x)
+        if take_region(d, x, FOR_INPUT, &lent):
+            return -1
+        t.ptr = lent.ptr
+        t.nbytes = lent.nbytes
+        t.block = lent.block
+        block_ref(t.block)
+        return 0
     if not s.has_contents:
         return 0
     if d.n_raw:
@@ -404,25 +415,26 @@ cdef int finish_side(Decoder* d, Side* s, Tensor* t) noexcept nogil:
     return fill_contents(d, s, t)
 
 
-# Each input gets its data. An input of shared memory, which takes no raw contents, is always refused, so that the
-# place of an input is the place of its raw contents.
+# Each input gets its data. Those in shared memory take no raw contents; all others do, so that those with typed
+# contents stand in the place of raw ones.
 cdef int finish_inputs(Decoder* d) noexcept nogil:
     cdef Side* s = d.sides
     cdef Tensor* t
-    cdef int32_t i
-    cdef bint has_contents
+    cdef int32_t i, raw = 0
+    cdef Side* mine
     for i in range(d.n_inputs):
         t = &d.r.inputs[i]
-        has_contents = False
         if s != NULL and s.index == i:
-            has_contents = s.has_contents
-            if finish_side(d, s, t):
-                return -1
+            mine = s
             s = s.next
-        if has_contents:
-            continue
-        if i >= d.n_raw:
+            if finish_side(d, mine, t):
+                return -1
+            if mine.extras.region or mine.has_contents:
+                raw += not mine.extras.region
+                continue
+        if raw >= d.n_raw:
             return refuse_input(d, t, b"unable to find data for input tensor", b" in request.")
-        t.ptr = <uint8_t*>d.raw[i].p
-        t.nbytes = d.raw[i].n
+        t.ptr = <uint8_t*>d.raw[raw].p
+        t.nbytes = d.raw[raw].n
+        raw += 1
     return 0

@@ -1,0 +1,68 @@
+"""What reloads cost clients that ask all the time, and how fast the index of many models is. Prints; asserts nothing.
+
+Run from the repository root as ``python -m bench.server.reload [--rate N] [--reloads N] [--models N]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+from tests.helpers.reload import Clients, Control, Site, reloads
+from tests.helpers.server import Model, ServerProcess, repository
+
+EXPLICIT = ("--model-control-mode=explicit", "--load-model=*")
+CALM_S = 5.0
+ASKED = 500
+
+
+def under_load(rate: int, count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder))
+        with ServerProcess(site.root, *EXPLICIT) as process, Control(process.http) as control:
+            clients = Clients(site, process.http, process.grpc, rate)
+            with clients.running():
+                clients.wait(20)
+                clients.phase = "before"
+                time.sleep(CALM_S)
+                clients.phase = "reloads"
+                began = time.monotonic()
+                for _ in reloads(site, control, count):
+                    clients.wait(2)
+                took = time.monotonic() - began
+    answers = sum(len(times) for seen in clients.seen.values() for times in seen.times_ns.values())
+    print(f"{count} reloads in {took:.1f} s, {answers} answers at {rate}/s, {len(clients.wrong)} failed or wrong")
+    for share in (0.5, 0.99):
+        before, during = (clients.percentile_ms(phase, share) for phase in ("before", "reloads"))
+        print(f"p{share * 100:g}: {before:.2f} ms without reloads, {during:.2f} ms with them ({during / before:.1f}x)")
+
+
+def index(count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = repository(Path(folder), *(Model(f"model_{k}") for k in range(count)))
+        with ServerProcess(root, *EXPLICIT) as process, Control(process.http) as control:
+            times = []
+            for _ in range(ASKED):
+                began = time.perf_counter_ns()
+                control.connection.request("POST", "/v2/repository/index", b"")
+                control.connection.getresponse().read()
+                times.append(time.perf_counter_ns() - began)
+    times.sort()
+    p50, p99 = (times[int(share * ASKED)] / 1e6 for share in (0.5, 0.99))
+    print(f"index of {count} loaded models, seen by a client: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=int, default=500)
+    parser.add_argument("--reloads", type=int, default=50)
+    parser.add_argument("--models", type=int, default=1000)
+    given = parser.parse_args()
+    index(given.models)
+    under_load(given.rate, given.reloads)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+# Regions: stretches of shared memory that clients registered by name, and their loan to requests. Any thread may look
+# one up; nothing here needs the GIL but registering. Knows no protocol and no scheduler.
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from triton_fast._native.core.memory cimport Block
+from triton_fast._native.core.native cimport tf_error, tf_load32
+from triton_fast._native.core.request cimport Lent, Request, Tensor
+
+cdef enum:
+    BUCKETS = 256
+    FOR_INPUT = -1          # for region_lend: not for an output
+
+
+# One name. Its block (kind MEM_CLIENT, cap 0: it is not memory of the pool's) is what requests hold references of, the
+# registry one until the name is unregistered. The last reference unmaps; until then the name is taken, as in Triton.
+cdef struct Region:
+    Region* next            # in its bucket
+    Registry* home          # one ref
+    Block* block
+    int32_t broken          # atomic; its file was made smaller: what is read from it is not what its client wrote
+    int32_t slot            # of the fault handler
+    bint leaving            # unregistered while requests used it
+    uint32_t name_len
+    uint32_t key_len
+    char* name
+    char* key
+    uint64_t offset
+    size_t nbytes
+
+
+# The names of one server.
+cdef struct Registry:
+    int32_t lock            # of all below, for a few instructions
+    int32_t refs            # the SharedRegions, and each region
+    int32_t count
+    Region* buckets[BUCKETS]
+
+
+# Lend r nbytes at `offset` of a region, for an input or for the output r.wanted[wanted]; r holds it until it is freed.
+# NULL with e filled: no such region, not within it, or memory ran out. home may be NULL: there are none.
+cdef Lent* region_lend(Registry* home, Request* r, const char* name, uint32_t n, uint64_t offset, uint64_t nbytes,
+                       int32_t wanted, tf_error* e) noexcept nogil
+# 0; or -1 with e filled: one of the regions that r uses broke, so nothing that came of it counts.
+cdef int lent_check(Request* r, tf_error* e) noexcept nogil
+# Copy an input out of its region, so that nobody else can change it any more. 0, or -1 with e filled.
+cdef int lent_settle(Request* r, Tensor* t, tf_error* e) noexcept nogil
+# The same for all inputs of r.
+cdef int lent_settle_all(Request* r, tf_error* e) noexcept nogil
+
+
+cdef inline Region* region_of(Block* block) noexcept nogil:
+    return <Region*>block.owner
+
+
+cdef class SharedRegions:
+    cdef Registry* ptr
+    cdef bint knows(self, bytes name) noexcept

@@ -1,0 +1,92 @@
+# See lent.pxd. Requests without such memory never come here.
+from libc.stdint cimport int32_t
+from libc.string cimport memcpy, memmove
+
+from triton_fast._native.core.memory cimport Block, block_new, block_unref
+from triton_fast._native.core.native cimport (
+    MEM_CLIENT, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
+)
+from triton_fast._native.core.regions cimport lent_check
+from triton_fast._native.core.request cimport (
+    Lent, Request, Response, Sink, Tensor, request_alloc, response_fail_error,
+)
+from triton_fast._native.sched.tap cimport Tap, tap_begin, tap_pass
+
+cdef enum:
+    NAME_CUT = 256          # bytes of a model's name that an error repeats
+
+
+# The place that r's client gave for output k of the model; NULL: it wants it in the response.
+cdef inline Lent* place_of(Request* r, int32_t k) noexcept nogil:
+    cdef Lent* lent = r.lent
+    while lent != NULL:
+        if lent.wanted >= 0 and r.wanted[lent.wanted].index == k:
+            return lent
+        lent = lent.next
+    return NULL
+
+
+cdef int too_small(Request* r, Tensor* t, Lent* lent, tf_error* e) noexcept nogil:
+    cdef const char* name = r.model.outputs[t.index].name
+    cdef int n = <int>min(r.model.outputs[t.index].name_len, <unsigned int>NAME_CUT)
+    return tf_fail(e, TF_INTERNAL, b"shared memory size specified with the request for output '%.*s' (%llu bytes) "
+                   b"should be at least %llu bytes to hold the results", n, name, <unsigned long long>lent.nbytes,
+                   <unsigned long long>t.nbytes)
+
+
+cdef int write_output(Request* r, Tensor* t, tf_error* e) noexcept nogil:
+    cdef Lent* lent = place_of(r, t.index)
+    cdef Block* block
+    if lent != NULL:
+        if t.kind == MEM_GPU:
+            return tf_fail(e, TF_INTERNAL, b"an output lies in GPU memory and cannot be written to shared memory")
+        if t.nbytes > lent.nbytes:
+            return too_small(r, t, lent, e)
+        if t.nbytes:
+            memmove(lent.ptr, t.ptr, t.nbytes)      # it may be an input that the model handed back
+        block_unref(t.block)
+        t.block = NULL
+        t.ptr = NULL
+        t.nbytes = 0
+        t.kind = MEM_CLIENT
+    elif t.block != NULL and t.block.kind == MEM_CLIENT:
+        block = block_new(t.nbytes)
+        if block == NULL:
+            return tf_fail(e, TF_UNAVAILABLE, b"out of memory while writing the response")
+        memcpy(block.data, t.ptr, t.nbytes)
+        block_unref(t.block)
+        t.block = block
+        t.ptr = block.data
+    return 0
+
+
+cdef void write_outputs(Request* r, Response* p) noexcept nogil:
+    cdef tf_error e
+    cdef int32_t i
+    if p.code == TF_OK:
+        for i in range(p.n_outputs):
+            if write_output(r, &p.outputs[i], &e) != 0:
+                response_fail_error(p, &e)
+                return
+        # Looked at behind the copies: they too may have met the end of the file.
+        if lent_check(r, &e) != 0:
+            response_fail_error(p, &e)
+
+
+cdef void deliver(Sink* sink, Response* first, Response* last) noexcept nogil:
+    cdef Tap* tap = <Tap*>sink
+    cdef Response* p = first
+    while True:
+        write_outputs(tap.request, p)
+        if p == last:
+            break
+        p = p.next
+    tap_pass(tap, first, last)
+
+
+cdef int lent_begin(Request* r, tf_error* e) noexcept nogil:
+    cdef Tap* tap = <Tap*>request_alloc(r, sizeof(Tap))
+    if tap == NULL:
+        return tf_fail(e, TF_UNAVAILABLE, b"out of memory while decoding the request")
+    tap_begin(tap, r, deliver)
+    return 0

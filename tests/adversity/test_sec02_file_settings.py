@@ -1,0 +1,96 @@
+"""SEC-02: where the log and the traces go is not set over the network, by no protocol, for the server or for a model.
+
+Source: spec/http.md 8 and 9, spec/grpc.md 7.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import raw
+from tests.helpers.grpc_channel import Channel
+from tests.helpers.server import Model, ServerProcess, repository
+from triton_fast import protos
+
+LOG = "log file location can not be updated through network protocol"
+TRACE = "trace file location can not be updated through network protocol"
+UNIMPLEMENTED = 12
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("settings")
+
+
+@pytest.fixture(scope="module")
+def served(place: Path) -> Iterator[ServerProcess]:
+    root = repository(place / "models", Model("m"))
+    flags = (f"--trace-config=triton,file={place / 'trace.json'}", "--trace-config=level=TIMESTAMPS")
+    with ServerProcess(root, *flags) as server:
+        yield server
+
+
+def targets(place: Path) -> list[Any]:
+    return [str(place / "written"), "../written", "/proc/self/mem", "", "a\0b", "x" * 5000, 1, None, ["x"], {"a": 1}]
+
+
+def untouched(place: Path) -> bool:
+    return not (place / "written").exists() and {p.name for p in place.iterdir()} <= {
+        "models",
+        "trace.json",
+        "trace.json.0",
+    }
+
+
+def test_log_file_over_http(served: ServerProcess, place: Path) -> None:
+    before = raw.ask(served.http, raw.get("/v2/logging")).json()
+    for target in targets(place):
+        for more in ({}, {"log_info": False, "log_verbose_level": 3}):
+            body = json.dumps({**more, "log_file": target}).encode()
+            answer = raw.ask(served.http, raw.post("/v2/logging", body))
+            assert (answer.status, answer.error) == (501, LOG), target
+    # All or nothing: what stood beside the file is not taken either.
+    assert raw.ask(served.http, raw.get("/v2/logging")).json() == before
+    assert untouched(place)
+
+
+@pytest.mark.parametrize("path", ["/v2/trace/setting", "/v2/models/m/trace/setting"])
+def test_trace_file_over_http(served: ServerProcess, place: Path, path: str) -> None:
+    before = raw.ask(served.http, raw.get(path)).json()
+    for target in targets(place):
+        for more in ({}, {"trace_rate": "7"}):
+            answer = raw.ask(served.http, raw.post(path, json.dumps({**more, "trace_file": target}).encode()))
+            assert (answer.status, answer.error) == (501, TRACE), target
+    assert raw.ask(served.http, raw.get(path)).json() == before
+    assert untouched(place)
+
+
+def test_log_file_over_grpc(served: ServerProcess, place: Path) -> None:
+    with Channel(served.grpc) as channel:
+        before = channel.ask("LogSettings").message
+        for target in targets(place):
+            request = protos.LogSettingsRequest()
+            request.settings["log_file"].string_param = str(target)
+            assert channel.ask("LogSettings", request).outcome == (UNIMPLEMENTED, LOG)
+            request.settings["log_info"].bool_param = False
+            assert channel.ask("LogSettings", request).outcome == (UNIMPLEMENTED, LOG)
+        assert channel.ask("LogSettings").message == before
+    assert untouched(place)
+
+
+@pytest.mark.parametrize("model", ["", "m"])
+def test_trace_file_over_grpc(served: ServerProcess, place: Path, model: str) -> None:
+    with Channel(served.grpc) as channel:
+        before = channel.ask("TraceSetting", protos.TraceSettingRequest(model_name=model)).message
+        for target in targets(place):
+            for values in ([str(target)], [], [str(target), "x"]):
+                request = protos.TraceSettingRequest(model_name=model)
+                request.settings["trace_file"].value.extend(values)
+                assert channel.ask("TraceSetting", request).outcome == (UNIMPLEMENTED, TRACE)
+        assert channel.ask("TraceSetting", protos.TraceSettingRequest(model_name=model)).message == before
+    assert untouched(place)

@@ -1,0 +1,36 @@
+"""An instance that calls a Python function with the arrays of a batch. Source: arrays/pyarrays.pyx."""
+
+from collections.abc import Callable, Sequence
+
+from triton_fast._native.core.view import BlockView
+from triton_fast._native.sched.instance import NativeInstance
+
+# DataType number, full shape, memory: may be kept, and written to, as long as it is referred to. STRING: the wire form.
+Input = tuple[int, tuple[int, ...], BlockView]
+# DataType number, full shape, address, bytes, what keeps that memory: let go after the last response that needs it.
+Output = tuple[int, Sequence[int], int, int, object]
+Function = Callable[[list[Input | None], tuple[bool, ...]], Sequence[Output | None]]
+
+class ArrayInstance(NativeInstance):
+    """Adapter from a Python function over arrays to an instance.
+
+    Parameters
+    ----------
+    function
+        ``function(inputs, wanted)``, in the model's order, None for an optional input that is absent. Returns an entry
+        for each output of the model; one that is not wanted may be None. The first dimension of each is the batch where
+        the model has one. An exception fails the batch: a ``ServerError`` with its code, any other as Internal.
+    n_inputs, n_outputs
+        Of the model, with those that its scheduler adds.
+    max_batch
+        0: the model has no batch dimension, and each request is a call of its own.
+    """
+
+    def __init__(
+        self, function: Function, n_inputs: int, n_outputs: int, max_batch: int, name: str = ""
+    ) -> None: ...
+    def counters(self) -> dict[str, int]:
+        """Return calls, arrays lent by requests, bytes copied to make others, and outputs lent to responses."""
+
+def drop() -> None:
+    """Let go of the objects that responses needed and need no more; each execution does it too."""
