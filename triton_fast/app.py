@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,13 @@ from triton_fast.dataplane import Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
 from triton_fast.frontends.keys import KeyRing
-from triton_fast.observability import log
+from triton_fast.observability import gpu, log
 from triton_fast.observability.access import AccessWriter, LostLines
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
-from triton_fast.observability.metrics import Metrics, ModelSnapshot
+from triton_fast.observability.metrics import Metrics
+from triton_fast.observability.metrics_config import MetricsConfig
+from triton_fast.observability.snapshot import ModelSnapshot
 from triton_fast.observability.tracing import Tracing
 from triton_fast.repository import (
     Agents,
@@ -131,11 +133,12 @@ class Server:
             settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
         )  # fmt: skip
+        counted = options.metrics_config if options.allow_metrics else MetricsConfig()
         self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
         self.repository: ModelRepositoryManager[ServedVersion] = ModelRepositoryManager(
             self.opened.sources, preparer,
-            self._traced(partial(ModelRuntime.start, limits=self.limits, cache=self.cache)),
-            self._traced(partial(EnsembleRuntime.start, cache=self.cache)),
+            self._traced(partial(ModelRuntime.start, limits=self.limits, cache=self.cache, metrics=counted)),
+            self._traced(partial(EnsembleRuntime.start, cache=self.cache, metrics=counted)),
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
@@ -223,9 +226,11 @@ class Server:
 
     # ---- run
 
-    def snapshots(self) -> Iterable[ModelSnapshot]:
-        """Return the counters of every served version, for the metrics."""
-        return [snapshot(runtime, seconds) for runtime, seconds in self.repository.served()]
+    def snapshots(self) -> Iterator[ModelSnapshot]:
+        """Give the counters of every served version, for the metrics, one after the other."""
+        quantiles = [quantile for quantile, _ in self.options.metrics_config.summary_quantiles]
+        for runtime, seconds in self.repository.served():
+            yield snapshot(runtime, seconds, quantiles)
 
     def _traced(self, start: Callable[..., ServedVersion]) -> Callable[..., ServedVersion]:
         """Have the versions that ``start`` makes follow the trace settings."""
@@ -241,9 +246,11 @@ class Server:
         options = self.options
         if not options.allow_metrics:
             return None
+        interval_ns = int(options.metrics_interval_ms * 1_000_000)
         metrics = Metrics(
             self.snapshots, options.metrics_config,
-            HostSampler(options.metrics_interval_ms * 1_000_000) if options.allow_cpu_metrics else None,
+            HostSampler(interval_ns) if options.allow_cpu_metrics else None,
+            gpu=gpu.find(interval_ns) if options.allow_gpu_metrics and not options.cpu_only else None,
             cache=None if self.cache is None else self.cache.native.stats,
             custom=self.custom_metrics,
         )  # fmt: skip

@@ -332,7 +332,10 @@ def _statistics(runtime: ServedVersion) -> dict[str, Any]:
             "cache_hit": duration(hits, hit_ns),
             "cache_miss": duration(misses, miss_ns),
         },
-        "response_stats": {},
+        "response_stats": {
+            str(index): {field: duration(*spent) for field, spent in response.items()}
+            for index, response in taken["responses"].items()
+        },
         "batch_stats": [
             {
                 "batch_size": size,

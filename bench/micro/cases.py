@@ -142,6 +142,12 @@ def queue(n: int) -> None:
     assert bench(n) == n
 
 
+def counting(n: int, *, summaries: bool) -> None:
+    from triton_fast._native.core.stats import bench
+
+    assert bench(n, summaries=summaries) == n
+
+
 def worker_batches(n: int) -> None:
     """What a Python model's worker does with n executions of 8 requests of an identity model."""
     from tests.helpers.pyworker_peer import DONE, Peer
@@ -220,6 +226,8 @@ _RUN: dict[str, tuple[Callable[[int], None], int]] = {
     "validate-one-input": (validate, 20_000),
     "carrier-fork-send-free": (carriers, 20_000),
     "queue-submit-take": (queue, 20_000),
+    "stats-request": (partial(counting, summaries=False), 20_000),
+    "stats-request-summaries": (partial(counting, summaries=True), 20_000),
     "json-reply-binary": (partial(reply, binary=1), 10_000),
     "json-reply-16-floats": (partial(reply, binary=0), 10_000),
     "generate-event": (generate_event, 10_000),

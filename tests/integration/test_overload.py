@@ -60,6 +60,6 @@ def test_what_ends_batches_is_counted(root: Path) -> None:
         for model in ("alone", "pairs"):
             assert raw.ask(process.http, raw.infer_json(model, [1.0, 2.0], shape=[2, 1])).status == 200
         text = scrape(process)
-    assert 'tf_batch_break_total{model="pairs",reason="max",version="1"} 1\n' in text
-    assert 'tf_batch_break_total{model="pairs",reason="delay",version="1"} 0\n' in text
-    assert 'tf_batch_break_total{model="alone"' not in text
+    assert 'triton_fast_batch_break_total{model="pairs",reason="max",version="1"} 1\n' in text
+    assert 'triton_fast_batch_break_total{model="pairs",reason="delay",version="1"} 0\n' in text
+    assert 'triton_fast_batch_break_total{model="alone"' not in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,16 +11,21 @@ from prometheus_client import Counter
 from prometheus_client import Histogram as ClientHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from triton_fast.errors import InvalidArg
 from triton_fast.frontends.metrics import handler
 from triton_fast.observability import log
+from triton_fast.observability.families import FAMILIES
 from triton_fast.observability.host import HostSampler
-from triton_fast.observability.metrics import REASONS, Histogram, Metrics, ModelSnapshot
+from triton_fast.observability.metrics import REASONS, Metrics
 from triton_fast.observability.metrics_config import MetricsConfig
+from triton_fast.observability.snapshot import Histogram, ModelSnapshot, Summary
 
 SNAPSHOT = ModelSnapshot(
     model="m", version="2", tags={"tag": 'v"1'}, success=3, failures={"BACKEND": 2}, inference_count=5, exec_count=4,
-    request_ns=51_465_999, queue_ns=66_000, compute_input_ns=228_000, compute_infer_ns=50_992_000,
-    compute_output_ns=167_000, pending=1, load_seconds=0.25,
+    duration_us={
+        "request": 51_465, "queue": 66, "compute_input": 228, "compute_infer": 50_992, "compute_output": 167,
+    },
+    pending=1, load_seconds=0.25,
     histograms={"request": Histogram((100, 1_000_000), (1, 2, 4), 1_500_000_000)},
 )  # fmt: skip
 # Taken from a scrape of the real server with the same numbers; our own histograms come after it.
@@ -243,11 +250,96 @@ def test_what_ended_batches() -> None:
     batches = ModelSnapshot("m", "1", breaks={"max": 3, "delay": 0})
     text = Metrics(lambda: [batches, ModelSnapshot("n", "1")]).render().decode()
     assert text.endswith(
-        "# HELP tf_batch_break_total Batches that were executed, by what kept them from growing\n"
-        "# TYPE tf_batch_break_total counter\n"
-        'tf_batch_break_total{model="m",reason="max",version="1"} 3\n'
-        'tf_batch_break_total{model="m",reason="delay",version="1"} 0\n'
+        "# HELP triton_fast_batch_break_total Batches that were executed, by what kept them from growing\n"
+        "# TYPE triton_fast_batch_break_total counter\n"
+        'triton_fast_batch_break_total{model="m",reason="max",version="1"} 3\n'
+        'triton_fast_batch_break_total{model="m",reason="delay",version="1"} 0\n'
     )
+
+
+def test_summaries() -> None:
+    summaries = {
+        phase: Summary(2, 30, ((0.5, 10), (0.999, 20), (1.0, None)))
+        for phase in ("request", "queue", "compute_infer", "cache_hit", "cache_miss")
+    }
+    on = MetricsConfig(summary_latencies=True)
+    with_cache = ModelSnapshot("c", "1", summaries=summaries, cache=(0, 0, 0, 0))
+    text = Metrics(
+        lambda: [ModelSnapshot("m", "1", {"a": "b"}, summaries=summaries), with_cache], on, cache=store
+    ).render().decode()  # fmt: skip
+    assert (
+        "# HELP nv_inference_request_summary_us Summary of inference request duration in microseconds "
+        "(includes cached requests)\n# TYPE nv_inference_request_summary_us summary\n"
+        'nv_inference_request_summary_us_count{_a="b",model="m",version="1"} 2\n'
+        'nv_inference_request_summary_us_sum{_a="b",model="m",version="1"} 30\n'
+        'nv_inference_request_summary_us{_a="b",model="m",version="1",quantile="0.5"} 10\n'
+        'nv_inference_request_summary_us{_a="b",model="m",version="1",quantile="0.999"} 20\n'
+        'nv_inference_request_summary_us{_a="b",model="m",version="1",quantile="1"} NaN\n'
+        "# HELP nv_inference_queue_summary_us "
+    ) in text
+    assert 'nv_inference_queue_summary_us_count{model="c",version="1"} 2\n' in text
+    assert 'nv_cache_hit_summary_per_model_count{model="c",version="1"} 2\n' in text
+    assert 'nv_cache_miss_summary_per_model_count{model="c",version="1"} 2\n' in text
+    assert 'nv_inference_request_summary_us_count{model="c"' not in text
+    assert 'nv_cache_hit_summary_per_model_count{_a="b"' not in text
+    assert "nv_cache_hit_summary_per_model" not in Metrics(lambda: [with_cache], on).render().decode()
+    assert "summary" not in Metrics(lambda: [with_cache], cache=store).render().decode()
+
+
+def store() -> dict[str, int]:
+    return dict.fromkeys(("budget", "used", "hits", "misses", "entries", "evictions", "lookup_ns", "insert_ns"), 8)
+
+
+def test_first_responses() -> None:
+    model = ModelSnapshot("m", "1", first_response=Histogram((0.5, 100.0), (1, 0, 4), 800))
+    name = "nv_inference_first_response_histogram_ms"
+    text = Metrics(lambda: [model], MetricsConfig(histogram_latencies=True)).render().decode()
+    assert (
+        f"# HELP {name} Duration from request to first response in milliseconds\n# TYPE {name} histogram\n"
+        f'{name}_bucket{{model="m",version="1",le="0.5"}} 1\n{name}_bucket{{model="m",version="1",le="100"}} 1\n'
+        f'{name}_bucket{{model="m",version="1",le="+Inf"}} 5\n'
+        f'{name}_count{{model="m",version="1"}} 5\n{name}_sum{{model="m",version="1"}} 800\n'
+    ) in text
+    assert name not in Metrics(lambda: [model]).render().decode()
+
+
+def test_namespace_and_order_of_labels() -> None:
+    text = Metrics(lambda: [ModelSnapshot("m", "1", {"z": "t"}, namespace="/models/a")]).render().decode()
+    labels = '_z="t",model="m",namespace="/models/a",'
+    assert f'nv_inference_count{{{labels}version="1"}} 0\n' in text
+    assert f'nv_inference_request_failure{{{labels}reason="OTHER",version="1"}} 0\n' in text
+
+
+@pytest.mark.parametrize(
+    "text, error, count",
+    [("0.5:0.05,0.9:0.01", 0.01, 2), ("0.5:0", 0.0001, 1), ("0.5:0.1,0.5:0.2", 0.2, 1), ("1:1", 1.0, 1)],
+)
+def test_quantiles(text: str, error: float, count: int) -> None:
+    config = MetricsConfig.from_pairs([("summary_latencies", "true"), ("summary_quantiles", text)])
+    assert config.summary_error == error
+    assert len(config.summary_quantiles) == count
+    assert bool(config.notes) == (":0" in text and text.endswith(":0"))
+    assert MetricsConfig.from_pairs([("summary_quantiles", text)]).summary_error == 0
+
+
+def test_quantiles_that_are_none() -> None:
+    many = ",".join(f"{i / 100}:0.1" for i in range(65))
+    for text in ("", "0.5", "2:0.1", "a:b", "0.5:0.1,", "nan:0.1", "0.5:-1", many):
+        with pytest.raises(InvalidArg, match=r"^invalid value for metrics setting summary_quantiles: "):
+            MetricsConfig.from_pairs([("summary_quantiles", text)])
+
+
+def test_the_page_of_all_families_is_the_table() -> None:
+    """docs/metrics.md names each family with what it is and when it is there."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    rows = [
+        f"| `{family.name}` | {family.kind} | {', '.join(f'`{label}`' for label in family.labels)} | "
+        f"{f'`{family.when}`' if family.when.startswith('--') and ',' not in family.when else family.when} | "
+        f"{family.help} |\n"
+        for family in FAMILIES
+    ]
+    assert "".join(rows) in page
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 
 # --- the metrics port ------------------------------------------------------------------------------------------

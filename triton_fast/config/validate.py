@@ -6,6 +6,8 @@ the model's own tensors in complete.py. Source: spec/model_config.md sections 3,
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ from triton_fast.types import TYPES, DataType
 INT64_MAX = 2**63 - 1
 # Threads, not a Triton limit: a config that asks for a million instances must not take the server down.
 MAX_INSTANCES = 1024
+MAX_BUCKETS = 512   # of a histogram, likewise
 _PLATFORMS: dict[str, tuple[str, ...]] = {}
 for _row in KINDS:
     if _row.platform:
@@ -307,6 +310,12 @@ def _check_metrics(config: Any) -> None:
             raise ConfigError("metric control must specify 'histogram_options'")
         if not control.histogram_options.buckets:
             raise ConfigError("histogram options must specify non-empty 'buckets'")
+        buckets = control.histogram_options.buckets
+        if len(buckets) > MAX_BUCKETS:
+            raise ConfigError(f"histogram options must specify at most {MAX_BUCKETS} 'buckets'")
+        # A number that is none compares with nothing.
+        if not all(low < high for low, high in itertools.pairwise((-math.inf, *buckets))):
+            raise ConfigError("Bucket Boundaries must be strictly sorted")
 
 
 def _check_warmup(config: Any) -> None:

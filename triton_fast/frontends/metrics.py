@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from triton_fast.observability import log
-from triton_fast.observability.metrics import CONTENT_TYPE
+from triton_fast.observability.exposition import CONTENT_TYPE
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
 Handler = Callable[[str, str], Answer]

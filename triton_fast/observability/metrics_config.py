@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from triton_fast.errors import InvalidArg
 
 _SWITCHES = ("counter_latencies", "histogram_latencies", "summary_latencies")
+# What a smaller one would take is not worth it: a summary's memory grows with what it may not be wrong by.
+MIN_ERROR = 0.0001
+MAX_QUANTILES = 64
 _QUANTILES = ((0.5, 0.05), (0.9, 0.01), (0.95, 0.001), (0.99, 0.001), (0.999, 0.001))
 
 
@@ -23,6 +26,13 @@ class MetricsConfig:
     summary_latencies: bool = False
     summary_quantiles: tuple[tuple[float, float], ...] = _QUANTILES
     notes: tuple[str, ...] = ()
+
+    @property
+    def summary_error(self) -> float:
+        """The error that all quantiles keep to; 0 without summaries."""
+        if not self.summary_latencies or not self.summary_quantiles:
+            return 0.0
+        return max(MIN_ERROR, min(error for _, error in self.summary_quantiles))
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]]) -> MetricsConfig:
@@ -44,16 +54,8 @@ class MetricsConfig:
             else:
                 known = ", ".join((*_SWITCHES, "summary_quantiles"))
                 notes.append(f"--metrics-config: unknown setting '{setting}' is ignored; there are {known}")
-        if switches["summary_latencies"]:
-            notes.append(
-                "--metrics-config=summary_latencies=true is accepted, but summaries are not there yet: "
-                "the triton_fast_*_duration_seconds histograms give percentiles"
-            )
-        if switches["histogram_latencies"]:
-            notes.append(
-                "--metrics-config=histogram_latencies=true is accepted, but "
-                "nv_inference_first_response_histogram_ms is not there yet"
-            )
+        if any(error < MIN_ERROR for _, error in quantiles):
+            notes.append(f"--metrics-config: an error below {MIN_ERROR} in summary_quantiles counts as {MIN_ERROR}")
         return cls(summary_quantiles=quantiles, notes=tuple(notes), **switches)
 
 
@@ -71,4 +73,8 @@ def _quantiles(text: str) -> tuple[tuple[float, float], ...]:
                 "Use <quantile>:<error>,... with numbers from 0 to 1"
             )
         found.append(pair)
-    return tuple(found)
+    # A quantile that is given twice would be two series of one name.
+    unique = tuple(dict(found).items())
+    if len(unique) > MAX_QUANTILES:
+        raise InvalidArg(f"invalid value for metrics setting summary_quantiles: more than {MAX_QUANTILES} quantiles")
+    return unique

@@ -14,9 +14,10 @@ from triton_fast.backends.base import LoadContext
 from triton_fast.backends.host import Caller
 from triton_fast.config import EnsemblePlan
 from triton_fast.errors import ServerError
+from triton_fast.observability.metrics_config import MetricsConfig
 from triton_fast.scheduling.caches import ResponseCache
 from triton_fast.scheduling.layers import add_layers
-from triton_fast.scheduling.runtime import ServedVersion, native_model
+from triton_fast.scheduling.runtime import NO_METRICS, ServedVersion, native_model
 
 Resolve = Callable[[str, int], NativeModel]
 
@@ -50,9 +51,12 @@ class EnsembleRuntime(ServedVersion):
         self._control = context.host.control
 
     @classmethod
-    def start(cls, context: LoadContext, plan: EnsemblePlan, cache: ResponseCache | None = None) -> EnsembleRuntime:
+    def start(
+        cls, context: LoadContext, plan: EnsemblePlan, cache: ResponseCache | None = None,
+        metrics: MetricsConfig = NO_METRICS,
+    ) -> EnsembleRuntime:  # fmt: skip
         """Start over the members as they are served. Raises ServerError."""
-        native = native_model(context)
+        native = native_model(context, metrics=metrics)
         try:
             attach_ensemble(native, plan, context.host.resolve, context.host.epoch)
             return cls(context, native, plan, add_layers(native, context, cache))

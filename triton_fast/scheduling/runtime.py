@@ -16,12 +16,16 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.config import added_specs, io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
+from triton_fast.observability.metrics_config import MetricsConfig
 from triton_fast.scheduling import warmup
 from triton_fast.scheduling.caches import ResponseCache
 from triton_fast.scheduling.instances import NO_LIMITS, Limits, Starter, threads_of
 from triton_fast.scheduling.layers import add_layers
+from triton_fast.scheduling.measures import measure
 from triton_fast.scheduling.queues import queue_options, refuse_strategy
 from triton_fast.scheduling.sequence import use_sequences
+
+NO_METRICS = MetricsConfig()
 
 
 def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec]:
@@ -131,17 +135,21 @@ class ServedVersion(ABC):
             self._stopped.set()
 
 
-def native_model(context: LoadContext, limits: Limits = NO_LIMITS) -> NativeModel:
+def native_model(
+    context: LoadContext, limits: Limits = NO_LIMITS, metrics: MetricsConfig = NO_METRICS
+) -> NativeModel:
     """Return the engine's handle of a version, without instances."""
     config = context.config
     inputs, outputs = io_specs(config, context.model_dir)
     added = added_specs(config)
-    return NativeModel(
+    native = NativeModel(
         context.name, context.version, config.max_batch_size, inputs, outputs,
         config.model_transaction_policy.decoupled,
         **queue_options(config), full_code=int(limits.full_code),
         added_inputs=added.inputs, added_outputs=added.outputs,
     )  # fmt: skip
+    measure(native, config, metrics)
+    return native
 
 
 class ModelRuntime(ServedVersion):
@@ -153,9 +161,17 @@ class ModelRuntime(ServedVersion):
 
     @classmethod
     def start(
-        cls, context: LoadContext, backend: Backend, limits: Limits = NO_LIMITS, cache: ResponseCache | None = None
-    ) -> ModelRuntime:
-        """Open the model, warm up its instances and start their threads. ``cache``: the server's, if it has one.
+        cls, context: LoadContext, backend: Backend, limits: Limits = NO_LIMITS, cache: ResponseCache | None = None,
+        metrics: MetricsConfig = NO_METRICS,
+    ) -> ModelRuntime:  # fmt: skip
+        """Open the model, warm up its instances and start their threads.
+
+        Parameters
+        ----------
+        cache
+            The server's, if it has one.
+        metrics
+            What the version counts.
 
         Raises
         ------
@@ -170,7 +186,7 @@ class ModelRuntime(ServedVersion):
         if not specs:
             raise Internal(f"model '{context.name}' has no instances")
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
-        native = native_model(context, limits)
+        native = native_model(context, limits, metrics)
         if config.HasField("sequence_batching"):
             use_sequences(native, config, sum(not spec.passive for spec in specs), context.model_dir)
         cached = add_layers(native, context, cache)

@@ -9,5 +9,14 @@ PHASES: tuple[str, ...]
 FAILURE_REASONS: tuple[str, ...]
 """REJECTED (by the queue), CANCELED, BACKEND, OTHER."""
 
+SUMMARIES: tuple[str, ...]
+"""PHASES, cache_hit and cache_miss."""
+
+RESPONSE_FIELDS: tuple[str, ...]
+"""What is counted of each response of a request: compute_infer, compute_output, success, fail, empty_response, cancel."""
+
 BREAK_REASONS: tuple[str, ...]
 """What ended the batches taken: max, preferred, delay, shape, order, empty."""
+
+def bench(n: int, *, summaries: bool = False) -> int:
+    """Count n executions of one request each, as a runner does (bench/micro only); return how many."""

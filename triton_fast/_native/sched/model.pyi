@@ -161,6 +161,29 @@ class NativeModel(ModelHandle):
     def abort(self) -> None:
         """Take no more requests and answer what is queued with an error, at once; what runs goes on. Does not wait."""
 
+    def measure(self, *, summary_error: float = 0, first_bounds_ms: Sequence[int] | None = None) -> None:
+        """Have counted what costs too much to be counted unless somebody asks. Before the first request.
+
+        Parameters
+        ----------
+        summary_error
+            Keep summaries whose quantiles' ranks are wrong by at most this part of all values; 0: keep none.
+        first_bounds_ms
+            Ascending bounds of the histogram of the time to first responses, at most 512; None: it is not kept.
+
+        Raises
+        ------
+        ValueError
+            Too many bounds.
+        """
+
+    def summaries(self, quantiles: Sequence[float]) -> dict[str, tuple[int, int, list[int | None]]]:
+        """Return ``{phase: (count, sum in us, [us for each quantile])}``; empty where none are kept.
+
+        Quantiles, at most 64, are those of the last minute, and None when it had none. Keyed by
+        ``core.stats.SUMMARIES``. Lets go of the GIL.
+        """
+
     def snapshot(self) -> dict[str, Any]:
         """Return the counters at one moment.
 
@@ -182,6 +205,14 @@ class NativeModel(ModelHandle):
             histograms : dict of str to (tuple of int, int)
                 Per phase: count per bucket, each bucket alone and the last for what is over
                 ``core.stats.HISTOGRAM_BOUNDS_US``; and the sum in ns.
+            cache : (hits, ns, misses, ns)
+                Of the response cache's answers for this model; cache_us : (hits' us, misses' us).
+            breaks : dict of str to int
+                What ended batches, keyed by ``core.stats.BREAK_REASONS``.
+            first_response : (bounds in ms, count of each bucket alone, sum in ms) or None
+                Of the time to requests' first responses.
+            responses : dict of int to dict of str to (count, ns)
+                Of backends that report each response, by its index; keyed by ``core.stats.RESPONSE_FIELDS``.
             batches : list of (size, count, input_ns, infer_ns, output_ns)
                 Per batch size in rows, ascending.
             pending : int

@@ -12,7 +12,8 @@ from triton_fast._native.core.request cimport (
     Request, Tensor, request_alloc, request_wants, response_fail, response_fail_error, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, request_sleep, response_send
-from triton_fast._native.sched.instance cimport Batch, NativeInstance
+from triton_fast._native.core.stats cimport RESPONSE_CANCEL, RESPONSE_EMPTY, RESPONSE_FAIL, RESPONSE_SUCCESS
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, response_report
 
 cdef enum:
     WORD = 4                # bytes of an element, of whatever tensor
@@ -79,7 +80,9 @@ cdef int send_all(State* s, Request* r) noexcept nogil:
     cdef Tensor* delays = r.by_index[s.delays]
     cdef Request* carrier
     cdef tf_error e
-    cdef int64_t i, n = n_words(values)
+    cdef int kind
+    cdef int64_t done
+    cdef int64_t i, n = n_words(values), began = now_ns(), computed
     if delays != NULL and n_words(delays) != n:
         tf_fail(&e, TF_INVALID_ARG, "expected IN and DELAY shape to match, got [%lld] and [%lld]", <long long>n,
                 <long long>n_words(delays))
@@ -87,15 +90,24 @@ cdef int send_all(State* s, Request* r) noexcept nogil:
         return -1
     for i in range(n):
         if request_sleep(r, now_ns() + delay_ns(delays, i)) != 0:
-            return cancelled(r)
+            return cancelled_at(r, i, began)
         carrier = request_fork(r)
         if carrier == NULL:
             response_fail(&r.response, TF_INTERNAL, b"out of memory", 13)
             return -1
+        computed = now_ns()
+        kind = RESPONSE_SUCCESS
         if fill(s, carrier, values, i) != 0:
             response_fail(&carrier.response, TF_INTERNAL, b"out of memory", 13)
+            kind = RESPONSE_FAIL
+        # The next response's work begins where this one's ends, so that the times of all add up.
+        done = now_ns()
         if response_send(carrier) != 0:
-            return cancelled(r)
+            return cancelled_at(r, i, began)
+        response_report(r, i, kind, computed - began, done - computed)
+        began = done
+    # The end, which carries nothing.
+    response_report(r, n, RESPONSE_EMPTY, now_ns() - began, 0)
     return 0
 
 
@@ -103,6 +115,11 @@ cdef int cancelled(Request* r) noexcept nogil:
     cdef const char* text = b"the request was cancelled"
     response_fail(&r.response, TF_CANCELLED, text, strlen(text))
     return -1
+
+
+cdef int cancelled_at(Request* r, int64_t index, int64_t began) noexcept nogil:
+    response_report(r, index, RESPONSE_CANCEL, now_ns() - began, 0)
+    return cancelled(r)
 
 
 cdef int execute(void* state, Batch* batch) noexcept nogil:

@@ -24,7 +24,7 @@ cdef enum:
     T_INPUT = 4         # inputs gathered
     T_COMPUTED = 5      # the backend's run returned
     T_OUTPUT = 6        # outputs scattered; the response is complete
-    T_SENT = 7
+    T_SENT = 7          # its first response, if it has several, was sent
     T_COUNT = 8
 
 cdef enum:

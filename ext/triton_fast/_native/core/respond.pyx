@@ -3,11 +3,12 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
 
 from triton_fast._native.core.native cimport (
-    now_ns, tf_add32, tf_cas32, tf_load32, tf_lock, tf_store32, tf_unlock,
+    now_ns, tf_add32, tf_cas32, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.request cimport (
-    REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, WATCH_TRACE, request_alloc, request_free, request_new,
+    REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, T_SENT, WATCH_TRACE, request_alloc, request_free,
+    request_new,
 )
 
 from triton_fast._native.core.request import stats
@@ -73,6 +74,8 @@ cdef int wait_for_place(Request* r) noexcept nogil:
 
 cdef inline int hand_over(Request* carrier) noexcept nogil:
     carrier.stamps[T_OUTPUT] = now_ns()
+    if tf_load64(&carrier.parent.stamps[T_SENT]) == 0:
+        tf_store64(&carrier.parent.stamps[T_SENT], carrier.stamps[T_OUTPUT])
     carrier.state = REQ_DONE        # request_free gives its place back
     carrier.response.next = NULL
     carrier.sink.deliver(carrier.sink, &carrier.response, &carrier.response)

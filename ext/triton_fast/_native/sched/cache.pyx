@@ -18,7 +18,8 @@ from triton_fast._native.core.request cimport (
 )
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport (
-    FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_QUEUE, PHASE_REQUEST, stats_cached, stats_failure, stats_missed,
+    FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_QUEUE, PHASE_REQUEST, stats_cached, stats_failure, stats_miss_took,
+    stats_missed,
 )
 from triton_fast._native.sched.entry cimport entry_answer, entry_pack, head_of
 from triton_fast._native.sched.key cimport request_key
@@ -324,6 +325,7 @@ cdef void cache_deliver(Sink* sink, Response* first, Response* last) noexcept no
         s.insert_ns += now_ns() - began
     tf_unlock(&s.lock)
     release(taken)
+    stats_miss_took(layer.base.stats, seat.looked_ns + now_ns() - began)
     if entry != NULL:
         stats_missed(layer.base.stats, 0, now_ns() - began)
         if s.keep != NULL:

@@ -11,12 +11,12 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.pthread cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
 from triton_fast._native.core.request cimport (
     FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_COMPUTED, T_INPUT,
-    T_OUTPUT, T_QUEUED, T_STARTED, request_alloc, request_free, request_wants, response_fail,
+    T_OUTPUT, T_QUEUED, T_SENT, T_STARTED, request_alloc, request_free, request_wants, response_fail,
 )
 from triton_fast._native.core.respond cimport request_fork, response_push
 from triton_fast._native.core.stats cimport (
     FAIL_OTHER, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, stats_execution,
-    stats_failure, stats_success,
+    stats_failure, stats_first, stats_success,
 )
 from triton_fast._native.core.tracing cimport trace_detach, trace_drop
 from triton_fast._native.sched.ensemble_frames cimport (
@@ -544,6 +544,9 @@ cdef void count(Run* run) noexcept nogil:
     r.stamps[T_COMPUTED] = done - at_most(run.compute_ns[2], done - r.stamps[T_INPUT])
     if r.response.code != TF_OK:
         stats_failure(run.ensemble.base.stats, FAIL_OTHER, done - r.stamps[T_QUEUED])
+        tf_lock(&run.ensemble.base.stats.lock)
+        stats_first(run.ensemble.base.stats, r.stamps[T_QUEUED], r.stamps[T_SENT], done)
+        tf_unlock(&run.ensemble.base.stats.lock)
         return
     phase[PHASE_REQUEST] = done - r.stamps[T_QUEUED]
     phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
@@ -554,6 +557,7 @@ cdef void count(Run* run) noexcept nogil:
     stats_execution(run.ensemble.base.stats, r.batch, &phase[PHASE_INPUT])
     if r.flags & (FLAG_PART | FLAG_PADDING) == 0:
         stats_success(run.ensemble.base.stats, phase)
+        stats_first(run.ensemble.base.stats, r.stamps[T_QUEUED], r.stamps[T_SENT], done)
     tf_unlock(&run.ensemble.base.stats.lock)
 
 

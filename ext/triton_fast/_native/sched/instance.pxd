@@ -42,6 +42,10 @@ cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil
 cdef void request_finish(Request* r) noexcept nogil
 
 
+# For backends that tell what became of each response of r (statistics' response_stats); see stats_response.
+cdef void response_report(Request* r, int64_t index, int kind, int64_t infer_ns, int64_t output_ns) noexcept nogil
+
+
 cdef class NativeInstance:
     cdef execute_fn execute
     cdef before_fn before       # NULL: nothing to wait for

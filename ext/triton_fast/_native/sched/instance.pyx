@@ -3,11 +3,11 @@ from libc.stdint cimport int64_t
 
 from triton_fast._native.core.native cimport TF_CANCELLED, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_PART, REQ_DONE, Request, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+    FLAG_PADDING, FLAG_PART, REQ_DONE, Request, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT, T_STARTED,
 )
 from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_success,
+    stats_first, stats_response, stats_success,
 )
 from triton_fast._native.sched.scheduler cimport stats_of
 
@@ -20,6 +20,7 @@ cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil:
     else:
         s.failures[FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND] += 1
         s.fail_ns += phase[PHASE_REQUEST]
+    stats_first(s, r.stamps[T_QUEUED], r.stamps[T_SENT], r.stamps[T_QUEUED] + phase[PHASE_REQUEST])
 
 
 cdef void request_finish(Request* r) noexcept nogil:
@@ -42,6 +43,10 @@ cdef void request_finish(Request* r) noexcept nogil:
     tf_unlock(&s.lock)
     r.response.next = NULL
     r.sink.deliver(r.sink, &r.response, &r.response)
+
+
+cdef void response_report(Request* r, int64_t index, int kind, int64_t infer_ns, int64_t output_ns) noexcept nogil:
+    stats_response(stats_of(r.model), index, kind, infer_ns, output_ns)
 
 
 cdef class NativeInstance:

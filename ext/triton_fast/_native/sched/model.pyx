@@ -20,7 +20,7 @@ from triton_fast._native.core.request cimport (
 )
 from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_clear, stats_execution, stats_snapshot,
+    stats_clear, stats_execution, stats_measure, stats_snapshot, stats_summaries,
 )
 from triton_fast._native.sched.due cimport due_histogram
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
@@ -487,6 +487,14 @@ cdef class NativeModel(ModelHandle):
     def late(self):
         """How late queue timeouts were kept: ``[(upper bound in ns or None, requests refused)]``."""
         return due_histogram(&self.queue.due)
+
+    def measure(self, *, double summary_error=0, first_bounds_ms=None):
+        """Have summaries kept, or the time to the first response counted. Before the first request."""
+        stats_measure(&self.stats, summary_error, first_bounds_ms)
+
+    def summaries(self, quantiles):
+        """Return ``{phase: (count, sum in us, [us or None for each quantile])}``; empty where none are kept."""
+        return stats_summaries(&self.stats, quantiles)
 
     def snapshot(self):
         """Return the counters as one consistent dict (see core.stats)."""
