@@ -98,10 +98,16 @@ def over_grpc(n: int, rate: int) -> None:
     message.inputs.add(name="INPUT", datatype="FP32", shape=[1, 16])
     data = message.SerializeToString()
     body = b"\0" + len(data).to_bytes(4, "big") + data
-    blocks = header_blocks({
-        ":method": "POST", ":scheme": "http", ":path": "/inference.GRPCInferenceService/ModelInfer",
-        ":authority": "localhost", "te": "trailers", "content-type": "application/grpc",
-    })
+    blocks = header_blocks(
+        {
+            ":method": "POST",
+            ":scheme": "http",
+            ":path": "/inference.GRPCInferenceService/ModelInfer",
+            ":authority": "localhost",
+            "te": "trailers",
+            "content-type": "application/grpc",
+        }
+    )
     model = served()
     server = GrpcServer(application(model), SimpleNamespace(call_soon=lambda call: call()), Epoch())
     transport = Transport()
@@ -112,7 +118,9 @@ def over_grpc(n: int, rate: int) -> None:
 
     def one() -> None:
         nonlocal stream
-        feed(connection, frame(HEADERS, END_HEADERS, stream, blocks[stream > 1]) + frame(DATA, END_STREAM, stream, body))
+        feed(
+            connection, frame(HEADERS, END_HEADERS, stream, blocks[stream > 1]) + frame(DATA, END_STREAM, stream, body)
+        )
         server.on_completions()
         assert SIXTEEN in transport.out
         # The windows of a client that reads, given back as often as one does.
@@ -126,7 +134,7 @@ def over_grpc(n: int, rate: int) -> None:
 
 
 def run(n: int, rate: int, model: Any, one: Any) -> None:
-    """Make n requests, a multiple of GATHERED; with a rate one of so many is traced and, with the others of its time, written to a file."""
+    """Make n requests, a multiple of GATHERED. With a rate one of so many is traced, and written with others."""
     from triton_fast.observability.tracing import TraceOptions, Tracing
 
     with tempfile.TemporaryDirectory(prefix="triton_fast-traces-") as folder:

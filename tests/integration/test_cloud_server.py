@@ -145,9 +145,10 @@ def test_keys_are_shown_to_nobody(s3: S3, url: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_server_that_can_not_start_says_why(s3: S3, tmp_path: Path, path: str, text: str) -> None:
-    given = path.format(endpoint=s3.endpoint, secret="sEcReT")
+    given = path.format(endpoint=s3.endpoint, secret="sEcReT")  # noqa: S106
     found = subprocess.run(
-        [sys.executable, "-m", "triton_fast", f"--model-repository={given}"], capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "triton_fast", f"--model-repository={given}"], capture_output=True, text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env_of(s3, tmp_path)}, timeout=60,
     )  # fmt: skip
     assert found.returncode == 1

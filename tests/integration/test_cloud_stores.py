@@ -1,4 +1,4 @@
-"""Repositories in the emulators of three stores: loading, polling by ETag, broken downloads, credentials, hostile keys."""
+"""Repositories in the emulators of three stores: loads, polls by ETag, broken downloads, credentials, hostile keys."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_fingerprint_follows_the_objects(emulator: Emulator, bucket: str, tm
 # The emulator of Google's answers 500 there.
 @pytest.mark.parametrize("emulator", ["s3", pytest.param("azure", marks=needs_npm)], indirect=True)
 def test_a_bucket_that_does_not_exist(emulator: Emulator, tmp_path: Path) -> None:
-    with pytest.raises(Internal, match="no-such-bucket': the bucket or container does not exist"):
+    with pytest.raises(Internal, match="no-such-bucket': the bucket or container does not exist"):  # noqa: SIM117
         with opened(emulator.url("no-such-bucket"), tmp_path, emulator.env):
             pass
 
@@ -236,7 +236,7 @@ def test_a_store_that_is_busy_is_asked_again(s3: S3, proxy: CuttingProxy, bucket
 
 
 def test_a_host_that_is_not_there(tmp_path: Path) -> None:
-    with patient(f"s3://http://127.0.0.1:{free_port()}/bucket", tmp_path, {}) as source:
+    with patient(f"s3://http://127.0.0.1:{free_port()}/bucket", tmp_path, {}) as source:  # noqa: SIM117
         with pytest.raises(StoreError, match=r"127\.0\.0\.1:\d+ can not be reached or broke off: check the address"):
             source.list_models()
 
@@ -262,7 +262,7 @@ def test_hostile_keys_spoil_their_model(s3: S3, bucket: str, tmp_path: Path, key
 def test_a_model_whose_name_can_not_be_a_directory(s3: S3, bucket: str, tmp_path: Path) -> None:
     s3.make_bucket(bucket)
     s3.put(bucket, "repo/../x/config.pbtxt", b"")
-    with pytest.raises(StoreError, match="an object whose key can not be a path"):
+    with pytest.raises(StoreError, match="an object whose key can not be a path"):  # noqa: SIM117
         with opened(s3.url(bucket, "repo"), tmp_path, s3.env):
             pass
 
@@ -301,7 +301,7 @@ def test_the_longest_prefix_signs(s3: S3, proxy: CuttingProxy, bucket: str, tmp_
     headers = proxy.seen[-1][1]
     assert "Credential=LONG/" in headers["authorization"] and "/eu-west-3/s3/" in headers["authorization"]
     assert headers["x-amz-security-token"] == "TOKEN"
-    with pytest.raises(InvalidArg) as caught:
+    with pytest.raises(InvalidArg) as caught:  # noqa: SIM117
         with opened("gs://bucket/x", tmp_path, {"TRITON_CLOUD_CREDENTIAL_PATH": str(path)}):
             pass
     assert str(caught.value) == "Cannot match credential for path  gs://bucket/x"
@@ -323,7 +323,7 @@ def test_azure_checks_keys_and_takes_a_new_one_without_restart(azure: Azure, buc
         pass
     assert "d3Jvbmcga2V5" not in str(caught.value)
     write("not base64: sEcReT")
-    with pytest.raises(ServerError, match="the credentials can not be used: set AZURE_STORAGE_ACCOUNT") as caught:
+    with pytest.raises(ServerError, match="the credentials can not be used: set AZURE_STORAGE_ACCOUNT") as caught:  # noqa: SIM117
         with opened(url, tmp_path, env):
             pass
     assert "sEcReT" not in str(caught.value)
@@ -339,7 +339,7 @@ def test_azure_checks_keys_and_takes_a_new_one_without_restart(azure: Azure, buc
 @needs_npm
 def test_azure_without_a_key(azure: Azure, bucket: str, tmp_path: Path) -> None:
     fill(azure, bucket, tmp_path)
-    with pytest.raises(StoreError, match="no credentials were given: set AZURE_STORAGE_ACCOUNT"):
+    with pytest.raises(StoreError, match="no credentials were given: set AZURE_STORAGE_ACCOUNT"):  # noqa: SIM117
         with opened(azure.url(bucket, "some/where"), tmp_path, {}):
             pass
     azure.make_bucket(f"{bucket}-public", public=True)

@@ -294,7 +294,7 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path, what: str)
     else:
         root.mkdir()
         root.chmod(0o777)
-    with pytest.raises(InvalidArg, match="can not be made|only he may write"):
+    with pytest.raises(InvalidArg, match="can not be made|only he may write"):  # noqa: RUF043
         Cache(root)
 
 

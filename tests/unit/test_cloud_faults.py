@@ -7,7 +7,7 @@ import pytest
 from triton_fast.errors import Code
 from triton_fast.repository.cloud.faults import Kind, fault
 
-SECRET = "MARKER-OF-A-SECRET"
+SECRET = "MARKER-OF-A-SECRET"  # noqa: S105
 
 
 class PermissionDeniedError(Exception):

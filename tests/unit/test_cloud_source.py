@@ -1,4 +1,4 @@
-"""A repository in a store that tests hold in memory: listings that break off, objects that change, one poll, one load."""
+"""A repository in a store in memory: listings that break off, objects that change, one poll, one load."""
 
 from __future__ import annotations
 
@@ -356,8 +356,8 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "obstore", None)
     text = error_of(Unsupported, OpenedSources, ["s3://bucket/x"], 0, {"XDG_CACHE_HOME": str(tmp_path)})
     assert text == (
-        "'s3://bucket/x' needs the package obstore, which is not installed: run pip install 'triton_fast[cloud]' (or pip "
-        "install obstore)"
+        "'s3://bucket/x' needs the package obstore, which is not installed: run pip install 'triton_fast[cloud]' "
+        "(or pip install obstore)"
     )
 
 

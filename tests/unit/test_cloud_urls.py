@@ -17,7 +17,7 @@ from triton_fast.repository.cloud.credentials import (
 )  # fmt: skip
 from triton_fast.repository.cloud.urls import CloudUrl, kind_of, parse, shown
 
-SECRET = "sEcReT/MaRkEr"
+SECRET = "sEcReT/MaRkEr"  # noqa: S105
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""GPU figures: from a stand-in for NVML, as GPUs are not where tests run; and that nothing is loaded without a driver."""
+"""GPU figures, from a stand-in for NVML: tests run where no GPU is. Without a driver nothing is loaded."""
 
 from __future__ import annotations
 

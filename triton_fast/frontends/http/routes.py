@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from triton_fast.config import to_json
 from triton_fast.dataplane import Dataplane, parse_version
-from triton_fast.errors import INTERNAL_ERROR, Internal, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_fast.errors import INTERNAL_ERROR, Internal, InvalidArg, ServerError, Unsupported
 from triton_fast.frontends.http.log_settings import logging
 from triton_fast.frontends.http.messages import (
     MAX_JSON,

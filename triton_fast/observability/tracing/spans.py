@@ -94,7 +94,7 @@ class SpanExport:
     def _context(self, trace_id: int, span: int, state: Any, *, remote: bool = False) -> Any:
         return self._api.SpanContext(trace_id, span, remote, self._flags, state)
 
-    def _spans(
+    def _spans(  # noqa: PLR0917
         self, offset: int, trace: bytes, parent: int, root: int, header: str, records: list[tuple[Any, ...]]
     ) -> Iterable[Any]:
         trace_id = int.from_bytes(trace, "big")
@@ -103,7 +103,7 @@ class SpanExport:
         def context(span: int, *, remote: bool = False) -> Any:
             return self._context(trace_id, span, state, remote=remote)
 
-        def made(name: str, span: int, above: Any, begun: int, ended: int, events: Sequence[tuple[str, int]],
+        def made(name: str, span: int, above: Any, begun: int, ended: int, events: Sequence[tuple[str, int]],  # noqa: PLR0917
                  failed: bool = False, attributes: dict[str, Any] | None = None) -> Any:  # fmt: skip
             status = self._api.Status(self._api.StatusCode.ERROR if failed else self._api.StatusCode.UNSET)
             return self._span(
