@@ -8,7 +8,7 @@ add_sub = examples/models/add_sub/1/model.onnx
 voice = examples/models/voice_activity/1/model.onnx
 
 .DEFAULT_GOAL := build
-.PHONY: help build models demo serve test check asan fuzz soak bench bench-check clean
+.PHONY: help build models demo serve test check asan fuzz soak bench bench-check sbom clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -59,6 +59,9 @@ bench: build    ## HTTP and gRPC load against nginx (and TRITON_REFERENCE=launch
 bench-check: build ## instruction counts against bench/baselines; ARGS=--update rewrites them
 	@scripts/bench_tools.sh valgrind
 	@$(py) -m bench.micro $(ARGS)
+
+sbom: build     ## build/sbom.cdx.json, what is installed; AUDIT=1 asks pip-audit too
+	@scripts/sbom.sh
 
 clean:          ## remove what the build made (not the venv)
 	@rm -rf build dist *.egg-info triton_fast/protos/v2.binpb

@@ -80,8 +80,9 @@ def records(log: str, form: str) -> int:
 
 def since(server: ServerProcess, before: int) -> str:
     """What was logged since then, to the last thing that was asked for."""
-    raw.ask(server.http, raw.post("/v2/repository/models/the-last-one/load"))
-    server.wait_for_log("failed to load.*the-last-one|the-last-one.*not found|the-last-one")
+    last = f"last-after-{before}"
+    raw.ask(server.http, raw.post(f"/v2/repository/models/{last}/load"))
+    server.wait_for_log(last)
     return "\n".join(server._lines[before:])
 
 

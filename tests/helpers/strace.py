@@ -23,7 +23,7 @@ _FD = re.compile(r'(?:AT_FDCWD|\d+)<(.*?)>, (?=")')
 _OWN = (
     "/proc/self/", "/proc/stat", "/proc/sys/vm/", "/proc/meminfo", "/proc/cpuinfo", "/sys/devices/system/",
     "/sys/fs/cgroup", "/usr/lib", "/usr/local/lib", "/lib", "/etc/localtime", "/etc/ld.so", "/usr/share/zoneinfo",
-    "/dev/null", "/dev/urandom",
+    "/usr/share/locale", "/dev/null", "/dev/urandom",
 )  # fmt: skip
 _INTERPRETER = re.compile(r"/proc/\d+/(?:stat|status|statm|maps|cgroup|fd|task|mountinfo)\b|.*/lib/python3\d+\.zip$")
 

@@ -46,7 +46,7 @@ cdef class KeyGate:
     cdef bint count(self, KeyEntry* entry) noexcept
     # Whether what the last request with these bytes found still holds; counts this one.
     cdef bint holds(self, KeyHold* hold) noexcept
-    # None when this key lets infer, else what to refuse with. counts: the request is one of the key's rate. hold: none,
+    # None when this key lets infer, else what to refuse with. counts: the request is one of its rate. hold: empty,
     # or left by an earlier call with the same key.
     cdef object refusal(self, const char* key, size_t n, KeyHold* hold, bint counts)
 
