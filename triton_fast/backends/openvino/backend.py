@@ -171,8 +171,10 @@ def shape(context: LoadContext, plan: ModelPlan, model: Model) -> frozenset[str]
             found = _probe(model, shapes)
             first = batch if plan.static_batch else -1
             shapes = {port: (first, *dims[1:]) for port, dims in shapes.items()}
-        if shapes != {port: row[3] for port, row in enumerate(model.inputs())}:
-            model.reshape(list(shapes.items()))
+        now = [row[3] for row in model.inputs()]
+        changed = [(port, dims) for port, dims in shapes.items() if dims != now[port]]
+        if changed:
+            model.reshape(changed)
         return found
 
 

@@ -126,8 +126,7 @@ cdef int make_partial(ov_partial_shape* out, tuple dims) except -1:
     if n > MAX_DIMS:
         raise InvalidArg(f"a shape has {n} dimensions, the limit is {MAX_DIMS}")
     for i in range(n):
-        made[i].max = dims[i]
-        made[i].min = max(0, made[i].max)
+        made[i].min = made[i].max = dims[i]
     return ov_check(ov_api().partial_shape_create(n, made, out), "making a shape")
 
 
@@ -161,7 +160,7 @@ cdef tuple describe(Model model, bint is_input):
         finally:
             api.output_const_port_free(port)
         dims = None
-        if shape.rank.min == shape.rank.max:
+        if 0 <= shape.rank.min == shape.rank.max:
             dims = tuple([shape.dims[k].min if shape.dims[k].min == shape.dims[k].max else -1
                           for k in range(shape.rank.min)])
         api.partial_shape_free(&shape)
