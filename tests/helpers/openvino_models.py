@@ -80,13 +80,6 @@ def nonzero(dims: Sequence[int] = (-1,)) -> Any:
     return model({"IN": given}, {"OUT": ops.transpose(ops.non_zero(given, "i64"), ops.constant(np.array([1, 0])))})
 
 
-def halves() -> Any:
-    """OUT = IN as rows of two, IN being ``[batch, n]``: an error at run time where n is odd."""
-    given = ops.parameter([-1, -1], np.float32)
-    shape = ops.constant(np.array([0, -1, 2], np.int64))
-    return model({"IN": given}, {"OUT": ops.reshape(given, shape, True)})
-
-
 def write(root: Path, made: Any, config: str | None = None, name: str = "m", filename: str = "model.xml") -> Path:
     """Save the model as ``root/name/1/model.xml``; return the model's directory."""
     folder = root / name / "1"

@@ -99,9 +99,9 @@ def test_a_batch_is_copied_together_once(tmp_path: Path) -> None:
 
 
 def test_outputs_of_unknown_size_are_lent(tmp_path: Path) -> None:
-    opened = open_model(tmp_path, models.nonzero())
+    text = BACKEND + io("input", "IN", "FP32", (-1,)) + io("output", "OUT", "INT64", (-1, 1))
+    opened = open_model(tmp_path, models.nonzero(), text)
     large, small = np.ones(20_000, np.float32), np.array([0, 1, 0, 1, 1], np.float32)
-    opened.config.max_batch_size = 0
     held: list[Any] = []
     answers = [opened.run({"IN": array}, held=held)[0]["OUT"] for array in (large, small)]
     assert (answers[0][:, 0] == np.arange(20_000)).all()
@@ -202,15 +202,19 @@ def test_reshape_of_the_config(tmp_path: Path) -> None:
     assert same(answer["OUT"], array.reshape(2, 2, 3).transpose(0, 2, 1).reshape(2, 6))
 
 
-def test_errors_of_a_run_end_that_batch_alone(tmp_path: Path) -> None:
-    opened = open_model(tmp_path, models.halves())
+@pytest.mark.parametrize("threads", [1, 2])
+def test_errors_of_a_run_end_that_batch_alone(tmp_path: Path, threads: int) -> None:
+    # With one thread OpenVINO's synchronous call hides them.
+    opened = open_model(tmp_path, models.add_sub("FP32", (-1, -1)), threads=threads)
     for _ in range(3):
-        (answer,) = opened.run({"IN": rows(2, 3)})
+        (answer,) = opened.run({"A": rows(2, 3), "B": rows(2, 4)})
         assert isinstance(answer, Internal)
-        assert str(answer).startswith("openvino error in inference : ")
-        assert "src/" not in str(answer).partition(" : ")[2][:4]
-        (answer,) = opened.run({"IN": rows(2, 4)})
-        assert (answer["OUT"].reshape(2, 4) == rows(2, 4)).all()
+        text = str(answer)
+        assert text.startswith("openvino error in inference : ")
+        assert "Exception from" not in text
+        assert "\n" not in text
+        (answer,) = opened.run({"A": rows(2, 3), "B": rows(2, 3)})
+        assert (answer["SUM"] == 2 * rows(2, 3)).all()
 
 
 def test_an_input_that_does_not_fit(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ class OvInstance(NativeInstance):
         known to be the batch (without batching: whether its shape is the model's).
     fixed_batch, pad
         Rows that every run must have (0: any), and whether smaller batches are filled up.
+    direct
+        Infer on the instance's own thread. Only where the device then tells of failures: not with one thread.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class OvInstance(NativeInstance):
         *,
         fixed_batch: int = 0,
         pad: bool = False,
+        direct: bool = False,
     ) -> None: ...
     def counters(self) -> dict[str, int]:
         """Return what was done so far.

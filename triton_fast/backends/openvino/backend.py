@@ -99,6 +99,7 @@ class OpenVinoModel(BackendModel):
                 ],
                 fixed_batch=config.max_batch_size if plan.static_batch else 0,
                 pad=plan.pad,
+                direct=device == "CPU" and int(compiled.property("INFERENCE_NUM_THREADS")) > 1,
             )
 
     def close(self) -> None:

@@ -77,6 +77,8 @@ typedef struct {
     F(int, compiled_model_get_property, (const ov_compiled *, const char *key, char **value))                          \
     F(void, infer_request_free, (ov_request *))                                                                        \
     F(int, infer_request_infer, (ov_request *))                                                                        \
+    F(int, infer_request_start_async, (ov_request *))                                                                  \
+    F(int, infer_request_wait, (ov_request *))                                                                         \
     F(int, infer_request_set_input_tensor_by_index, (ov_request *, size_t, const ov_tensor *))                         \
     F(int, infer_request_set_output_tensor_by_index, (ov_request *, size_t, const ov_tensor *))                        \
     F(int, tensor_create, (int element, ov_shape, ov_tensor **))                                                       \

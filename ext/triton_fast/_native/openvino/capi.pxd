@@ -63,6 +63,8 @@ cdef extern from "tf_ov.h" nogil:
         int (*compiled_model_get_property)(const ov_compiled*, text, char**) noexcept nogil
         void (*infer_request_free)(ov_request*) noexcept nogil
         int (*infer_request_infer)(ov_request*) noexcept nogil
+        int (*infer_request_start_async)(ov_request*) noexcept nogil
+        int (*infer_request_wait)(ov_request*) noexcept nogil
         int (*infer_request_set_input_tensor_by_index)(ov_request*, size_t, const ov_tensor*) noexcept nogil
         int (*infer_request_set_output_tensor_by_index)(ov_request*, size_t, const ov_tensor*) noexcept nogil
         int (*tensor_create)(int, ov_shape, ov_tensor**) noexcept nogil

@@ -26,6 +26,7 @@ cdef struct OvRun:
     ov_tensor** made        # outputs that OpenVINO allocates in this run
     int64_t fixed_batch     # rows that each run must have; 0: any
     bint pad                # fill up to fixed_batch with zeros
+    bint direct             # infer on this thread, see infer()
     int64_t runs
     int64_t bound           # outputs written straight into a response's block
     int64_t lent            # outputs whose memory OpenVINO made and responses keep
