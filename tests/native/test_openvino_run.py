@@ -186,7 +186,9 @@ def test_a_fixed_batch_size_is_padded(tmp_path: Path) -> None:
 
 
 def test_io_layers_are_reshaped(tmp_path: Path) -> None:
-    text = BACKEND + "max_batch_size: 0" + io("input", "IN", "FP32", (-1, 5, 3)) + io("output", "OUT", "FP32", (-1, 3, 5))
+    text = (
+        BACKEND + "max_batch_size: 0" + io("input", "IN", "FP32", (-1, 5, 3)) + io("output", "OUT", "FP32", (-1, 3, 5))
+    )
     opened = open_model(tmp_path, models.swap("FP32", (1, 2, 2)), text + parameter("RESHAPE_IO_LAYERS", "yes"))
     array = np.random.default_rng(1).standard_normal((3, 5, 3)).astype(np.float32)
     (answer,) = opened.run({"IN": array})

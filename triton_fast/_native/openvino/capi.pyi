@@ -1,4 +1,7 @@
-"""The OpenVINO library of this process: opened once, never closed. Source: ext/triton_fast/_native/openvino/capi.pyx."""
+"""The OpenVINO library of this process: opened once, never closed.
+
+Source: ext/triton_fast/_native/openvino/capi.pyx.
+"""
 
 def open_library(path: str) -> str:
     """Load libopenvino_c at ``path``, bind its functions and return its version; again is harmless.

@@ -75,15 +75,11 @@ class OpenVinoModel(BackendModel):
         check_against_model(
             config, tensors(context, self._model.inputs(), plan), tensors(context, self._model.outputs(), plan, wanted)
         )
-        self._compile(plan.device)
+        self._compile(plan.first)
 
     def create_instance(self, spec: InstanceSpec) -> OvInstance:
         config, plan = self._context.config, self._plan
-        device = plan.device
-        if device.partition(".")[0] == "GPU" and spec.kind == "KIND_GPU":
-            device = f"GPU.{spec.device}" if spec.device else "GPU"
-        elif device == "CPU" and spec.kind == "KIND_GPU":
-            device = f"GPU.{spec.device}" if spec.device else "GPU"
+        device = plan.device_of(gpu=spec.kind == "KIND_GPU", number=spec.device)
         compiled = self._compile(device)
         added = added_specs(config)
         batched = config.max_batch_size > 0
@@ -114,11 +110,11 @@ class OpenVinoModel(BackendModel):
             if found is None:
                 assert self._model is not None
                 need_device(context, device)
-                found = self._model.compile(device, list(plan.properties))
+                found = self._model.compile(device, list(plan.properties_of(device).items()))
                 self._compiled[device] = found
                 log.verbose(
                     1, f"opened {files.shown(context, files.model_path(context))}", model=context.name, device=device,
-                    **{key.lower(): value for key, value in plan.properties},
+                    properties=",".join(f"{key}={value}" for key, value in plan.properties_of(device).items()),
                 )  # fmt: skip
             return found
 

@@ -6,7 +6,7 @@ Parameter names and meanings are those of Triton's OpenVINO backend, the names o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from triton_fast.backends.base import LoadContext
@@ -31,14 +31,33 @@ PASSED_ON = (
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """``device``: where it runs. ``properties``: of the compiled model. The rest as the parameters say."""
+    """What the parameters say.
 
-    device: str
-    properties: Sequence[tuple[str, str]] = ()
+    Attributes
+    ----------
+    target
+        ``TARGET_DEVICE``; empty: what an instance's kind says.
+    first
+        The device of the first instance group.
+    given, on_cpu
+        Properties of the compiled model: those the user gave, and what stands in for others on the CPU.
+    """
+
+    target: str
+    first: str
+    given: Mapping[str, str] = field(default_factory=dict)
+    on_cpu: Mapping[str, str] = field(default_factory=dict)
     static_batch: bool = False
     pad: bool = False
     reshape: bool = False
     extension: str = ""
+
+    def device_of(self, *, gpu: bool, number: int = 0) -> str:
+        """Return OpenVINO's name of the device of an instance."""
+        return self.target or _device(gpu=gpu, number=number)
+
+    def properties_of(self, device: str) -> dict[str, str]:
+        return {**(self.on_cpu if device == "CPU" else {}), **self.given}
 
 
 def parameters(config: Any) -> dict[str, str]:
@@ -52,13 +71,18 @@ def parameters(config: Any) -> dict[str, str]:
 def make_plan(context: LoadContext) -> ModelPlan:
     """Return the plan of a model. Raises InvalidArg for a value that can not be used."""
     given = parameters(context.config)
-    device = _device(context.config, given)
+    target = given.get("TARGET_DEVICE", "")
+    groups = _groups(context.config)
+    kind, _, gpus = groups[0] if groups else ("", 1, [])
+    properties = _properties(given)
     extension = given.get("CPU_EXTENSION_PATH", "")
     if extension and (context.model_dir / extension).is_file():
         extension = str(context.model_dir / extension)
     return ModelPlan(
-        device=device,
-        properties=tuple(_properties(context, given, device).items()),
+        target=target,
+        first=target or _device(gpu=kind == "KIND_GPU", number=gpus[0] if gpus else 0),
+        given=properties,
+        on_cpu=_defaults(context, properties),
         static_batch=context.config.max_batch_size > 0 and _yes(given, "SKIP_OV_DYNAMIC_BATCHSIZE"),
         pad=_yes(given, "ENABLE_BATCH_PADDING"),
         reshape=_yes(given, "RESHAPE_IO_LAYERS"),
@@ -75,18 +99,11 @@ def _groups(config: Any) -> list[tuple[str, int, list[int]]]:
     ]
 
 
-def _device(config: Any, given: Mapping[str, str]) -> str:
-    """OpenVINO's name of the device: ``TARGET_DEVICE``, else what the first group's kind says."""
-    if given.get("TARGET_DEVICE"):
-        return given["TARGET_DEVICE"]
-    groups = _groups(config)
-    if groups and groups[0][0] == "KIND_GPU":
-        gpus = groups[0][2]
-        return f"GPU.{gpus[0]}" if gpus and gpus[0] else "GPU"
-    return "CPU"
+def _device(*, gpu: bool, number: int) -> str:
+    return "CPU" if not gpu else f"GPU.{number}" if number else "GPU"
 
 
-def _properties(context: LoadContext, given: Mapping[str, str], device: str) -> dict[str, str]:
+def _properties(given: Mapping[str, str]) -> dict[str, str]:
     found = {key: _number(given, key) for key in NUMBERS if key in given}
     if "NUM_STREAMS" in given:
         upper = given["NUM_STREAMS"].upper()
@@ -102,15 +119,18 @@ def _properties(context: LoadContext, given: Mapping[str, str], device: str) -> 
         bound = _choice(given, "CPU_BIND_THREAD", ("YES", "NUMA", "NO"))
         found["ENABLE_CPU_PINNING"] = "NO" if bound == "NO" else "YES"
     found.update({key: given[key] for key in PASSED_ON if key in given})
-    if device == "CPU":
-        # Instances are the concurrency that the config asks for: a stream for each, all of them within the cores.
-        instances = sum(count for _, count, _ in _groups(context.config)) or 1
-        threads = instances * max(1, context.threads_per_instance)
-        found.setdefault("INFERENCE_NUM_THREADS", str(threads))
-        if "PERFORMANCE_HINT" not in found:
-            found.setdefault("NUM_STREAMS", str(instances))
-        # Threads bound to cores would sit on those that other models' instances are on.
-        found.setdefault("ENABLE_CPU_PINNING", "NO")
+    return found
+
+
+def _defaults(context: LoadContext, given: Mapping[str, str]) -> dict[str, str]:
+    # Instances are the concurrency that the config asks for: a stream for each, all of them within the cores. Threads
+    # bound to cores would sit on those that other models' instances are on.
+    instances = sum(count for kind, count, _ in _groups(context.config) if kind != "KIND_GPU") or 1
+    found = {
+        "INFERENCE_NUM_THREADS": str(instances * max(1, context.threads_per_instance)), "ENABLE_CPU_PINNING": "NO",
+    }  # fmt: skip
+    if "PERFORMANCE_HINT" not in given:
+        found["NUM_STREAMS"] = str(instances)
     return found
 
 

@@ -1,5 +1,6 @@
-# Gather, infer, scatter, without the GIL from dequeue to completion. Inputs are the arrays' memory; outputs whose size is
-# known before the run are written into blocks, of the others OpenVINO's memory is lent. One thread executes it at a time.
+# Gather, infer, scatter, without the GIL from dequeue to completion. Inputs are the arrays' memory; outputs whose size
+# is known before the run are written into blocks, of the others OpenVINO's memory is lent. One thread executes it at a
+# time.
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -11,9 +12,7 @@ from triton_fast._native.core.memory cimport Block, block_new, block_unref, bloc
 from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_size, now_ns, tf_fail
 from triton_fast._native.core.request cimport Request, response_fail_error
-from triton_fast._native.openvino.capi cimport (
-    ov_api, ov_check, ov_fail, ov_request, ov_shape, ov_tensor, tf_ov,
-)
+from triton_fast._native.openvino.capi cimport ov_api, ov_check, ov_fail, ov_shape, ov_tensor
 from triton_fast._native.openvino.model cimport Compiled
 from triton_fast._native.sched.instance cimport Batch
 

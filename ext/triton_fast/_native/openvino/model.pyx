@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 
 from triton_fast._native.core.native cimport tf_add64, tf_load64
 from triton_fast._native.openvino.capi cimport (
-    TF_OV_PROPERTIES, Core, dtype_of, ov_api, ov_check, ov_compiled, ov_dimension, ov_partial_shape, ov_port, text,
+    TF_OV_PROPERTIES, Core, dtype_of, ov_api, ov_check, ov_dimension, ov_partial_shape, ov_port, text,
     tf_ov, tf_ov_compile,
 )
 
