@@ -26,6 +26,7 @@ from triton_fast._native.ort import drive
 from triton_fast.types import DataType
 
 CONNECTIONS, MAX_BATCH, SIZE, DEPTH, THREADS = 32, 32, 1024, 12, 2
+ROUNDS = 100  # of which the best counts: the machine has other things to do
 CONFIG = f'backend: "openvino"\nmax_batch_size: {MAX_BATCH}\ninstance_group [{{ count: 1 kind: KIND_CPU }}]\n'
 PROPERTIES = {"INFERENCE_NUM_THREADS": str(THREADS), "NUM_STREAMS": "1", "ENABLE_CPU_PINNING": "NO"}
 
@@ -95,9 +96,7 @@ def throughput(seconds: float) -> None:
             )
             # On a machine that others use too, processor time says more than the clock.
             row_ms, plain_ms = cpu / row["requests"] * 1e3, own / (plain * seconds) * 1e3
-            print(
-                f"processor time of a row: {row_ms:.3f} ms, in the plain loop {plain_ms:.3f} ms: {plain_ms / row_ms:.2f}x"
-            )
+            print(f"processor time of a row: {row_ms:.3f} ms, in the loop {plain_ms:.3f} ms: {plain_ms / row_ms:.2f}x")
 
 
 def copies() -> None:
@@ -122,15 +121,18 @@ def tiny(times: int = 20_000) -> None:
             data = np.ones((1, 8), np.float32)
             given = {"IN": (DataType.FP32, data.shape, data.tobytes())}
             drive.repeat(opened.instance, opened.handle, [given], 1000)
-            ns, failed = drive.repeat(opened.instance, opened.handle, [given], times)
+            found = [drive.repeat(opened.instance, opened.handle, [given], times // ROUNDS) for _ in range(ROUNDS)]
+            ns, failed = min(ns for ns, _ in found) * ROUNDS, sum(failed for _, failed in found)
             path = Path(folder) / str(threads) / "m/1/model.xml"
             compiled = ov.Core().compile_model(str(path), "CPU", {**PROPERTIES, "INFERENCE_NUM_THREADS": str(threads)})
             request = compiled.create_infer_request()
             request.set_input_tensor(0, ov.Tensor(data, shared_memory=True))
-            began = time.perf_counter_ns()
-            for _ in range(times):
-                request.infer()
-            plain = time.perf_counter_ns() - began
+            plain = times * 10**9
+            for _ in range(ROUNDS):
+                began = time.perf_counter_ns()
+                for _ in range(times // ROUNDS):
+                    request.infer()
+                plain = min(plain, (time.perf_counter_ns() - began) * ROUNDS)
             print(
                 f"tiny model, {threads} thread(s): {ns / times:.0f} ns an execution ({failed} failed); OpenVINO's "
                 f"infer() from Python {plain / times:.0f} ns"

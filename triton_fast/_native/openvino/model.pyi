@@ -30,9 +30,6 @@ class Model:
     def __init__(self, core: Core, path: str) -> None: ...
     def inputs(self) -> tuple[TensorRow, ...]: ...
     def outputs(self) -> tuple[TensorRow, ...]: ...
-    def has(self, name: str, is_input: bool) -> bool:
-        """Whether some input, or output, has this name among its names."""
-
     def reshape(self, shapes: list[tuple[int, tuple[int, ...]]]) -> None:
         """Give inputs, by position, new shapes; -1 is any size. Nothing has changed when it raises."""
 

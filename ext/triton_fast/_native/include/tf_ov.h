@@ -62,8 +62,6 @@ typedef struct {
     F(int, model_outputs_size, (const ov_model *, size_t *))                                                           \
     F(int, model_const_input_by_index, (const ov_model *, size_t, ov_port **))                                         \
     F(int, model_const_output_by_index, (const ov_model *, size_t, ov_port **))                                        \
-    F(int, model_const_input_by_name, (const ov_model *, const char *, ov_port **))                                    \
-    F(int, model_const_output_by_name, (const ov_model *, const char *, ov_port **))                                   \
     F(int, model_reshape_by_port_indexes, (const ov_model *, const size_t *, const ov_partial_shape *, size_t))        \
     F(int, port_get_any_name, (const ov_port *, char **))                                                              \
     F(int, port_get_element_type, (const ov_port *, int *))                                                            \

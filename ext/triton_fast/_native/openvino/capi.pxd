@@ -47,8 +47,6 @@ cdef extern from "tf_ov.h" nogil:
         int (*model_outputs_size)(const ov_model*, size_t*) noexcept nogil
         int (*model_const_input_by_index)(const ov_model*, size_t, ov_port**) noexcept nogil
         int (*model_const_output_by_index)(const ov_model*, size_t, ov_port**) noexcept nogil
-        int (*model_const_input_by_name)(const ov_model*, text, ov_port**) noexcept nogil
-        int (*model_const_output_by_name)(const ov_model*, text, ov_port**) noexcept nogil
         int (*model_reshape_by_port_indexes)(const ov_model*, const size_t*, const ov_partial_shape*,
                                              size_t) noexcept nogil
         int (*port_get_any_name)(const ov_port*, char**) noexcept nogil

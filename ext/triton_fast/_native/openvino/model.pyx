@@ -67,18 +67,6 @@ cdef class Model:
     def outputs(self):
         return describe(self, False)
 
-    def has(self, str name not None, bint is_input):
-        cdef ov_port* port = NULL
-        encoded = name.encode()
-        if is_input:
-            ov_api().model_const_input_by_name(self.ptr, <const char*>encoded, &port)
-        else:
-            ov_api().model_const_output_by_name(self.ptr, <const char*>encoded, &port)
-        if port == NULL:
-            return False
-        ov_api().output_const_port_free(port)
-        return True
-
     def reshape(self, list shapes not None):
         cdef Py_ssize_t n = len(shapes), made = 0, i
         cdef size_t* indexes = <size_t*>malloc((n + 1) * sizeof(size_t))
