@@ -14,6 +14,7 @@ from triton_fast.backends.base import Backend
 _BUILT_IN = {
     "identity": ("triton_fast.backends.identity", "IdentityBackend"),
     "onnxruntime": ("triton_fast.backends.onnxruntime", "OnnxRuntimeBackend"),
+    "openvino": ("triton_fast.backends.openvino", "OpenVinoBackend"),
     "python": ("triton_fast.backends.python", "PythonBackend"),
     "repeat": ("triton_fast.backends.repeat", "RepeatBackend"),
 }
