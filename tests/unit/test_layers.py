@@ -40,6 +40,7 @@ NATIVE = {
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
     "arrays": ("core", "sched.instance"),
+    "fil": ("core", "sched.instance", "arrays"),
     "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),
