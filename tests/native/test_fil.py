@@ -203,7 +203,11 @@ def test_refused_configs(tmp_path: Path, config: str, kind: type[Exception], tex
 
 def test_truncated_and_empty(tmp_path: Path) -> None:
     good = (forest(tmp_path) / "1" / "checkpoint.tl").read_bytes()
-    for size, text in ((0, "is empty"), (3, "no treelite_checkpoint model"), (len(good) // 2, "no treelite_checkpoint")):
+    for size, text in (
+        (0, "is empty"),
+        (3, "no treelite_checkpoint model"),
+        (len(good) // 2, "no treelite_checkpoint"),
+    ):
         with pytest.raises(InvalidArg, match=text):
             opened(write(tmp_path, good[:size]))
 
@@ -253,8 +257,8 @@ def test_a_crash_while_reading_is_an_error(tmp_path: Path) -> None:
 def test_xgboost(tmp_path: Path, kind: str, name: str) -> None:
     xgboost = pytest.importorskip("xgboost", reason="needs xgboost: pip install xgboost")
     given = parameters(model_type=kind, predict_proba="true")
-    for number, (x, y) in enumerate((IRIS, CANCER)):
-        x = x.astype(np.float32)
+    for number, (rows, y) in enumerate((IRIS, CANCER)):
+        x = rows.astype(np.float32)
         x[::5, 1] = np.nan
         model = xgboost.XGBClassifier(n_estimators=6, max_depth=3).fit(x, y)
         found = run(write(tmp_path / f"p{number}", model.save_model, name, given), x)

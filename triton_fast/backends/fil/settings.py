@@ -57,7 +57,7 @@ def read(config: Any, version_dir: Path) -> Settings:
 
 def model_path(config: Any, kind: str, version_dir: Path) -> Path:
     """Return the model file, which may not exist."""
-    named = config.default_model_filename
+    named: str = config.default_model_filename
     # What the server makes of a directory's name (anything.fil) is no file that anybody writes.
     if named and (named != "model.fil" or (version_dir / named).exists()):
         path = version_dir / named
