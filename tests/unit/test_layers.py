@@ -41,6 +41,7 @@ NATIVE = {
     "backends": ("core", "sched.instance"),
     "arrays": ("core", "sched.instance"),
     "openvino": ("core", "sched.instance", "arrays"),
+    "fil": ("core", "sched.instance", "arrays"),
     "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),

@@ -12,6 +12,7 @@ from triton_fast.backends.base import Backend
 # Name -> module and class. A module is imported when a model first asks for it, so that a missing framework costs
 # nothing until then.
 _BUILT_IN = {
+    "fil": ("triton_fast.backends.fil", "FilBackend"),
     "identity": ("triton_fast.backends.identity", "IdentityBackend"),
     "onnxruntime": ("triton_fast.backends.onnxruntime", "OnnxRuntimeBackend"),
     "openvino": ("triton_fast.backends.openvino", "OpenVinoBackend"),

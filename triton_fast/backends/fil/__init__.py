@@ -1,0 +1,7 @@
+"""The FIL backend: gradient-boosted trees and random forests, run by treelite's GTIL without the GIL."""
+
+from __future__ import annotations
+
+from triton_fast.backends.fil.backend import FilBackend
+
+__all__ = ["FilBackend"]

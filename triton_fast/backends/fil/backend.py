@@ -1,0 +1,194 @@
+"""The backend's duties for forests: tell what a model file has, check the config against it, hand out instances.
+
+Source of names and rules: Triton's FIL backend. Knows configs and forests, nothing of front ends or schedulers.
+"""
+
+from __future__ import annotations
+
+import math
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from triton_fast._native.fil.forest import Forest
+from triton_fast._native.fil.instance import ForestInstance
+from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.fil import library, probe
+from triton_fast.backends.fil.settings import Settings, model_path, read, seconds
+from triton_fast.config import ConfigError, ModelTensor, complete_from_model
+from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported, make
+from triton_fast.observability import log
+from triton_fast.types import DataType
+
+INPUT = "input__0"
+OUTPUT = "output__0"
+TREESHAP = "treeshap_output"
+# Trees are cheap: a batch is many rows.
+DEFAULT_MAX_BATCH_SIZE = 8192
+_BINARY, _MULTI = 0, 2
+_LFS = b"version https://git-lfs"
+
+
+class FilBackend(Backend):
+    name = "fil"
+    default_filename = ""  # it depends on model_type
+
+    def complete_config(self, context: LoadContext) -> Any:
+        config = context.config
+        if config.input and config.output:
+            return config
+        settings = read(config, context.version_dir)
+        forest = _read_forest(context, settings)
+        text = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
+        if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+            raise InvalidArg(f"backend setting 'default-max-batch-size' must be a whole number, got '{text}'")
+        width = _widths(forest, settings)[-1]
+        complete_from_model(
+            config, [ModelTensor(INPUT, DataType.FP32, (-1, forest.features))],
+            [ModelTensor(OUTPUT, DataType.FP32, (-1, width))],
+            default_max_batch_size=int(text), given=context.given,
+        )  # fmt: skip
+        return config
+
+    def load(self, context: LoadContext) -> BackendModel:
+        return FilModel(context)
+
+
+class FilModel(BackendModel):
+    """One opened version: a forest that all instances share."""
+
+    def __init__(self, context: LoadContext) -> None:
+        self._context = context
+        self._settings = settings = read(context.config, context.version_dir)
+        _check_names(context)
+        self._forest = forest = _read_forest(context, settings)
+        self._width, self._dims = _check_shapes(context, forest, settings)
+        margins = forest.postprocessor == "identity_multiclass" and not forest.vector_leaves
+        if settings.predict_proba and forest.task == _MULTI and margins:
+            # A tree for each class gives margins; leaves that hold all classes are probabilities already.
+            forest.set_postprocessor("softmax")
+        if settings.ignored:
+            log.info(f"parameters without effect on the CPU: {', '.join(settings.ignored)}", model=context.name)
+
+    def create_instance(self, spec: InstanceSpec) -> ForestInstance:
+        if spec.kind == "KIND_GPU":
+            log.warning("forests run on the CPU, also in an instance of KIND_GPU", model=self._context.name)
+        settings, forest = self._settings, self._forest
+        classifier = _is_classifier(forest, settings)
+        return ForestInstance(
+            forest, self._context.config.max_batch_size, self._dims,
+            classes=classifier and not settings.predict_proba,
+            pair=classifier and settings.predict_proba and forest.width == 1 and self._width == 2,
+            threshold=settings.threshold, threads=settings.threads or max(1, self._context.threads_per_instance),
+            name=spec.name,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Nothing to do: the forest goes with the last instance."""
+
+
+def _is_classifier(forest: Forest, settings: Settings) -> bool:
+    """Tell what the config says, else what the model is."""
+    return forest.task in (_BINARY, _MULTI) if settings.classifier is None else settings.classifier
+
+
+def _widths(forest: Forest, settings: Settings) -> tuple[int, ...]:
+    """Values of a row that the output may have, the natural one last."""
+    if not _is_classifier(forest, settings):
+        return (forest.width,)
+    if not settings.predict_proba:
+        return (1,)
+    return (1, 2) if forest.width == 1 else (forest.width,)
+
+
+def _check_names(context: LoadContext) -> None:
+    config = context.config
+    for side, tensors, wanted in (("input", config.input, INPUT), ("output", config.output, OUTPUT)):
+        for tensor in tensors:
+            if tensor.name == TREESHAP:
+                raise Unsupported(f"unable to load model '{context.name}', '{TREESHAP}' (Shapley values) is not "
+                                  "supported: only output__0 is computed")  # fmt: skip
+            if tensor.name != wanted:
+                raise ConfigError(f"unexpected inference {side} '{tensor.name}', allowed {side}s are: {wanted}")
+            if tensor.data_type != int(DataType.FP32):
+                raise ConfigError(
+                    f"unable to load model '{context.name}', configuration expects datatype "
+                    f"TYPE_{DataType(tensor.data_type).name} for {side} '{wanted}', model provides TYPE_FP32"
+                )
+        if len(tensors) != 1:
+            raise ConfigError(
+                f"unable to load model '{context.name}', configuration expects {len(tensors)} {side}s, model provides 1"
+            )
+    if config.HasField("sequence_batching"):
+        raise ConfigError(f"unable to load model '{context.name}', forests take no sequence tensors")
+
+
+def _dims(tensor: Any) -> list[int]:
+    """The shape that the model sees."""
+    return list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+
+
+def _check_shapes(context: LoadContext, forest: Forest, settings: Settings) -> tuple[int, Sequence[int]]:
+    """Return the output's values of a row, and its dims without the batch dimension."""
+    config = context.config
+    batched = config.max_batch_size > 0
+    prefix = f"unable to load model '{context.name}'"
+    given, made = _dims(config.input[0]), _dims(config.output[0])
+    if given[-1:] != [forest.features] or (batched and len(given) != 1) or len(given) > 2:
+        raise ConfigError(
+            f"{prefix}, tensor '{INPUT}': the model expects {forest.features} features but the model configuration "
+            f"specifies dims {given}"
+        )
+    rows = [] if batched else given[:-1]
+    widths = _widths(forest, settings)
+    fixed = math.prod(dim for dim in made if dim >= 0)
+    free = made.count(-1)
+    times = rows[0] if rows and rows[0] >= 0 else 1
+    if free != (1 if rows and rows[0] < 0 else 0) or fixed not in [times * width for width in widths]:
+        raise ConfigError(
+            f"{prefix}, tensor '{OUTPUT}': the model makes {' or '.join(map(str, widths))} values of a row but the "
+            f"model configuration specifies dims {made}"
+        )
+    return fixed // times, made
+
+
+def _shown(context: LoadContext, path: Path) -> str:
+    """Return a path as clients may see it: relative to the repository."""
+    try:
+        return str(path.relative_to(context.model_dir.parent))
+    except ValueError:
+        return path.name
+
+
+def _read_forest(context: LoadContext, settings: Settings) -> Forest:
+    opened = library.open_library()
+    path = model_path(context.config, settings.kind, context.version_dir)
+    shown = _shown(context, path)
+    prefix = f"unable to load model '{context.name}', '{shown}'"
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidArg(f"{prefix} is not a regular file")
+        if status.st_size == 0:
+            raise InvalidArg(f"{prefix} is empty")
+        with path.open("rb") as file:
+            head = file.read(len(_LFS))
+    except FileNotFoundError:
+        raise Unavailable(f"unable to find '{shown}' for model instance '{context.name}'") from None
+    except OSError as error:
+        raise Unavailable(f"unable to read '{shown}' of model '{context.name}': {error.strerror}") from None
+    if head == _LFS:
+        raise InvalidArg(f"{prefix} is a Git LFS pointer, not a model: run git lfs pull")
+    try:
+        probe.check(
+            opened, str(path), settings.kind, unknown_fields=settings.unknown_fields,
+            timeout=seconds(context.settings),
+        )  # fmt: skip
+        return Forest(str(path), settings.kind, settings.unknown_fields)
+    except ServerError as error:
+        text = error.message
+        for folder in {str(context.model_dir.parent), str(context.model_dir.parent.resolve())}:
+            if folder not in ("", "/", "."):
+                text = text.replace(folder + "/", "")
+        raise make(error.code, f"{prefix} is no {settings.kind} model that can be read: {text}") from None
