@@ -46,7 +46,8 @@ def test_a_new_model_has_counted_nothing():
         "last_inference_ms": 0, "inference_count": 0, "execution_count": 0, "success": 0, "fail_ns": 0, "pending": 0,
         "failures": dict.fromkeys(FAILURE_REASONS, 0), "ns": dict.fromkeys(PHASES, 0), "us": dict.fromkeys(PHASES, 0),
         "histograms": {phase: ((0,) * (len(HISTOGRAM_BOUNDS_US) + 1), 0) for phase in PHASES}, "batches": [],
-        "cache": (0, 0, 0, 0), "cache_us": (0, 0), "first_response": None, "responses": {}, "breaks": dict.fromkeys(BREAK_REASONS, 0),
+        "cache": (0, 0, 0, 0), "cache_us": (0, 0), "first_response": None, "responses": {},
+        "breaks": dict.fromkeys(BREAK_REASONS, 0),
     }  # fmt: skip
 
 

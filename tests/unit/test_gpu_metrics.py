@@ -1,15 +1,18 @@
-"""GPU figures: from a stand-in for NVML, as GPUs are not where tests run; and that nothing is loaded without a driver."""
+"""GPU figures from a stand-in for NVML, as tests run where no GPU is; and that nothing is loaded without a driver."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from triton_fast.observability import gpu
 from triton_fast.observability.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class NVMLError(Exception):
@@ -162,7 +165,7 @@ def test_finding(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_server_imports_nothing_for_gpus_by_itself() -> None:
     code = "import sys, triton_fast.app; print('pynvml' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout == "False\n"
 
 

@@ -174,7 +174,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("allow-cpu-metrics", v.BOOL, True, _METRICS, "Include CPU and memory metrics. Needs --allow-metrics."),
     Flag("metrics-address", v.STR, "", _METRICS, "Address to listen on for metrics; the HTTP address if not given."),
     Flag("metrics-port", v.PORT, 8002, _METRICS, "Port to listen on for metrics; 0 takes a free one."),
-    Flag("metrics-interval-ms", v.INTERVAL, 2000, _METRICS, "How often CPU, memory and GPU figures are taken.", unit="ms"),
+    Flag("metrics-interval-ms", v.INTERVAL, 2000, _METRICS, "How often the machine's figures are taken.", unit="ms"),
     Flag("metrics-config", v.METRICS, (), _METRICS, "<setting>=<value>; counter_latencies, histogram_latencies, "
          "summary_latencies (true or false), summary_quantiles (<quantile>:<error>,...). May be given several times.",
          repeatable=True),

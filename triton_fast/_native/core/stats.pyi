@@ -13,7 +13,7 @@ SUMMARIES: tuple[str, ...]
 """PHASES, cache_hit and cache_miss."""
 
 RESPONSE_FIELDS: tuple[str, ...]
-"""What is counted of each response of a request: compute_infer, compute_output, success, fail, empty_response, cancel."""
+"""What is counted of each response: compute_infer, compute_output, success, fail, empty_response, cancel."""
 
 BREAK_REASONS: tuple[str, ...]
 """What ended the batches taken: max, preferred, delay, shape, order, empty."""

@@ -286,7 +286,8 @@ cdef dict responses_of(Stats* s):
             return taken
         one = s.responses[i]
         tf_unlock(&s.lock)
-        if one.count[RESPONSE_SUCCESS] + one.count[RESPONSE_FAIL] + one.count[RESPONSE_EMPTY] + one.count[RESPONSE_CANCEL]:
+        if (one.count[RESPONSE_SUCCESS] + one.count[RESPONSE_FAIL] + one.count[RESPONSE_EMPTY]
+                + one.count[RESPONSE_CANCEL]):
             taken[i] = {RESPONSE_FIELDS[k]: (one.count[k], one.ns[k]) for k in range(N_RESPONSE_FIELDS)}
         i += 1
 

@@ -101,13 +101,13 @@ cdef void forget(Sketch* k) noexcept nogil:
 
 cdef void turn(Summary* s, int64_t now) noexcept nogil:
     cdef int64_t steps = (now - s.turn_at) / AGE_NS + 1
-    cdef int32_t i
+    cdef int32_t _i
     flush(s)
     free(s.buffer)
     s.buffer = NULL
     s.room = 0
     s.turn_at += steps * AGE_NS
-    for i in range(AGES if steps > AGES else <int32_t>steps):
+    for _i in range(AGES if steps > AGES else <int32_t>steps):
         s.current = (s.current + 1) % AGES
         forget(&s.ages[s.current])
 
