@@ -123,7 +123,8 @@ def test_metrics_agree_with_statistics(served: ServerProcess) -> None:
     assert text["nv_inference_exec_count", no] == found["execution_count"]
     assert text["nv_inference_pending_request_count", no] == 0
     for name, phase in zip(PHASES, ("success", *PHASES[1:]), strict=True):
-        assert text[f"nv_inference_{name}_duration_us", no] == spent[phase]["ns"] // 1000
+        # Each request's microseconds are whole.
+        assert 0 <= spent[phase]["ns"] // 1000 - text[f"nv_inference_{name}_duration_us", no] <= spent[phase]["count"]
         family = f"triton_fast_{name}_duration_seconds"
         assert text[f"{family}_count", no] == spent[phase]["count"]
         assert text[f"{family}_sum", no] == pytest.approx(spent[phase]["ns"] / 1e9)

@@ -187,8 +187,11 @@ def test_statistics_and_metrics_agree(server):
     none: frozenset[Any] = frozenset()
     assert shown["nv_cache_num_hits_per_model", none] == 2
     assert shown["nv_cache_num_misses_per_model", none] == 3
-    assert shown["nv_cache_hit_duration_per_model", none] == inference["cache_hit"]["ns"] // 1000
-    assert shown["nv_cache_miss_duration_per_model", none] == inference["cache_miss"]["ns"] // 1000
+    # Whole microseconds of each look-up and each copy.
+    for word in ("hit", "miss"):
+        spent = inference[f"cache_{word}"]
+        lost = spent["ns"] // 1000 - shown[f"nv_cache_{word}_duration_per_model", none]
+        assert 0 <= lost <= 2 * spent["count"]
     assert shown["nv_inference_request_success", none] == 5
     assert shown["nv_inference_count", none] == 3
     assert ("nv_cache_num_hits_per_model", none) not in samples(server, "plain")

@@ -210,6 +210,8 @@ def test_later_flags_say_so_once_when_given() -> None:
     )
     assert parse("--allow-gpu-metrics=false").notes == ()
     assert parse("--model-control-mode=poll", "--model-load-retry-count=2", "--model-namespacing=1").notes == ()
+    assert parse("--metrics-config=summary_latencies=true", "--metrics-config=histogram_latencies=true").notes == ()
+    assert "unknown setting 'x' is ignored" in parse("--metrics-config=x=1").notes[0]
 
 
 def test_deprecated_flags_still_work_and_warn() -> None:

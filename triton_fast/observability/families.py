@@ -44,9 +44,7 @@ _PHASE = {
     "compute_output": "Time taken to hand out the outputs of an execution",
 }
 
-SUCCESS = Family(
-    "nv_inference_request_success", "counter", "Number of successful inference requests, all batch sizes"
-)
+SUCCESS = Family("nv_inference_request_success", "counter", "Number of successful inference requests, all batch sizes")
 FAILURE = Family(
     "nv_inference_request_failure", "counter", "Number of failed inference requests, all batch sizes",
     ("model", "reason", "version"),
@@ -58,9 +56,7 @@ EXECUTIONS = Family(
     "nv_inference_exec_count", "counter", "Number of model executions performed (does not include cached requests)"
 )
 DURATIONS = {phase: Family(f"nv_inference_{phase}_duration_us", "counter", _DURATION[phase]) for phase in PHASES}
-CACHE_HITS = Family(
-    "nv_cache_num_hits_per_model", "counter", "Number of cache hits per model", when="--cache-config"
-)
+CACHE_HITS = Family("nv_cache_num_hits_per_model", "counter", "Number of cache hits per model", when="--cache-config")
 CACHE_HIT_TIME = Family(
     "nv_cache_hit_duration_per_model", "counter", "Total cache hit duration per model, in microseconds",
     when="--cache-config",

@@ -103,7 +103,7 @@ class GpuSampler:
             answer = query()
         except self._nvml.NVMLError as error:
             if getattr(error, "value", None) == self._nvml.NVML_ERROR_NOT_SUPPORTED:
-                self._errors[key] = MAX_ERRORS      # it never will be: nothing to warn of
+                self._errors[key] = MAX_ERRORS  # it never will be: nothing to warn of
                 return None
             self._errors[key] = self._errors.get(key, 0) + 1
             if self._errors[key] == MAX_ERRORS:

@@ -112,7 +112,7 @@ class Metrics:
 
     @staticmethod
     def _add_store(page: _Page, stats: Mapping[str, int]) -> None:
-        if not stats["budget"]:     # a remote cache
+        if not stats["budget"]:  # a remote cache
             for family in f.STORE.values():
                 page.drop(family)
             return

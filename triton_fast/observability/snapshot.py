@@ -35,7 +35,7 @@ class ModelSnapshot:
     model: str
     version: str
     tags: Mapping[str, str] = field(default_factory=dict)
-    namespace: str = ""     # the model repository, where models of several may have the same name
+    namespace: str = ""  # the model repository, where models of several may have the same name
     success: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
     inference_count: int = 0
@@ -45,7 +45,7 @@ class ModelSnapshot:
     load_seconds: float = 0.0
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     summaries: Mapping[str, Summary] = field(default_factory=dict)
-    first_response: Histogram | None = None     # in ms
+    first_response: Histogram | None = None  # in ms
     breaks: Mapping[str, int] = field(default_factory=dict)
     # hits, their us, misses, their us; None: the response cache does not answer for this model
     cache: tuple[int, int, int, int] | None = None

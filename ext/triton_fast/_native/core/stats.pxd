@@ -7,14 +7,12 @@ cdef enum:
     N_BOUNDS = 20           # finite histogram bounds; bucket N_BOUNDS is +Inf
     N_PHASES = 5
 
-cdef enum:
     PHASE_REQUEST = 0
     PHASE_QUEUE = 1
     PHASE_INPUT = 2
     PHASE_INFER = 3
     PHASE_OUTPUT = 4
 
-cdef enum:
     FAIL_REJECTED = 0
     FAIL_CANCELED = 1
     FAIL_BACKEND = 2
@@ -30,7 +28,6 @@ cdef enum:
     BREAK_EMPTY = 5         # nothing more was queued
     N_BREAKS = 6
 
-cdef enum:
     SUMMARY_HIT = 5         # after the phases
     SUMMARY_MISS = 6
     N_SUMMARIES = 7
@@ -50,13 +47,11 @@ cdef struct BatchStat:
     int64_t count
     int64_t ns[3]           # compute input, infer, output
 
-# Of all responses that were the i-th of their request.
-cdef struct ResponseStat:
+cdef struct ResponseStat:   # of all responses that were the i-th of their request
     int64_t count[6]
     int64_t ns[6]
 
-# Time to first responses: counts of each bucket alone, the last without an upper bound.
-cdef struct FirstResponse:
+cdef struct FirstResponse:  # the time to it: counts of each bucket alone, the last without an upper bound
     int32_t n               # bounds
     int64_t* bounds_ms
     int64_t* counts         # n + 1
