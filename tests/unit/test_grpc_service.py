@@ -97,7 +97,7 @@ def test_the_answer_of_each_call_is_the_message_of_its_descriptor(front: Front) 
                 continue
             assert response.DESCRIPTOR.full_name == method.output_type.full_name
             answered.add(method.name)
-    assert len(answered) == 13
+    assert len(answered) == 14
 
 
 def test_categories_and_threads() -> None:

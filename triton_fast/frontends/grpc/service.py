@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from triton_fast import protos
 from triton_fast.dataplane import Dataplane, UnknownModel, parse_version
-from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_fast.errors import INTERNAL_ERROR, InvalidArg, ServerError, Unsupported
 from triton_fast.frontends.grpc import health
 from triton_fast.frontends.grpc.calls import BROKEN, INTERNAL, MAX_LOAD_MESSAGE, MAX_MESSAGE, OK, failure
 from triton_fast.frontends.grpc.log_settings import log_settings
@@ -139,15 +139,6 @@ def trace_setting(plane: Dataplane, message: Message) -> Message:
     except UnknownModel:
         return protos.TraceSettingResponse()
     return protos.TraceSettingResponse(settings={name: {"value": values} for name, values in shown.items()})
-
-
-def _off(feature: str) -> Handler:
-    """As a Triton that was built without the feature."""
-
-    def refuse(plane: Dataplane, message: Message) -> Message:
-        raise Unavailable(f"the server does not support {feature}")
-
-    return refuse
 
 
 def _row(name: str, category: str, handler: Handler, where: Where = Where.LOOP,
