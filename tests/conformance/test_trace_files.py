@@ -134,7 +134,8 @@ def test_every_span_has_its_end(ours: list[Traced]) -> None:
     assert first.names == sorted([*COMPUTE, *HTTP, *QUEUE])
     at = dict(first.stamps)
     order = ["HTTP_RECV_START", "HTTP_RECV_END", "REQUEST_START", "QUEUE_START", "COMPUTE_START", "COMPUTE_INPUT_END",
-             "COMPUTE_OUTPUT_START", "COMPUTE_END", "INFER_RESPONSE_COMPLETE", "HTTP_SEND_START", "HTTP_SEND_END"]  # fmt: skip
+             "COMPUTE_OUTPUT_START", "COMPUTE_END", "INFER_RESPONSE_COMPLETE", "HTTP_SEND_START",
+             "HTTP_SEND_END"]  # fmt: skip
     assert [at[name] for name in order] == sorted(at[name] for name in order)
 
 
@@ -207,7 +208,8 @@ def test_as_the_reference(root: Path, ours: list[Traced], monkeypatch: pytest.Mo
     theirs = []
     for path in sorted(root.glob("theirs.*"), key=lambda one: int(one.suffix[1:])):
         # It prints bytes of 8-bit tensors as characters, which is no JSON.
-        text = re.sub(rb'"data":"[^"]*","shape":"2","dtype":"U?INT8"', b'"data":"?","shape":"2","dtype":"8"', path.read_bytes())
+        odd, plain = rb'"data":"[^"]*","shape":"2","dtype":"U?INT8"', b'"data":"?","shape":"2","dtype":"8"'
+        text = re.sub(odd, plain, path.read_bytes())
         theirs += parse(text.decode("utf-8", "replace"))
     mine = [one for one in ours if one.model != "wait"]
     assert comparable(mine) == comparable(theirs)
@@ -271,9 +273,9 @@ def test_files_of_so_many_traces(tmp_path: Path) -> None:
                 assert raw.ask(server.http, raw.infer_json(model, [1.0], id=f"{model}{n}")).status == 200
         # What waits for a second trace is written when its setting ends.
         post_settings(server.http, {"log_frequency": "1"})
-        assert until(lambda: (tmp_path / "traces.1").exists())
+        assert until((tmp_path / "traces.1").exists)
         assert raw.ask(server.http, raw.infer_json("m", [1.0], id="m3")).status == 200
-        assert until(lambda: (tmp_path / "traces.2").exists())
+        assert until((tmp_path / "traces.2").exists)
     names = [[one.request_id for one in parse((tmp_path / f"traces.{n}").read_bytes())] for n in range(3)]
     assert names == [["m0", "m1"], ["m2"], ["m3"]]
     assert not file.exists()

@@ -70,7 +70,8 @@ def served(models: Path, collector: Collector, *flags: str) -> ServerProcess:
 
 
 def ask(server: ServerProcess, model: str, *headers: str, name: str = "IN", **more: Any) -> raw.Answer:
-    return raw.ask(server.http, raw.post(f"/v2/models/{model}/infer", trace_models.request(model, name, **more), *headers))
+    body = trace_models.request(model, name, **more)
+    return raw.ask(server.http, raw.post(f"/v2/models/{model}/infer", body, *headers))
 
 
 def told(answer: raw.Answer) -> Any:

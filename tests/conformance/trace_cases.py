@@ -83,12 +83,14 @@ HTTP = [
     bad('{"trace_level":["TENSORS"],"trace_rate":"x"}', "Unable to parse 'trace_rate', got: x"),
     ok(None, trace_level=["TIMESTAMPS"], trace_rate="100"),
     # A model's own settings, and those that it inherits.
-    ok('{"trace_rate":"3"}', "one", trace_rate="3"), ok(None, trace_rate="100"), ok('{"trace_rate":"9"}', trace_rate="9"),
+    ok('{"trace_rate":"3"}', "one", trace_rate="3"), ok(None, trace_rate="100"),
+    ok('{"trace_rate":"9"}', trace_rate="9"),
     ok(None, "one", trace_rate="3"), ok(None, "two", trace_rate="9"), ok('{"trace_rate":null}', "one", trace_rate="9"),
     ok('{"trace_level":["TENSORS"]}', "one", trace_level=["TENSORS"]), ok('{"trace_level":["OFF"]}', "one"),
     ok('{"trace_count":"5"}', "one", trace_level=["OFF"], trace_count="5"), ok(None, trace_count="-1"),
     ok('{"log_frequency":"2"}', "one", log_frequency="2"), ok(None, "two", log_frequency="0"),
-    bad(None, UNKNOWN, model="none"), bad("{}", UNKNOWN, model="none"), bad('{"trace_rate":"1"}', UNKNOWN, model="none"),
+    bad(None, UNKNOWN, model="none"), bad("{}", UNKNOWN, model="none"),
+    bad('{"trace_rate":"1"}', UNKNOWN, model="none"),
 ]  # fmt: skip
 
 INVALID_ARGUMENT, UNIMPLEMENTED = 3, 12

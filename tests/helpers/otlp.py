@@ -9,7 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class Collector:
         assert len(ids) == len(mine)
 
         def below(parent: str) -> list[Any]:
-            return [(one.name, below(one.id)) for one in sorted(mine, key=lambda one: one.begin) if one.parent == parent]
+            found = sorted((one for one in mine if one.parent == parent), key=lambda one: one.begin)
+            return [(one.name, below(one.id)) for one in found]
 
         (root,) = [one for one in mine if one.parent not in ids]
         return root.name, below(root.id)

@@ -37,7 +37,7 @@ cdef struct Model:
     int32_t n_all_inputs    # n_inputs and those that the scheduler adds; instances see all
     int32_t n_all_outputs
     void* scheduler         # sched.scheduler Scheduler; NULL until there is one
-    void* tracing           # core.trace_types TracePoint, which its NativeModel keeps; NULL: its requests are never traced
+    void* tracing           # core.trace_types TracePoint, which its NativeModel keeps; NULL: nothing is ever traced
     bint composed           # an ensemble: it has no instances of its own
 
 

@@ -1,4 +1,4 @@
-# The structs of traces: what says which requests are traced, and what is recorded of one. Declarations only; see tracing.
+# The structs of traces: what says which requests are traced, and what is recorded of one. Declarations only.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t
