@@ -98,16 +98,10 @@ def over_grpc(n: int, rate: int) -> None:
     message.inputs.add(name="INPUT", datatype="FP32", shape=[1, 16])
     data = message.SerializeToString()
     body = b"\0" + len(data).to_bytes(4, "big") + data
-    blocks = header_blocks(
-        {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": "/inference.GRPCInferenceService/ModelInfer",
-            ":authority": "localhost",
-            "te": "trailers",
-            "content-type": "application/grpc",
-        }
-    )
+    blocks = header_blocks({
+        ":method": "POST", ":scheme": "http", ":path": "/inference.GRPCInferenceService/ModelInfer",
+        ":authority": "localhost", "te": "trailers", "content-type": "application/grpc",
+    })
     model = served()
     server = GrpcServer(application(model), SimpleNamespace(call_soon=lambda call: call()), Epoch())
     transport = Transport()
@@ -118,9 +112,8 @@ def over_grpc(n: int, rate: int) -> None:
 
     def one() -> None:
         nonlocal stream
-        feed(
-            connection, frame(HEADERS, END_HEADERS, stream, blocks[stream > 1]) + frame(DATA, END_STREAM, stream, body)
-        )
+        head = frame(HEADERS, END_HEADERS, stream, blocks[stream > 1])
+        feed(connection, head + frame(DATA, END_STREAM, stream, body))
         server.on_completions()
         assert SIXTEEN in transport.out
         # The windows of a client that reads, given back as often as one does.
@@ -134,7 +127,7 @@ def over_grpc(n: int, rate: int) -> None:
 
 
 def run(n: int, rate: int, model: Any, one: Any) -> None:
-    """Make n requests, a multiple of GATHERED. With a rate one of so many is traced, and written with others."""
+    """Make n requests, a multiple of GATHERED; with a rate one of so many is traced and written to a file."""
     from triton_fast.observability.tracing import TraceOptions, Tracing
 
     with tempfile.TemporaryDirectory(prefix="triton_fast-traces-") as folder:

@@ -57,13 +57,14 @@ def over_grpc(address: Address) -> None:
         client.stop_stream()
 
 
-def given_up(address: Address, gate: Path) -> None:
+def given_up(server: ServerProcess, gate: Path) -> None:
     """One request runs and one waits when their clients go."""
     sockets = []
     for name in ("runs", "waits"):
-        sockets.append(socket.create_connection(address))
-        body = trace_models.request("wait", id=name)
-        sockets[-1].sendall(raw.post("/v2/models/wait/infer", body))
+        sockets.append(socket.create_connection(server.http))
+        sockets[-1].sendall(raw.post("/v2/models/wait/infer", trace_models.request("wait", id=name)))
+    pending = re.compile(rb'nv_inference_pending_request_count\{[^}]*model="wait"[^}]*\} 1\b')
+    assert until(lambda: pending.search(raw.ask(server.metrics, raw.get("/metrics")).body) is not None)
     for one in reversed(sockets):
         one.close()
     gate.touch()
@@ -112,7 +113,7 @@ def ours(root: Path) -> Iterator[list[Traced]]:
         root / "models", *FLAGS, "--trace-config", f"triton,file={root}/ours", env={"TRACE_GATE": str(gate)}
     ) as server:
         drive(server.http, server.grpc)
-        given_up(server.http, gate)
+        given_up(server, gate)
     yield read(root / "ours")
 
 
@@ -208,9 +209,8 @@ def test_as_the_reference(root: Path, ours: list[Traced], monkeypatch: pytest.Mo
     theirs = []
     for path in sorted(root.glob("theirs.*"), key=lambda one: int(one.suffix[1:])):
         # It prints bytes of 8-bit tensors as characters, which is no JSON.
-        text = re.sub(
-            rb'"data":"[^"]*","shape":"2","dtype":"U?INT8"', b'"data":"?","shape":"2","dtype":"8"', path.read_bytes()
-        )
+        odd, plain = rb'"data":"[^"]*","shape":"2","dtype":"U?INT8"', b'"data":"?","shape":"2","dtype":"8"'
+        text = re.sub(odd, plain, path.read_bytes())
         theirs += parse(text.decode("utf-8", "replace"))
     mine = [one for one in ours if one.model != "wait"]
     assert comparable(mine) == comparable(theirs)

@@ -81,17 +81,11 @@ def test_each(answers: list[tuple[int, Any]], folder: Path, index: int) -> None:
 @pytest.mark.skipif(reference.VARIABLE not in os.environ, reason="no reference server")
 def test_as_the_reference(answers: list[tuple[int, Any]], folder: Path) -> None:
     root = reference.python_models(folder / "models", folder / "python", ("one", "two"))
-    flags = (*FLAGS, f"--trace-config=triton,file={folder}/traces")
-    with reference.Reference(
-        root, folder / "log", "--model-control-mode=explicit", "--load-model=*",
-        *(part for flag in flags for part in flag.split("=", 1))
-    ) as other:  # fmt: skip
+    flags = (*FLAGS, f"--trace-config=triton,file={folder}/traces", "--model-control-mode=explicit", "--load-model=*")
+    with reference.Reference(root, folder / "log", *(part for flag in flags for part in flag.split("=", 1))) as other:
         theirs = asked(other.http, other.grpc)
-    differ = [
-        name
-        for (name, case), mine, its in zip(CASES, answers, theirs, strict=False)
-        if mine != its and not case.differs
-    ]
+    every = zip(CASES, answers, theirs, strict=True)
+    differ = [name for (name, case), mine, its in every if mine != its and not case.differs]
     assert not differ, [(CASES[i][1], answers[i], theirs[i]) for i, (name, _) in enumerate(CASES) if name in differ]
     # A difference that has gone is to be struck from the table; where the state differs, later answers may agree.
     known = [i for i, (_, case) in enumerate(CASES) if case.differs]
@@ -115,7 +109,7 @@ def test_without_a_file_nothing_can_be_turned_on(tmp_path: Path) -> None:
 def test_a_models_settings_outlive_its_versions(tmp_path: Path) -> None:
     root = repository(tmp_path / "models", Model("one"))
     flags = (*FLAGS, f"--trace-config=triton,file={tmp_path}/traces", "--model-control-mode=explicit", "--load-model=*")
-    with ServerProcess(root, *flags) as server, grpc.insecure_channel("%s:%d" % server.grpc) as channel:  # noqa: UP031
+    with ServerProcess(root, *flags) as server, grpc.insecure_channel(":".join(map(str, server.grpc))) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         assert http(server.http, Case('{"trace_rate":"7","trace_count":"9"}', model="one"))[0] == 200
         assert raw.ask(server.http, raw.post("/v2/repository/models/one/unload", b"{}")).status == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def _config(datatype: str = "FP32", batch: int = 8, more: str = "") -> str:
     )
 
 
-def write(root: Path) -> Path:
+def write(root: Path, *, only: Sequence[str] = ()) -> Path:
+    """Write the models, or those named ``only``, and return ``root``."""
     models = {
         "plain": (IDENTITY, _config()),
         "ens": ("", ENSEMBLE),
@@ -101,6 +103,8 @@ def write(root: Path) -> Path:
         **{f"type_{name.lower()}": (IDENTITY, _config(name, 0)) for name in VALUES},
     }
     for name, (code, config) in models.items():
+        if only and name not in only:
+            continue
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)
         if code:

@@ -46,7 +46,7 @@ class Traced:
                 assert first not in at or span == "QUEUE", f"{self}: {first} without {last}"
                 continue
             assert len(at[first]) == len(at[last]), f"{self}: {span}"
-            found[span] = [end - begin for begin, end in zip(at[first], at[last], strict=False)]
+            found[span] = [end - begin for begin, end in zip(at[first], at[last], strict=True)]
             assert min(found[span]) >= 0, f"{self}: {span} ends before it begins"
         return found
 

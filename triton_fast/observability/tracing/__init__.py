@@ -154,7 +154,9 @@ class Tracing:
         scope.values = values
         scope.stream = self._streams
         scope.native = None
-        if fault_of(values, has_file=bool(self.options.file), spans=self.spans) is None:
+        fault = fault_of(values, has_file=bool(self.options.file), spans=self.spans)
+        # Who brings a context is traced whatever is left of the count.
+        if fault is None or (self.spans and not fault):
             scope.native = TraceSetting(
                 self.collector, values.trace_level, values.trace_rate, values.trace_count, scope.stream, self.spans
             )

@@ -76,7 +76,7 @@ class TraceFiles:
     def _append(self, objects: bytes) -> None:
         try:
             if self._file is None:
-                self._file = Path(self._path).open("wb", buffering=0)  # noqa: SIM115
+                self._file = Path(self._path).open("wb", buffering=0)  # noqa: SIM115 - until close()
                 self._end = 0
             self._file.seek(self._end)
             data = (b"," if self._end else b"[") + objects

@@ -94,7 +94,7 @@ class SpanExport:
     def _context(self, trace_id: int, span: int, state: Any, *, remote: bool = False) -> Any:
         return self._api.SpanContext(trace_id, span, remote, self._flags, state)
 
-    def _spans(  # noqa: PLR0917
+    def _spans(  # noqa: PLR0917 - a trace's parts, as they come
         self, offset: int, trace: bytes, parent: int, root: int, header: str, records: list[tuple[Any, ...]]
     ) -> Iterable[Any]:
         trace_id = int.from_bytes(trace, "big")
@@ -103,8 +103,10 @@ class SpanExport:
         def context(span: int, *, remote: bool = False) -> Any:
             return self._context(trace_id, span, state, remote=remote)
 
-        def made(name: str, span: int, above: Any, begun: int, ended: int, events: Sequence[tuple[str, int]],  # noqa: PLR0917
-                 failed: bool = False, attributes: dict[str, Any] | None = None) -> Any:  # fmt: skip
+        def made(  # noqa: PLR0917
+            name: str, span: int, above: Any, begun: int, ended: int, events: Sequence[tuple[str, int]],
+            failed: bool = False, attributes: dict[str, Any] | None = None,
+        ) -> Any:  # fmt: skip
             status = self._api.Status(self._api.StatusCode.ERROR if failed else self._api.StatusCode.UNSET)
             return self._span(
                 name, context(span), above, self._resource, attributes or {},
