@@ -50,7 +50,7 @@ def other(content: bytes) -> Callable[[Path], None]:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], type[ServerError], str]] = {
     "missing": (lambda folder: (folder / "model.xml").unlink(), Unavailable,
-                "unable to find 'm/1/model.xml' for model 'm'"),
+                "unable to find 'm/1/model.xml' for model instance 'm'"),
     "empty": (other(b""), InvalidArg, "unable to load model 'm', 'm/1/model.xml' is empty"),
     "garbage": (other(b"nonsense"), InvalidArg, "'m/1/model.xml' is not an OpenVINO IR: it has no element <net>"),
     "another framework": (other(onnx_models.identity()), InvalidArg, "'m/1/model.xml' is not an OpenVINO IR"),

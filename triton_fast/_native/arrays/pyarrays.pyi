@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from triton_fast._native.core.view import BlockView
 from triton_fast._native.sched.instance import NativeInstance
 
-# DataType number, full shape, memory: may be kept, and written to, as long as it is referred to. STRING: the wire form.
+# DataType number, full shape, memory that may be kept as long as it is referred to, and not be written to: a request
+# lends it, and other steps of an ensemble may read the same. STRING: the wire form.
 Input = tuple[int, tuple[int, ...], BlockView]
 # DataType number, full shape, address, bytes, what keeps that memory: let go after the last response that needs it.
 Output = tuple[int, Sequence[int], int, int, object]

@@ -6,9 +6,7 @@ Source of names and rules: Triton's FIL backend. Knows configs and forests, noth
 from __future__ import annotations
 
 import math
-import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from triton_fast._native.fil.forest import Forest
@@ -16,8 +14,9 @@ from triton_fast._native.fil.instance import ForestInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.fil import library, probe
 from triton_fast.backends.fil.settings import Settings, model_path, read, seconds
+from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.config import ConfigError, ModelTensor, complete_from_model
-from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported, make
+from triton_fast.errors import InvalidArg, ServerError, Unsupported, make
 from triton_fast.observability import log
 from triton_fast.types import DataType
 
@@ -27,7 +26,6 @@ TREESHAP = "treeshap_output"
 # Trees are cheap: a batch is many rows.
 DEFAULT_MAX_BATCH_SIZE = 8192
 _BINARY, _MULTI = 0, 2
-_LFS = b"version https://git-lfs"
 
 
 class FilBackend(Backend):
@@ -153,42 +151,19 @@ def _check_shapes(context: LoadContext, forest: Forest, settings: Settings) -> t
     return fixed // times, made
 
 
-def _shown(context: LoadContext, path: Path) -> str:
-    """Return a path as clients may see it: relative to the repository."""
-    try:
-        return str(path.relative_to(context.model_dir.parent))
-    except ValueError:
-        return path.name
-
-
 def _read_forest(context: LoadContext, settings: Settings) -> Forest:
     opened = library.open_library()
     path = model_path(context.config, settings.kind, context.version_dir)
-    shown = _shown(context, path)
-    prefix = f"unable to load model '{context.name}', '{shown}'"
+    label = shown(context, path)
+    prefix = f"unable to load model '{context.name}', '{label}'"
+    check_file(context, path)
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidArg(f"{prefix} is not a regular file")
-        if status.st_size == 0:
-            raise InvalidArg(f"{prefix} is empty")
-        with path.open("rb") as file:
-            head = file.read(len(_LFS))
-    except FileNotFoundError:
-        raise Unavailable(f"unable to find '{shown}' for model instance '{context.name}'") from None
-    except OSError as error:
-        raise Unavailable(f"unable to read '{shown}' of model '{context.name}': {error.strerror}") from None
-    if head == _LFS:
-        raise InvalidArg(f"{prefix} is a Git LFS pointer, not a model: run git lfs pull")
-    try:
-        probe.check(
-            opened, str(path), settings.kind, unknown_fields=settings.unknown_fields,
-            timeout=seconds(context.settings),
-        )  # fmt: skip
-        return Forest(str(path), settings.kind, settings.unknown_fields)
+        with without_paths(context):
+            probe.check(
+                opened, str(path), settings.kind, unknown_fields=settings.unknown_fields,
+                timeout=seconds(context.settings),
+            )  # fmt: skip
+            return Forest(str(path), settings.kind, settings.unknown_fields)
     except ServerError as error:
-        text = error.message
-        for folder in {str(context.model_dir.parent), str(context.model_dir.parent.resolve())}:
-            if folder not in ("", "/", "."):
-                text = text.replace(folder + "/", "")
-        raise make(error.code, f"{prefix} is no {settings.kind} model that can be read: {text}") from None
+        text = f"{prefix} is no {settings.kind} model that can be read: {error.message}"
+        raise make(error.code, text) from None

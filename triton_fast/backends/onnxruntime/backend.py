@@ -5,7 +5,6 @@ Knows configs and ORT sessions; nothing of front ends, schedulers or the reposit
 
 from __future__ import annotations
 
-import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ from triton_fast._native.ort import capi
 from triton_fast._native.ort.instance import OrtInstance
 from triton_fast._native.ort.session import Session, SessionOptions
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.backends.onnxruntime import library
 from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan, need
 from triton_fast.backends.onnxruntime.values import whole
 from triton_fast.config import IoSpec, ModelTensor, added_specs, check_against_model, complete_from_model
-from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, make
 from triton_fast.observability import log
 from triton_fast.types import DataType
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from triton_fast._native.ort.session import TensorRow
 
 DEFAULT_MAX_BATCH_SIZE = 4
-_LFS = b"version https://git-lfs"
 Key = tuple[bool, int]  # on a GPU, and which
 
 
@@ -132,7 +130,7 @@ class OnnxModel(BackendModel):
             optional=_tensors(session.initializers),
         )  # fmt: skip
         log.verbose(
-            1, f"opened {_shown(context, _model_path(context))}", model=context.name, intra=self._plan.intra,
+            1, f"opened {shown(context, _model_path(context))}", model=context.name, intra=self._plan.intra,
             providers=",".join(provider.name for provider in self._plan.providers) or "CPU",
         )  # fmt: skip
         return session
@@ -185,33 +183,9 @@ def _model_path(context: LoadContext) -> Path:
     return path / "model.onnx" if path.is_dir() else path
 
 
-def _shown(context: LoadContext, path: Path) -> str:
-    """Return a path as clients may see it: relative to the repository."""
-    try:
-        return str(path.relative_to(context.model_dir.parent))
-    except ValueError:
-        return path.name
-
-
 def _open(context: LoadContext, options: SessionOptions) -> Session:
     path = _model_path(context)
-    shown = _shown(context, path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidArg(f"unable to load model '{context.name}', '{shown}' is not a regular file")
-        if status.st_size == 0:
-            raise InvalidArg(f"unable to load model '{context.name}', '{shown}' is empty")
-        with path.open("rb") as file:
-            head = file.read(len(_LFS))
-    except FileNotFoundError:
-        raise Unavailable(f"unable to find '{shown}' for model instance '{context.name}'") from None
-    except OSError as error:
-        raise Unavailable(f"unable to read '{shown}' of model '{context.name}': {error.strerror}") from None
-    if head == _LFS:
-        raise InvalidArg(
-            f"unable to load model '{context.name}', '{shown}' is a Git LFS pointer, not a model: run git lfs pull"
-        )
+    check_file(context, path)
     with _clean(context):
         return Session(str(path), options)
 
@@ -220,14 +194,7 @@ def _open(context: LoadContext, options: SessionOptions) -> Session:
 def _clean(context: LoadContext) -> Iterator[None]:
     """Keep absolute paths out of the errors of ORT, and its log lines in front of them."""
     try:
-        yield
-    except ServerError as error:
-        text = error.message
-        for folder in {str(context.model_dir.parent), str(context.model_dir.parent.resolve())}:
-            if folder not in ("", "/", "."):
-                text = text.replace(folder + "/", "")
-        raise make(error.code, text) from None
-    except (MemoryError, OverflowError, UnicodeError) as error:
-        raise Internal(f"unable to load model '{context.name}': {type(error).__name__}") from None
+        with without_paths(context):
+            yield
     finally:
         library.flush_log()

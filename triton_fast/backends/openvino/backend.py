@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from triton_fast._native.openvino.instance import OvInstance
 from triton_fast._native.openvino.model import Compiled, Model
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.model_file import shown
 from triton_fast.backends.openvino import files, library
 from triton_fast.backends.openvino.plan import ModelPlan, make_plan
 from triton_fast.config import ModelTensor, added_specs, check_against_model, complete_from_model
@@ -113,7 +114,7 @@ class OpenVinoModel(BackendModel):
                 found = self._model.compile(device, list(plan.properties_of(device).items()))
                 self._compiled[device] = found
                 log.verbose(
-                    1, f"opened {files.shown(context, files.model_path(context))}", model=context.name, device=device,
+                    1, f"opened {shown(context, files.model_path(context))}", model=context.name, device=device,
                     properties=",".join(f"{key}={value}" for key, value in plan.properties_of(device).items()),
                 )  # fmt: skip
             return found
