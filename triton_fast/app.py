@@ -31,7 +31,7 @@ from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
 from triton_fast.frontends.keys import KeyRing
 from triton_fast.observability import gpu, log
-from triton_fast.observability.access import AccessWriter, LostLines
+from triton_fast.observability.access import AccessWriter
 from triton_fast.observability.custom import CustomMetrics
 from triton_fast.observability.host import HostSampler, usable_memory
 from triton_fast.observability.metrics import Metrics
@@ -247,15 +247,13 @@ class Server:
         if not options.allow_metrics:
             return None
         interval_ns = int(options.metrics_interval_ms * 1_000_000)
-        metrics = Metrics(
+        return Metrics(
             self.snapshots, options.metrics_config,
             HostSampler(interval_ns) if options.allow_cpu_metrics else None,
             gpu=gpu.find(interval_ns) if options.allow_gpu_metrics and not options.cpu_only else None,
             cache=None if self.cache is None else self.cache.native.stats,
-            custom=self.custom_metrics,
+            custom=self.custom_metrics, lost=self.access.all_lost,
         )  # fmt: skip
-        metrics.registry.register(LostLines(self.access))
-        return metrics
 
     def _backend_settings(self, name: str) -> dict[str, str]:
         """Return ``--backend-config`` of one backend, laid over the global settings."""

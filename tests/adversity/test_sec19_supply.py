@@ -25,6 +25,7 @@ NAMES = {
     "prometheus_client": "prometheus-client",
     "cuda": "cuda-python",
     "pynvml": "nvidia-ml-py",
+    "opentelemetry": "opentelemetry-sdk",
 }
 # Offered to models, which bring it: not imported unless a model has it.
 OF_MODELS = {"numpy", "torch", "triton_python_backend_utils", "cupy"}

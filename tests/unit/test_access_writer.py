@@ -11,8 +11,9 @@ import pytest
 from triton_fast._native.net import access
 from triton_fast.errors import Internal
 from triton_fast.observability import log
-from triton_fast.observability.access import AccessWriter, LostLines
+from triton_fast.observability.access import AccessWriter
 from triton_fast.observability.log import Logger, LogSettings
+from triton_fast.observability.metrics import Metrics
 
 
 @pytest.fixture
@@ -62,10 +63,9 @@ def test_lost_lines_are_counted(path: Path) -> None:
     writer = AccessWriter(1.0, ring_bytes=1 << 16)
     for _ in range(1000):
         put(writer, b"x" * 100)
-    (family,) = LostLines(writer).collect()
-    (sample,) = family.samples
-    assert sample.name == "triton_fast_log_lines_lost_total"
-    assert sample.value == writer.lost + log.lost() >= writer.lost > 0
+    assert writer.all_lost() == writer.lost + log.lost() >= writer.lost > 0
+    page = Metrics(list, lost=writer.all_lost).render().decode()
+    assert f"\ntriton_fast_log_lines_lost_total {writer.all_lost()}\n" in page
     writer.close()
 
 

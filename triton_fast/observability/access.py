@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-
-from prometheus_client import Metric
 
 from triton_fast._native.net.access import AccessLog
 from triton_fast.observability import log
@@ -37,6 +34,10 @@ class AccessWriter:
     def lost(self) -> int:
         """Lines for which there was no room."""
         return self.native.lost
+
+    def all_lost(self) -> int:
+        """Lines of any kind that could not be written, those of the log that no sink took among them."""
+        return self.lost + log.lost()
 
     def start(self) -> None:
         """Begin, and follow the log's verbose level from now on."""
@@ -77,21 +78,3 @@ class AccessWriter:
             if not lines:
                 return
             log.write_lines(lines)
-
-
-class LostLines:
-    """The collector of the lines that were lost: those of the log that no sink took, and those of the access log for
-    which there was no room.
-    """
-
-    def __init__(self, access: AccessWriter) -> None:
-        self._access = access
-
-    def collect(self) -> Iterator[Metric]:
-        name = "triton_fast_log_lines_lost"
-        metric = Metric(name, "Lines of the log that could not be written", "counter")
-        metric.add_sample(f"{name}_total", {}, log.lost() + self._access.lost)
-        yield metric
-
-    def describe(self) -> list[Metric]:
-        return []

@@ -141,10 +141,11 @@ BREAKS = Family(
     "triton_fast_batch_break_total", "counter", "Batches that were executed, by what kept them from growing",
     ("model", "reason", "version"),
 )  # fmt: skip
+LOST_LINES = Family("triton_fast_log_lines_lost_total", "counter", "Lines of the log that could not be written", ())
 
 # In the order of a scrape.
 FAMILIES = (
     SUCCESS, FAILURE, INFERENCES, EXECUTIONS, *DURATIONS.values(), CACHE_HITS, CACHE_HIT_TIME, CACHE_MISSES,
     CACHE_MISS_TIME, PENDING, LOAD_TIME, PINNED_TOTAL, PINNED_USED, *GPU.values(), *CPU.values(), *STORE.values(),
-    FIRST_RESPONSE, *SUMMARIES.values(), *CACHE_SUMMARIES.values(), *HISTOGRAMS.values(), BREAKS,
+    FIRST_RESPONSE, *SUMMARIES.values(), *CACHE_SUMMARIES.values(), *HISTOGRAMS.values(), BREAKS, LOST_LINES,
 )  # fmt: skip

@@ -42,6 +42,8 @@ class Metrics:
         Counters of the response cache (``NativeCache.stats``); None leaves its families out.
     custom
         Metrics that models make.
+    lost
+        Lines of the log that could not be written; None leaves the family out.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Metrics:
         gpu: GpuSampler | None = None,
         cache: Callable[[], Mapping[str, int]] | None = None,
         custom: CustomMetrics | None = None,
+        lost: Callable[[], int] | None = None,
     ) -> None:
+        self._lost = lost
         self._cache = cache
         self._snapshot = snapshot
         self._config = config or MetricsConfig()
@@ -93,6 +97,8 @@ class Metrics:
             left_out += f.SUMMARIES.values()
         if not self._config.summary_latencies or self._cache is None:
             left_out += f.CACHE_SUMMARIES.values()
+        if self._lost is None:
+            left_out.append(f.LOST_LINES)
         gone = {family.name for family in left_out}
         return [family for family in f.FAMILIES if family.name not in gone]
 
@@ -109,6 +115,8 @@ class Metrics:
                 page.one(family, getattr(gpu, name), f'{{gpu_uuid="{gpu.uuid}"}}')
         if self._cache is not None:
             self._add_store(page, self._cache())
+        if self._lost is not None:
+            page.one(f.LOST_LINES, self._lost())
 
     @staticmethod
     def _add_store(page: _Page, stats: Mapping[str, int]) -> None:
