@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
@@ -110,7 +111,10 @@ def own_helpers() -> Any:
         standin.resource_filename = lambda package, name: str(  # type: ignore[attr-defined]
             Path(tritonclient.__path__[0], *package.split(".")[1:], name)
         )
-        sys.modules["pkg_resources"] = standin
+        with pytest.MonkeyPatch.context() as patch:
+            # For this import only: others would take it for the whole package.
+            patch.setitem(sys.modules, "pkg_resources", standin)
+            return importlib.import_module("tritonclient.utils.shared_memory")
     return importlib.import_module("tritonclient.utils.shared_memory")
 
 

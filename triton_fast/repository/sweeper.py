@@ -6,6 +6,8 @@ closes the directory is removed. It starts with the first directory that is aske
 Run as a program it is that process: ``sweeper.py DIRECTORY``, the pipe is its standard input.
 """
 
+import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +16,9 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+
+# How long an orderly end waits for the directory to be gone.
+END_S = 5.0
 
 
 class Sweeper:
@@ -30,12 +35,25 @@ class Sweeper:
         with self._lock:
             is_alive = self._process is not None and self._process.poll() is None and self._owner == os.getpid()
             if self._folder is None or not is_alive or not self._folder.is_dir():
-                if self._process is not None and self._process.stdin is not None and self._owner == os.getpid():
-                    self._process.stdin.close()
+                self._close()
                 self._folder = Path(tempfile.mkdtemp(prefix="triton_fast_"))
                 self._process = self._start(self._folder)
                 self._owner = os.getpid()
             return self._folder
+
+    def close(self) -> None:
+        """Have the directory removed now, where there is one; the next that is asked for is another."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        process, self._process, self._folder = self._process, None, None
+        # A forked child has the pipe too, but the directory is its parent's.
+        if process is None or process.stdin is None or self._owner != os.getpid():
+            return
+        process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
 
     @staticmethod
     def _start(folder: Path) -> "subprocess.Popen[bytes]":
@@ -51,6 +69,8 @@ class Sweeper:
 
 
 shared = Sweeper()
+# An orderly end leaves no process behind, for however short a time.
+atexit.register(shared.close)
 
 if __name__ == "__main__":
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
