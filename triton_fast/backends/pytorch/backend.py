@@ -103,8 +103,9 @@ class TorchModel(BackendModel):
         outputs = [(one.name, DataType(one.data_type)) for one in config.output]
         outputs += [(one.name, one.dtype) for one in added.outputs]
         call = Call(
-            torch, opened, self._settings, context.name, inputs, outputs, _positions(context, opened),
-            states=[state.output_name for state in config.sequence_batching.state], batched=config.max_batch_size > 0,
+            torch, opened, self._settings, model=context.name, inputs=inputs, outputs=outputs,
+            positions=_positions(context, opened), batched=config.max_batch_size > 0,
+            states=[state.output_name for state in config.sequence_batching.state],
         )  # fmt: skip
         return ArrayInstance(call, len(inputs), len(outputs), config.max_batch_size, spec.name)
 

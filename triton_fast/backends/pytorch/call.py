@@ -35,8 +35,8 @@ class Call:
     """
 
     def __init__(
-        self, torch: Any, opened: Opened, settings: Settings, model: str, inputs: Named, outputs: Named,
-        positions: Sequence[int], *, states: Sequence[str] = (), batched: bool = False,
+        self, torch: Any, opened: Opened, settings: Settings, *, model: str, inputs: Named, outputs: Named,
+        positions: Sequence[int], states: Sequence[str] = (), batched: bool = False,
     ) -> None:  # fmt: skip
         self._torch = torch
         self._opened = opened

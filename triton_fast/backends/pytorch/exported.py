@@ -47,7 +47,8 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     specs = [spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
     paths = _paths(torch, program.call_spec.in_spec)
-    inputs, fixed = [], []
+    inputs: list[Argument] = []
+    fixed: list[Any] = []
     for at, spec in enumerate(specs):
         if type(spec.arg).__name__ == "ConstantArgument":
             fixed.append(spec.arg.value)
@@ -55,7 +56,7 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
         fixed.append(_OPEN)
         inputs.append(_argument(torch, prefix, (spec.arg.name, paths[at]), values.get(spec.arg.name)))
     results = _results(torch, program.call_spec.out_spec)
-    outputs = []
+    outputs: list[Argument] = []
     for (path_of, key), spec in zip(
         results, (s for s in signature.output_specs if s.kind.name == "USER_OUTPUT"), strict=True
     ):

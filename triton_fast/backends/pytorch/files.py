@@ -39,7 +39,7 @@ def is_class(context: LoadContext) -> bool:
 
 def model_path(context: LoadContext) -> Path:
     """Return the configured file, else model.pt or model.pt2, whichever is there."""
-    name = context.config.default_model_filename
+    name = str(context.config.default_model_filename)
     if name:
         return context.version_dir / name
     path = context.version_dir / PACKAGE
@@ -123,7 +123,7 @@ def _has(path: Path, end: str) -> bool:
 def _foreign(head: bytes) -> str:
     if head[:1] == b"\x08" and (b"pytorch" in head or b"onnx" in head or b"\x12" in head[2:4] or b":" in head[:16]):
         return "not a model of PyTorch: it looks like an ONNX file, which is backend 'onnxruntime' and model.onnx"
-    if head.startswith(b"\x80\x02") or head.startswith(b"\x80\x04"):
+    if head.startswith((b"\x80\x02", b"\x80\x04")):
         return "a pickle (an old torch.save), not a model: save it with torch.jit.save or torch.export.save"
     if head.startswith(b"\x89HDF"):
         return "not a model of PyTorch: it is an HDF5 file"
