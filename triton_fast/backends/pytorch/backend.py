@@ -248,9 +248,9 @@ def _declared(arguments: Sequence[Any]) -> list[ModelTensor]:
 def _incomplete(context: LoadContext, opened: Opened) -> str:
     """Say what a config must have where the model does not tell."""
     arguments = [argument.names[0] for argument in opened.inputs]
-    takes = (
-        "forward takes a dict of tensors by their names" if opened.is_dict else f"its inputs are {_listed(arguments)}"
-    )
+    takes = f"its inputs are {_listed(arguments)}"
+    if opened.is_dict:
+        takes = "forward takes a dict of tensors by their names"
     made = f", its outputs {_listed([one.names[0] for one in opened.outputs])}" if opened.outputs else ""
     return (
         f"model '{context.name}' does not tell the datatypes and shapes of its tensors: write input and output into "

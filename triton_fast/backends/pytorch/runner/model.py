@@ -45,7 +45,8 @@ class TritonPythonModel:
         module.to(self._device)
         module.eval()
         # Compiling needs a C++ compiler and makes the first calls slow, so it is done where the config asks for it.
-        self._module = module if self._compile() is None else torch.compile(module, **self._compile())
+        options = self._compile()
+        self._module = module if options is None else torch.compile(module, **options)
         wanted = self._parameters.get("INFERENCE_MODE", "true").strip().lower()
         self._guard = torch.no_grad if wanted in ("0", "false", "off", "no") else torch.inference_mode
 
@@ -140,7 +141,7 @@ def _model_path(folder: str, given: str) -> str:
 
 
 def _class_of(path: str, name: str) -> Any:
-    """Return the module's own subclass of torch.nn.Module; the last one where there are several."""
+    """Return the first subclass of torch.nn.Module by name, as Triton does; the module's own before imported ones."""
     spec = importlib.util.spec_from_file_location("model_of_" + "".join(c if c.isalnum() else "_" for c in name), path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -150,12 +151,12 @@ def _class_of(path: str, name: str) -> Any:
     spec.loader.exec_module(module)
     found = [
         value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, torch.nn.Module) and value.__module__ == spec.name
+        for _, value in sorted(vars(module).items())
+        if isinstance(value, type) and issubclass(value, torch.nn.Module) and value is not torch.nn.Module
     ]
     if not found:
         raise pb_utils.TritonModelException("Cannot find a subclass of torch.nn.Module")
-    return found[-1]
+    return next((value for value in found if value.__module__ == spec.name), found[0])
 
 
 def _load_weights(module: Any, path: str, device: Any) -> None:
