@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from triton_fast._native.arrays.pyarrays import Input, Output
 from triton_fast.backends.pytorch import names
 from triton_fast.backends.pytorch.opened import Opened, flatten, tables
 from triton_fast.backends.pytorch.settings import Settings
@@ -17,6 +16,9 @@ from triton_fast.backends.pytorch.tensors import dtype_of, from_tensor, from_tex
 from triton_fast.backends.pytorch.texts import short
 from triton_fast.errors import Internal, InvalidArg
 from triton_fast.types import TYPES, DataType
+
+if TYPE_CHECKING:
+    from triton_fast._native.arrays.pyarrays import Input, Output
 
 Named = Sequence[tuple[str, DataType]]
 

@@ -6,6 +6,7 @@ An exported program tells datatypes and shapes; a compiled package only how its 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,13 +93,13 @@ def _caller(torch: Any, run: Callable[..., Any], spec: Any, fixed: list[Any]) ->
 
 def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -> Opened:
     """Return a package of AOTInductor, which may run ``runs`` times at once. Raises InvalidArg with the cause."""
-    inductor = torch._inductor
+    # Without it a package reads past the ends of inputs that are smaller than it was compiled for.
+    os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
     number = -1 if device is None or device.type == "cpu" else device.index
     with _silent():
         try:
-            loader = inductor.aoti_load_package(
-                _by_its_end(path), run_single_threaded=False, num_runners=runs, device_index=number
-            ).loader
+            # The public function does not take the number of runs.
+            loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, runs, number)
             given, made = (torch.utils._pytree.treespec_loads(text) for text in loader.get_call_spec())
             kind = loader.get_metadata().get("AOTI_DEVICE_KEY", "cpu")
         except Exception as error:

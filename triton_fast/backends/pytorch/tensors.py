@@ -8,10 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from triton_fast._native.arrays.pyarrays import Input, Output
 from triton_fast.types import DataType
+
+if TYPE_CHECKING:
+    from triton_fast._native.arrays.pyarrays import Input, Output
 
 _NAMES = {
     DataType.BOOL: "bool", DataType.UINT8: "uint8", DataType.UINT16: "uint16", DataType.UINT32: "uint32",
