@@ -115,10 +115,13 @@ def write(root: Path, save: Save | bytes | None, config: str | None, name: str =
 
 def context(model_dir: Path, *, settings: Mapping[str, str] | None = None, threads: int = 1) -> LoadContext:
     """Read, complete and check the config, as the repository does."""
-    config = configs.load_model_config(model_dir, strict=False)
+    parsed = configs.read_model_config(model_dir, strict=False)
+    config = parsed.config
     configs.normalize(config, cpu_count=2)
     configs.validate(config, model_dir, io=False)
-    made = LoadContext(config.name, 1, model_dir, model_dir / "1", config, dict(settings or {}), threads)
+    made = LoadContext(
+        config.name, 1, model_dir, model_dir / "1", config, dict(settings or {}), threads, given=parsed.given
+    )
     PyTorchBackend().complete_config(made)
     configs.normalize(config, cpu_count=2)
     configs.validate(config, model_dir)
