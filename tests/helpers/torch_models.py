@@ -43,7 +43,7 @@ class Linear(torch.nn.Module):
         torch.manual_seed(7)
         self.layer = torch.nn.Linear(4, 3)
 
-    def forward(self, x: torch.Tensor, y: torch.Tensor):  # noqa: ANN201
+    def forward(self, x: torch.Tensor, y: torch.Tensor):
         return self.layer(x) + y, x - 1
 
 
@@ -101,7 +101,9 @@ def io(side: str, **tensors: str) -> str:
     return f"{side} [{', '.join(rows)}]\n"
 
 
-def write(root: Path, save: Save | bytes | None, config: str | None, name: str = "m", filename: str = "model.pt") -> Path:
+def write(
+    root: Path, save: Save | bytes | None, config: str | None, name: str = "m", filename: str = "model.pt"
+) -> Path:
     folder = root / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(save, bytes):

@@ -1,4 +1,4 @@
-"""Models of PyTorch opened by the backend, in exact batches: results equal torch's own; names, forms, datatypes, errors."""
+"""Models of PyTorch opened by the backend, in exact batches: results equal torch's own; names, datatypes, errors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ import torch
 
 from tests.helpers import torch_models
 from tests.helpers.models import counters_at_base
-from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model, same, saving
+from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model, same, saving, script, write
 from triton_fast._native.arrays.pyarrays import drop
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, Unsupported
 
 __all__ = ["counters_at_base"]
 
+# torch.jit is old to torch, and for those who still have its files.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 Tensor = torch.Tensor
 HEAD = 'backend: "pytorch"\n'
 BATCHED = HEAD + "max_batch_size: 8\n"
@@ -158,13 +160,13 @@ def test_strings_are_lists(tmp_path: Path, batched: bool) -> None:
     else:
         config = HEAD + io("input", texts="STRING -1", x="FP32 -1") + io("output", a__0="STRING -1", b__1="FP32 -1")
     opened = open_model(tmp_path, saving(Upper()), config)
+    one = torch.ones(1)
     shape = (2, 1) if batched else (2,)
     made = np.array([b"a", "h\u00e9".encode()], object).reshape(shape)
     (answer,) = opened.run({"texts": made, "x": np.ones(shape, np.float32)})
     assert answer["a__0"].shape == shape
-    assert answer["a__0"].reshape(-1).tolist() == [b"A!", "H\u00e9!".encode()] or answer["a__0"].reshape(-1).tolist() == [
-        b"A!", "H\u00c9!".encode(),
-    ]  # fmt: skip
+    # TorchScript's upper() knows ASCII alone.
+    assert answer["a__0"].reshape(-1).tolist() == [text.encode() for text in script(Upper())(["a", "h\u00e9"], one)[0]]
     assert (answer["b__1"] == 3).all()
 
 
@@ -381,11 +383,7 @@ def test_scalars_without_a_batch_dimension(tmp_path: Path) -> None:
 def test_threads_modes_and_switches_are_set_on_the_instance_thread(tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
     config = BATCHED + XY + TWO + parameter("DISABLE_OPTIMIZED_EXECUTION", "true")
-    opened = open_model(tmp_path, saving(Linear()), config + parameter("INTRA_OP_THREAD_COUNT", "2"), threads=1)
-    call_of(opened).run = lambda x, y: (seen.update(
-        inference=torch.is_inference_mode_enabled(), grad=torch.is_grad_enabled(), threads=torch.get_num_threads(),
-        optimized=torch._C._get_graph_executor_optimize(),
-    ), y, x)[1:]  # fmt: skip
+    write(tmp_path, saving(Linear()), None)
     x, y = pairs(2)[0]
 
     def run(opened: Any) -> None:
@@ -435,7 +433,7 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 def test_kind_model(tmp_path: Path) -> None:
     config = BATCHED + XY + TWO + "instance_group { kind: KIND_MODEL }\n"
     opened = torch_models.open_written(
-        torch_models.write(tmp_path, saving(Linear()), config), kind="KIND_MODEL"
+        write(tmp_path, saving(Linear()), config), kind="KIND_MODEL"
     )
     x, y = pairs(2)[0]
     (answer,) = opened.run({"x": x, "y": y})
@@ -483,7 +481,7 @@ def test_a_package_cut_anywhere(tmp_path: Path, filename: str) -> None:
     exporting(Linear(), *pairs(2)[0])(str(tmp_path / "whole.pt2"))
     data = (tmp_path / "whole.pt2").read_bytes()
     for part in (70, len(data) // 2, len(data) - 10):
-        with pytest.raises(InvalidArg, match="'m/1/model.pt2'"):
+        with pytest.raises(InvalidArg, match=r"'m/1/model\.pt2'"):
             open_model(tmp_path, data[:part], BATCHED + XY + TWO, filename)
 
 
@@ -557,8 +555,8 @@ def test_a_model_that_raises(tmp_path: Path) -> None:
 
 
 OUTPUTS = {
-    "index": (XY + io("output", a__0="FP32 3", b__7="FP32 4"), "The output b__7 in the model configuration refers to an "
-              "output index which doesn't exist. This model has 2 outputs"),
+    "index": (XY + io("output", a__0="FP32 3", b__7="FP32 4"), "The output b__7 in the model configuration refers to "
+              "an output index which doesn't exist. This model has 2 outputs"),
     "datatype": (XY + io("output", a__0="FP64 3"), "configuration expects datatype TYPE_FP64 for output 'a__0', model "
                  "provides TYPE_FP32"),
     "strings": (XY + io("output", a__0="STRING []"), "configuration expects datatype TYPE_STRING for output 'a__0', "

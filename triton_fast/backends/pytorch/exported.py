@@ -7,35 +7,40 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from triton_fast.backends.pytorch.library import quiet
 from triton_fast.backends.pytorch.opened import Argument, Opened, flatten
 from triton_fast.backends.pytorch.settings import Settings
 from triton_fast.backends.pytorch.tensors import dtype_of
 from triton_fast.backends.pytorch.texts import short
 from triton_fast.errors import Internal, InvalidArg
 
+# torch.export keeps what it is reading in a variable of its module, and Python's filters of warnings are the process's.
+_lock = threading.Lock()
+
 
 @contextmanager
-def _silent() -> Any:
-    """Keep down what torch.export logs before it raises."""
+def _alone() -> Iterator[None]:
+    """Load one at a time, without what torch.export logs before it raises and warns those who write models of."""
     logger = logging.getLogger("torch.export")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with quiet():
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
             yield
-    finally:
-        logger.setLevel(before)
+        finally:
+            logger.setLevel(before)
 
 
 def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefix: str) -> Opened:
     """Return an exported program as a model. Raises InvalidArg with the cause."""
-    with _silent():
+    with _alone():
         try:
             program = torch.export.load(_by_its_end(path))
             if device is not None and device.type != "cpu":
@@ -96,7 +101,7 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
     # Without it a package reads past the ends of inputs that are smaller than it was compiled for.
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
     number = -1 if device is None or device.type == "cpu" else device.index
-    with _silent():
+    with _alone():
         try:
             # The public function does not take the number of runs.
             loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, runs, number)

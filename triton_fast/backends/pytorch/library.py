@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from triton_fast.backends.pytorch.settings import Settings
@@ -71,11 +68,3 @@ def device(module: Any, kind: str, number: int, model: str) -> Any:
             f"{module.cuda.device_count()}"
         )
     return module.device("cuda", number)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep torch's warnings down, which are meant for those who write models; for a load, not for requests."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from triton_fast.backends.pytorch.library import quiet
 from triton_fast.backends.pytorch.opened import Argument, Opened
 from triton_fast.backends.pytorch.texts import short
 from triton_fast.errors import Internal, InvalidArg
@@ -28,17 +27,16 @@ _CARRY = frozenset({
 
 def open_script(torch: Any, path: Path, device: Any, prefix: str) -> Opened:
     """Return the model. Raises InvalidArg or Internal with the cause."""
-    with quiet():
-        try:
-            # Loaded where it was saved unless a device is asked for; on a machine without a GPU always on the CPU.
-            module = torch.jit.load(str(path), map_location=device or (None if torch.cuda.is_available() else "cpu"))
-            module.eval()
-            arguments = list(module.forward.schema.arguments)[1:]
-        except AttributeError:
-            raise InvalidArg(f"{prefix}: the module has no method 'forward'") from None
-        except Exception as error:
-            raise InvalidArg(f"{prefix}: {short(error)}") from None
-        stateless, writes = _effects(torch, module)
+    try:
+        # Loaded where it was saved unless a device is asked for; on a machine without a GPU always on the CPU.
+        module = torch.jit.load(str(path), map_location=device or (None if torch.cuda.is_available() else "cpu"))
+        module.eval()
+        arguments = list(module.forward.schema.arguments)[1:]
+    except AttributeError:
+        raise InvalidArg(f"{prefix}: the module has no method 'forward'") from None
+    except Exception as error:
+        raise InvalidArg(f"{prefix}: {short(error)}") from None
+    stateless, writes = _effects(torch, module)
     types = [str(argument.type) for argument in arguments]
     made = Opened((), module, stateless=stateless, writes_inputs=writes, module=module)
     if types[:1] == [_DICT] and all(argument.has_default_value() for argument in arguments[1:]):
