@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import io as io_
+import shutil
+import struct
 import threading
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +24,7 @@ import torch
 
 from tests.helpers import torch_models
 from tests.helpers.models import counters_at_base
-from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model, same, saving, script, write
+from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model, same, saving, script, to_array, write
 from triton_fast._native.arrays.pyarrays import drop
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, Unsupported
 
@@ -442,13 +447,24 @@ def test_kind_model(tmp_path: Path) -> None:
 
 # ---- faults
 
+
+
+def damaged(data: bytes, name: str) -> bytes:
+    """The archive with zeros in the middle of one of its files."""
+    with zipfile.ZipFile(io_.BytesIO(data)) as archive:
+        info = next(info for info in archive.infolist() if info.filename.endswith(name))
+    start = info.header_offset + 30 + sum(struct.unpack_from("<HH", data, info.header_offset + 26))
+    size = info.compress_size
+    return data[: start + size // 3] + bytes(size // 3) + data[start + 2 * (size // 3) :]
+
+
 FAULTS: dict[str, tuple[Any, str, type[ServerError], str]] = {
     "missing": (None, "model.pt", Unavailable, "unable to find 'm/1/model.pt' for model instance 'm'"),
     "empty": (b"", "model.pt", InvalidArg, "unable to load model 'm', 'm/1/model.pt' is empty"),
     "text": (b"hello", "model.pt", InvalidArg, "'m/1/model.pt' is not a model of PyTorch"),
     "LFS": (b"version https://git-lfs.github.com/spec/v1\n", "model.pt", InvalidArg, "is a Git LFS pointer"),
     "truncated": (lambda data: data[:900], "model.pt", InvalidArg, "is truncated or corrupt"),
-    "corrupt": (lambda data: data[:64] + bytes(64) + data[128:], "model.pt", InvalidArg, "'m/1/model.pt': "),
+    "corrupt": (lambda data: damaged(data, "/data.pkl"), "model.pt", InvalidArg, "'m/1/model.pt': "),
     "weights": ("weights", "model.pt", InvalidArg, "has weights or a pickled module"),
     "script as package": (lambda data: data[:700], "model.pt2", InvalidArg, "is truncated or corrupt"),
 }
@@ -572,3 +588,49 @@ def test_outputs_that_do_not_fit_torchscript(tmp_path: Path, name: str) -> None:
     (answer,) = opened.run({"x": x, "y": y})
     assert isinstance(answer, InvalidArg)
     assert answer.message == text
+
+
+# ---- compiled packages
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler: install g++")
+@pytest.mark.timeout(600)
+def test_a_compiled_package(tmp_path: Path) -> None:
+    """Names, results and errors of one package, since compiling takes long."""
+    x, y = pairs(2)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save: Any = exporting(Keys2(), x, y)
+        folder = write(tmp_path, None, None) / "1"
+        torch._inductor.aoti_compile_and_package(save.program, package_path=str(folder / "model.pt2"))
+    assert Path(folder / "model.pt2").is_file()
+    for a, b, c, d in (("INPUT__0", "INPUT__1", "OUTPUT__0", "OUTPUT__1"),
+                       ("ARGS[0]", "ARGS[1]", "RESULT[sum]", "RESULT[less]"), ("ARGS[0]", "ARGS[1]", "sum", "less"),
+                       ("one", "two", "three", "four")):  # fmt: skip
+        config = BATCHED + io("input", **{a: "FP32 -1", b: "FP32 3"}) + io("output", **{c: "FP32 3", d: "FP32 4"})
+        opened = open_model(tmp_path, None, config, "model.pt2")
+        answers = opened.run({a: x, b: y}, {a: x + 1, b: y})
+        expected = Keys2()(torch.cat([x, x + 1]), torch.cat([y, y]))
+        np.testing.assert_allclose(np.concatenate([one[c] for one in answers]), to_array(expected["sum"]), rtol=1e-5)
+        np.testing.assert_array_equal(np.concatenate([one[d] for one in answers]), to_array(expected["less"]))
+    (answer,) = opened.run({"one": torch.ones(2, 5), "two": y})
+    assert isinstance(answer, Internal)
+    assert answer.message.startswith("PyTorch execute failure: input_handles[0]: unmatched dim value at 1, expected: 4")
+    (folder.parent / "config.pbtxt").unlink()
+    with pytest.raises(InvalidArg, match=r"its inputs are 'ARGS\[0\]', 'ARGS\[1\]', its outputs 'sum', 'less'"):
+        open_model(tmp_path, None, None, "model.pt2")
+    with pytest.raises(InvalidArg, match="configuration expects 1 inputs, model provides 2"):
+        open_model(tmp_path, None, BATCHED + io("input", a__0="FP32 4") + TWO, "model.pt2")
+    data = (folder / "model.pt2").read_bytes()
+    with pytest.raises(InvalidArg, match="is truncated or corrupt"):
+        open_model(tmp_path, data[:20_000], config, "model.pt2")
+
+
+class Keys2(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.two = Linear()
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        made, less = self.two(x, y)
+        return {"sum": made, "less": less}
