@@ -169,13 +169,13 @@ Traceback of TorchScript, serialized code (most recent call last):
 RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x5 and 4x3)
 """
 TEXTS = {
-    "first line": ("shapes differ\nException raised from meta at Linear.cpp:194\nframe #0: c10::Error", "shapes differ"),
+    "first line": ("shapes differ\nException raised from meta at L.cpp:194\nframe #0: c10::Error", "shapes differ"),
     "interpreter": (SCRIPT, "mat1 and mat2 shapes cannot be multiplied (2x5 and 4x3)"),
     "own exception": (SCRIPT.replace("RuntimeError", "builtins.ValueError"), "mat1 and mat2 shapes cannot be "
                       "multiplied (2x5 and 4x3)"),
     "place": ("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-              "allocate 8 bytes. Error code 12 (Cannot allocate memory)", "err == 0. DefaultCPUAllocator: can't allocate "
-              "memory: you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"),
+              "allocate 8 bytes. Error code 12 (Cannot allocate memory)", "err == 0. DefaultCPUAllocator: can't "
+              "allocate memory: you tried to allocate 8 bytes. Error code 12 (Cannot allocate memory)"),
     "paths": ("can not open '/a/b/model.pt': no such file (/c/d.cpp:3)", "can not open 'model.pt': no such file "
               "(d.cpp:3)"),
     "no path": ("1/2 of m/1/model.pt and https://a/b", "1/2 of m/1/model.pt and https://a/b"),

@@ -116,7 +116,13 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
     boxed = loader.boxed_run
 
     def call(*tensors: Any) -> Any:
-        return boxed(list(tensors))
+        try:
+            return boxed(list(tensors))
+        except Exception:
+            # What fails the package's checks is never let go: without this, the requests' memory with it.
+            for tensor in tensors:
+                tensor.set_()
+            raise
 
     return Opened(inputs, call, outputs, stateless=False, writes_inputs=True, module=loader)
 
