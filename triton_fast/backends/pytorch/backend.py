@@ -93,21 +93,24 @@ class TorchModel(BackendModel):
         self._opened[str(device)] = self._new(device)
 
     def create_instance(self, spec: InstanceSpec) -> ArrayInstance:
-        context, torch = self._context, self._torch
-        device = library.device(torch, spec.kind, spec.device, context.name)
-        opened = self._model(device)
+        call, batch = self.call(spec), self._context.config.max_batch_size
+        return ArrayInstance(call, call.n_inputs, call.n_outputs, batch, spec.name)
+
+    def call(self, spec: InstanceSpec) -> Call:
+        """Return what an instance calls."""
+        context = self._context
+        opened = self._model(library.device(self._torch, spec.kind, spec.device, context.name))
         config = context.config
         added = added_specs(config)
         inputs = [(one.name, DataType(one.data_type)) for one in config.input]
         inputs += [(one.name, one.dtype) for one in added.inputs]
         outputs = [(one.name, DataType(one.data_type)) for one in config.output]
         outputs += [(one.name, one.dtype) for one in added.outputs]
-        call = Call(
-            torch, opened, self._settings, model=context.name, inputs=inputs, outputs=outputs,
+        return Call(
+            self._torch, opened, self._settings, model=context.name, inputs=inputs, outputs=outputs,
             positions=_positions(context, opened), batched=config.max_batch_size > 0,
             states=[state.output_name for state in config.sequence_batching.state],
         )  # fmt: skip
-        return ArrayInstance(call, len(inputs), len(outputs), config.max_batch_size, spec.name)
 
     def close(self) -> None:
         with self._lock:

@@ -41,7 +41,7 @@ class Call:
         positions: Sequence[int], states: Sequence[str] = (), batched: bool = False,
     ) -> None:  # fmt: skip
         self._torch = torch
-        self._opened = opened
+        self.opened = opened
         self._settings = settings
         self._model = model
         self._device = opened.device
@@ -49,6 +49,7 @@ class Call:
         self._stream = torch.cuda.Stream(opened.device) if self._moves else None
         self._outputs = list(outputs)
         self._scalar = not batched
+        self.n_inputs, self.n_outputs = len(inputs), len(outputs)
         self._thread = 0
         self._guard = torch.inference_mode if settings.inference_mode else torch.no_grad
         known = kinds(torch)
@@ -80,7 +81,7 @@ class Call:
         self._torch._C._set_graph_executor_optimize(self._settings.optimized)
 
     def _run(self, given: list[Input | None], wanted: tuple[bool, ...]) -> list[Output | None]:
-        opened, torch = self._opened, self._torch
+        opened, torch = self.opened, self._torch
         if self._moves:
             torch.backends.cudnn.enabled = self._settings.cudnn
         try:
@@ -110,7 +111,7 @@ class Call:
     def _argument(self, given: Input, kind: Any) -> Any:
         if kind is None:
             return to_texts(given)
-        tensor = to_tensor(self._torch, given, kind, own=self._opened.writes_inputs)
+        tensor = to_tensor(self._torch, given, kind, own=self.opened.writes_inputs)
         return tensor.to(self._device, non_blocking=True) if self._moves else tensor
 
     def _results(self, result: Any, wanted: tuple[bool, ...]) -> list[Output | None]:
@@ -158,7 +159,7 @@ class Call:
                     f"configuration expects datatype {TYPES[dtype].config} for output '{name}', model provides "
                     f"{provided}"
                 )
-            return from_tensor(torch, leaf, int(dtype), lend=self._opened.stateless, scalar=self._scalar)
+            return from_tensor(torch, leaf, int(dtype), lend=self.opened.stateless, scalar=self._scalar)
         if isinstance(leaf, list) and all(isinstance(text, str) for text in leaf):
             if dtype != DataType.STRING:
                 raise InvalidArg(

@@ -5,6 +5,7 @@ An exported program tells datatypes and shapes; a compiled package only how its 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import threading
@@ -44,8 +45,8 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
         try:
             program = torch.export.load(_by_its_end(path))
             if device is not None and device.type != "cpu":
-                from_device = torch.export.passes.move_to_device_pass
-                program = from_device(program, str(device))
+                passes = importlib.import_module("torch.export.passes")
+                program = passes.move_to_device_pass(program, str(device))
             module = program.module()
         except Exception as error:
             raise InvalidArg(f"{prefix}: {_cause(error)}") from None
