@@ -19,6 +19,7 @@ from triton_fast.backends.pytorch.opened import Argument, flatten, tables
 from triton_fast.backends.pytorch.settings import Settings, read
 from triton_fast.backends.pytorch.texts import short
 from triton_fast.errors import InvalidArg, ServerError, Unavailable
+from triton_fast.repository.check import Checker
 
 ARGUMENTS = tables([Argument(("x", "ARGS[0]")), Argument(("y", "ARGS[1]")), Argument(("z__7", "KWARGS[z]"))])
 CONFIG = 'name: "m" backend: "pytorch" '
@@ -197,3 +198,12 @@ def test_torch_is_imported_by_the_first_model_alone(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Unavailable, match=r"PyTorch is not installed: pip install 'triton_fast\[pytorch\]'"):
         library.torch()
     importlib.reload(library)
+
+
+def test_check_takes_a_class_of_pytorch_for_no_python_model(tmp_path: Path) -> None:
+    io = "input [{ name: 'x' data_type: TYPE_FP32 dims: [1] }] output [{ name: 'y' data_type: TYPE_FP32 dims: [1] }]"
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(CONFIG + io)
+    assert [one.text for one in Checker([tmp_path]).run()] == ["there is no 'model.pt'"]
+    (tmp_path / "m" / "1" / "model.py").write_text("import torch\n\n\nclass Net(torch.nn.Module):\n    pass\n")
+    assert Checker([tmp_path]).run() == []
