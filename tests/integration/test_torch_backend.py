@@ -26,7 +26,9 @@ from tests.helpers import torch_models
 from tests.helpers.models import counters_at_base
 from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model, same, saving, script, to_array, write
 from triton_fast._native.arrays.pyarrays import drop
+from triton_fast.backends.base import InstanceSpec
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_fast.types import DataType
 
 __all__ = ["counters_at_base"]
 
@@ -358,6 +360,21 @@ def test_inputs_come_and_large_outputs_go_without_a_copy(tmp_path: Path) -> None
     assert (counted["lent"], counted["calls"]) == (1, 1)
 
 
+@pytest.mark.parametrize(("module", "copied"), [(torch.nn.ReLU(), False), (torch.nn.ReLU(inplace=True), True)])
+def test_inputs_are_copied_for_those_who_write_to_them(tmp_path: Path, module: torch.nn.Module, copied: bool) -> None:
+    config = BATCHED + io("input", input="FP32 -1") + io("output", y="FP32 -1")
+    opened = open_model(tmp_path, saving(module), config)
+    call = opened.model.call(InstanceSpec("m_1", "KIND_CPU"))
+    seen: list[int] = []
+    run = call.opened.run
+    call.opened.run = lambda x: (seen.append(x.data_ptr()), run(x))[1]
+    memory = bytearray(np.array([[-1, 2]], np.float32).tobytes())
+    ((_, shape, _, nbytes, owner),) = call([(int(DataType.FP32), (1, 2), memory)], (True,))
+    assert (shape, nbytes, owner.tolist()) == ((1, 2), 8, [[0, 2]])
+    assert np.frombuffer(memory, np.float32).tolist() == [-1, 2]
+    assert (seen != [np.frombuffer(memory, np.uint8).ctypes.data]) == copied
+
+
 def test_outputs_that_are_not_dense(tmp_path: Path) -> None:
     class Turn(torch.nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -429,8 +446,6 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     opened = open_model(tmp_path, saving(Linear()), BATCHED + XY + TWO)
-    from triton_fast.backends.base import InstanceSpec
-
     with pytest.raises(Unsupported, match="unable to load model 'm', an instance group asks for KIND_GPU and "):
         opened.model.create_instance(InstanceSpec("m_1", "KIND_GPU"))
 

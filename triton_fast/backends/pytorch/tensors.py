@@ -44,8 +44,8 @@ def dtype_of(torch: Any, kind: Any) -> DataType:
 def to_tensor(torch: Any, given: Input, kind: Any, *, own: bool) -> Any:
     """Return a tensor over an input's memory.
 
-    ``own``: the model may write to it, so memory that others have too is copied. BOOL is always copied: a byte that is
-    neither 0 nor 1 would make torch's kernels read and write past their ends.
+    ``own``: the model may write to it, so it gets a copy: others may have the same memory, as steps of an ensemble do.
+    BOOL is always copied: a byte that is neither 0 nor 1 would make torch's kernels read and write past their ends.
     """
     dtype, shape, view = given
     if not len(view):
@@ -53,7 +53,7 @@ def to_tensor(torch: Any, given: Input, kind: Any, *, own: bool) -> Any:
     if dtype == DataType.BOOL:
         return torch.frombuffer(view, dtype=torch.uint8).ne(0).reshape(shape)
     tensor = torch.frombuffer(view, dtype=kind)
-    if own and memoryview(view).readonly:
+    if own:
         tensor = tensor.clone()
     return tensor.reshape(shape)
 
