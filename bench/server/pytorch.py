@@ -43,6 +43,11 @@ class Dense(torch.nn.Module):
         return self.layers(x)
 
 
+class Add(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+
 @dataclass(frozen=True)
 class Request:
     """What ``Wrk`` sends, as a case of bench.server.cases."""
@@ -124,21 +129,17 @@ def throughput(seconds: float) -> None:
 def copies() -> None:
     for size in (1024, 100_000):
         with tempfile.TemporaryDirectory() as folder:
-            opened = models.open_model(Path(folder), models.saving(torch.nn.ReLU()), CONFIG + renamed(io(size)))
+            opened = models.open_model(Path(folder), models.saving(Add()), CONFIG + io(size))
             row = np.ones((1, size), np.float32)
             for n in (1, 4):
                 before = opened.instance.counters()
-                opened.run(*[{"input": row}] * n)
+                opened.run(*[{"x": row}] * n)
                 after = opened.instance.counters()
                 moved = {key: after[key] - before[key] for key in after}
                 print(
                     f"{n} request(s) of {size * 4 >> 10} KiB in and out: {moved['copied_bytes'] / n:.0f} bytes of "
                     f"input copied for each, {moved['borrowed']} inputs borrowed, {moved['lent']} outputs lent"
                 )
-
-
-def renamed(text: str) -> str:
-    return text.replace('"x"', '"input"')
 
 
 def gil(times: int = 3000) -> None:
