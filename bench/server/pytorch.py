@@ -187,8 +187,7 @@ def beside(seconds: float = 2.0) -> None:
             beside_it = ticks(seconds)
             stop.set()
             thread.join()
-            print(f"{name}: a Python thread beside the model does {beside_it / alone:.2f} of what it does alone "
-                  "(1 thread each, its processor time counted)")  # fmt: skip
+            print(f"{name}: a Python thread beside the model does {beside_it / alone:.2f} of what it does alone")
 
 
 def ticks(seconds: float) -> float:
