@@ -17,6 +17,7 @@ _BUILT_IN = {
     "onnxruntime": ("triton_fast.backends.onnxruntime", "OnnxRuntimeBackend"),
     "openvino": ("triton_fast.backends.openvino", "OpenVinoBackend"),
     "python": ("triton_fast.backends.python", "PythonBackend"),
+    "pytorch": ("triton_fast.backends.pytorch", "PyTorchBackend"),
     "repeat": ("triton_fast.backends.repeat", "RepeatBackend"),
 }
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")

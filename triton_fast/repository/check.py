@@ -25,7 +25,10 @@ from triton_fast.repository.versions import discover, select
 
 _LFS = b"version https://git-lfs"
 # First bytes of model files, where all of a kind begin alike. A zip file: PyTorch, and savedmodel archives.
-_MAGIC = {"model.pt": (b"PK\x03\x04", "a TorchScript archive (torch.jit.save)")}
+_MAGIC = {
+    "model.pt": (b"PK\x03\x04", "a TorchScript archive (torch.jit.save)"),
+    "model.pt2": (b"PK\x03\x04", "a package of torch.export or AOTInductor"),
+}
 _MAX_SOURCE = 4 << 20
 _MODEL_CLASS = "TritonPythonModel"
 
@@ -209,6 +212,8 @@ class Checker:
         if not filename:
             return
         path = folder / filename
+        if config.backend == "pytorch" and (folder / "model.py").is_file():
+            return  # a class of PyTorch, and perhaps its weights: no Python model, and no model.pt is needed
         if not path.exists():
             there = sorted(entry.name for entry in os.scandir(folder))
             hint = did_you_mean(filename, there) or (f"the directory has {', '.join(there[:5])}" if there else

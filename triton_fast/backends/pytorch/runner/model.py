@@ -1,0 +1,182 @@
+"""Serves a class of PyTorch: ``model.py`` with one subclass of torch.nn.Module, and its weights beside it in model.pt.
+
+Runs as a Python model, in a process of its own; imports nothing of the server.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+try:
+    import torch
+except ModuleNotFoundError:
+    raise pb_utils.TritonModelException(
+        "PyTorch is not installed: pip install 'triton_fast[pytorch]' (or pip install torch)"
+    ) from None
+
+COMPILE = "TORCH_COMPILE_OPTIONAL_PARAMETERS"
+FILES = ("model.py",)
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        config = json.loads(args["model_config"])
+        self._parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        self._batched = config.get("max_batch_size", 0) > 0
+        self._inputs = [tensor["name"] for tensor in config["input"]]
+        self._outputs = [tensor["name"] for tensor in config["output"]]
+        self._scalar = not self._batched
+        self._threads()
+        folder = os.path.join(args["model_repository"], args["model_version"])
+        path = _model_path(folder, config.get("default_model_filename", ""))
+        module = _class_of(path, args["model_name"])()
+        self._device = _device(args["model_instance_kind"], args["model_instance_device_id"], module)
+        weights = path.removesuffix(".py") + ".pt"
+        if os.path.isfile(weights):
+            _load_weights(module, weights, self._device)
+        else:
+            pb_utils.Logger.log_info("Model parameter file not found for '" + args["model_name"] + "'")
+        module.to(self._device)
+        module.eval()
+        # Compiling needs a C++ compiler and makes the first calls slow, so it is done where the config asks for it.
+        options = self._compile()
+        self._module = module if options is None else torch.compile(module, **options)
+        wanted = self._parameters.get("INFERENCE_MODE", "true").strip().lower()
+        self._guard = torch.no_grad if wanted in ("0", "false", "off", "no") else torch.inference_mode
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        given = [
+            [self._tensor(pb_utils.get_input_tensor_by_name(request, name)) for name in self._inputs]
+            for request in requests
+        ]
+        # Requests of a batch have the same shapes but for their rows.
+        if self._batched and len(requests) > 1:
+            sizes = [tensors[0].shape[0] for tensors in given]
+            try:
+                results = self._run([torch.cat(column) for column in zip(*given, strict=True)])
+            except Exception as error:
+                return [_failed(error) for _ in requests]
+            return [
+                self._response([one[start:end] for one in results])
+                for start, end in _ranges(sizes)
+            ]  # fmt: skip
+        return [self._single(tensors) for tensors in given]
+
+    def _single(self, tensors: list[Any]) -> Any:
+        try:
+            return self._response(self._run(tensors))
+        except Exception as error:
+            return _failed(error)
+
+    def _run(self, tensors: list[Any]) -> list[Any]:
+        with self._guard():
+            results = self._module(*tensors)
+        if isinstance(results, dict):
+            results = (
+                [results[name] for name in self._outputs]
+                if all(name in results for name in self._outputs)
+                else list(results.values())
+            )
+        results = list(results) if isinstance(results, (tuple, list)) else [results]
+        if len(results) < len(self._outputs):
+            raise ValueError(f"the model returned {len(results)} outputs, the configuration has {len(self._outputs)}")
+        return results
+
+    def _tensor(self, tensor: Any) -> Any:
+        return torch.from_dlpack(tensor.to_dlpack()).to(self._device)
+
+    def _response(self, results: list[Any]) -> Any:
+        outputs = []
+        for name, one in zip(self._outputs, results, strict=False):
+            made = one.detach()
+            made = made.reshape(1) if self._scalar and made.dim() == 0 else made
+            outputs.append(pb_utils.Tensor.from_dlpack(name, made.cpu().contiguous()))
+        return pb_utils.InferenceResponse(output_tensors=outputs)
+
+    def _threads(self) -> None:
+        # Instances are processes: each has one thread unless the config says otherwise, as in Triton.
+        for setter, keys in (
+            (torch.set_num_threads, ("NUM_THREADS", "INTRA_OP_THREAD_COUNT")),
+            (torch.set_num_interop_threads, ("NUM_INTEROP_THREADS", "INTER_OP_THREAD_COUNT")),
+        ):
+            text = next((self._parameters[key] for key in keys if key in self._parameters), "1")
+            setter(max(1, int(text)))
+
+    def _compile(self) -> dict[str, Any] | None:
+        if COMPILE not in self._parameters:
+            return None
+        values = json.loads(self._parameters[COMPILE] or "{}")
+        if not isinstance(values, dict):
+            raise pb_utils.TritonModelException(f"parameter '{COMPILE}' must be a JSON object")
+        if "model" in values:
+            raise pb_utils.TritonModelException("'model' is not an optional parameter for 'torch.compile'")
+        return values
+
+
+def _ranges(sizes: list[int]) -> list[tuple[int, int]]:
+    ranges, at = [], 0
+    for size in sizes:
+        ranges.append((at, at + size))
+        at += size
+    return ranges
+
+
+def _failed(error: Exception) -> Any:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"PyTorch execute failure: {line}"))
+
+
+def _model_path(folder: str, given: str) -> str:
+    names = [given, *FILES] if given.endswith(".py") else list(FILES)
+    for name in names:
+        if os.path.isfile(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    raise pb_utils.TritonModelException(f"No model found, it should be {' or '.join(names)}")
+
+
+def _class_of(path: str, name: str) -> Any:
+    """Return the first subclass of torch.nn.Module by name, as Triton does; the module's own before imported ones."""
+    spec = importlib.util.spec_from_file_location("model_of_" + "".join(c if c.isalnum() else "_" for c in name), path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Where classes, and what pickles them, look for it.
+    sys.modules[spec.name] = module
+    sys.path.insert(0, os.path.dirname(path))
+    spec.loader.exec_module(module)
+    found = [
+        value
+        for _, value in sorted(vars(module).items())
+        if isinstance(value, type) and issubclass(value, torch.nn.Module) and value is not torch.nn.Module
+    ]
+    if not found:
+        raise pb_utils.TritonModelException("Cannot find a subclass of torch.nn.Module")
+    return next((value for value in found if value.__module__ == spec.name), found[0])
+
+
+def _load_weights(module: Any, path: str, device: Any) -> None:
+    # Tensors and plain containers only: a pickle could run any code.
+    try:
+        weights = torch.load(path, map_location=device, weights_only=True)
+        module.load_state_dict(weights)
+    except Exception as error:
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = line.replace(os.path.dirname(path) + os.sep, "")
+        raise pb_utils.TritonModelException(f"unable to load the weights '{os.path.basename(path)}': {line}") from None
+
+
+def _device(kind: str, number: str, module: Any) -> Any:
+    if kind == "GPU":
+        if not torch.cuda.is_available():
+            raise pb_utils.TritonModelException("an instance group asks for KIND_GPU and PyTorch finds no CUDA GPU")
+        return torch.device("cuda:" + number)
+    if kind == "CPU":
+        return torch.device("cpu")
+    for parameter in module.parameters():
+        return parameter.device
+    return torch.device("cpu")

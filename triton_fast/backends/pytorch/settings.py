@@ -1,0 +1,99 @@
+"""What a model's config says about how PyTorch is to run it, as plain values, checked before torch is imported.
+
+Names and meanings are those of Triton's PyTorch backend.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from triton_fast.backends.base import LoadContext
+from triton_fast.errors import InvalidArg
+
+_TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
+_LIMIT = 2**31 - 1
+COMPILE = "TORCH_COMPILE_OPTIONAL_PARAMETERS"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``None``: PyTorch's own choice. ``sharing``: None leaves it to what is known of the model.
+
+    ``intra`` threads belong to one instance, ``inter`` to the process (0: not given).
+    """
+
+    optimized: bool = True
+    inference_mode: bool = True
+    cudnn: bool = True
+    sharing: bool | None = None
+    cache_cleaning: bool = False
+    jit_profiling: bool | None = None
+    jit_executor: bool | None = None
+    tensor_fuser: bool | None = None
+    nvfuser: bool = False
+    intra: int = 1
+    inter: int = 0
+    compile: Mapping[str, Any] | None = field(default=None)
+
+
+def read(context: LoadContext) -> Settings:
+    """Return the settings of a model. Raises InvalidArg for a value that can not be used."""
+    given = {key: value.string_value for key, value in context.config.parameters.items()}
+
+    def flag(key: str) -> bool | None:
+        if key not in given:
+            return None
+        text = given[key].strip().lower()
+        if text not in _TRUE and text not in _FALSE:
+            raise InvalidArg(f"parameter '{key}' of model '{context.name}' must be true or false, got '{given[key]}'")
+        return text in _TRUE
+
+    def count(*keys: str) -> int:
+        # The model's parameter, else the server's --backend-config; 0 or nothing means the default.
+        for values in (given, context.settings):
+            for key in keys:
+                if key in values and (number := whole(values[key], key)):
+                    return number
+        return 0
+
+    nvfuser = bool(flag("ENABLE_NVFUSER"))
+    fuser = flag("ENABLE_TENSOR_FUSER")
+    return Settings(
+        optimized=not flag("DISABLE_OPTIMIZED_EXECUTION"),
+        inference_mode=flag("INFERENCE_MODE") is not False,
+        cudnn=not flag("DISABLE_CUDNN"),
+        sharing=flag("ENABLE_WEIGHT_SHARING"),
+        cache_cleaning=bool(flag("ENABLE_CACHE_CLEANING")),
+        jit_profiling=flag("ENABLE_JIT_PROFILING"),
+        jit_executor=flag("ENABLE_JIT_EXECUTOR"),
+        tensor_fuser=None if nvfuser else fuser,
+        nvfuser=nvfuser,
+        intra=count("INTRA_OP_THREAD_COUNT", "NUM_THREADS") or max(1, context.threads_per_instance),
+        inter=count("INTER_OP_THREAD_COUNT", "NUM_INTEROP_THREADS"),
+        compile=_compile(given.get(COMPILE)),
+    )
+
+
+def whole(text: str, key: str) -> int:
+    """Return a whole number of at least 0. Raises InvalidArg."""
+    stripped = text.strip()
+    if not stripped.isascii() or not stripped.isdigit() or len(stripped) > 10 or int(stripped) > _LIMIT:
+        raise InvalidArg(f"parameter '{key}' must be a whole number from 0 to {_LIMIT}, got '{text}'")
+    return int(stripped)
+
+
+def _compile(text: str | None) -> Mapping[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        values = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise InvalidArg(f"parameter '{COMPILE}' must be a JSON object, got '{text[:100]}'")
+    if "model" in values:
+        raise InvalidArg("'model' is not an optional parameter for 'torch.compile'")
+    return values

@@ -1,0 +1,100 @@
+"""Arrays of a batch as tensors and back, without a copy where that is safe; lists of texts as STRING.
+
+Knows datatypes and memory, no model.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from triton_fast.types import DataType
+
+if TYPE_CHECKING:
+    from triton_fast._native.arrays.pyarrays import Input, Output
+
+_NAMES = {
+    DataType.BOOL: "bool", DataType.UINT8: "uint8", DataType.UINT16: "uint16", DataType.UINT32: "uint32",
+    DataType.UINT64: "uint64", DataType.INT8: "int8", DataType.INT16: "int16", DataType.INT32: "int32",
+    DataType.INT64: "int64", DataType.FP16: "float16", DataType.FP32: "float32", DataType.FP64: "float64",
+    DataType.BF16: "bfloat16",
+}  # fmt: skip
+# Smaller outputs are copied by whoever takes them.
+LENT = 32768
+
+
+@cache
+def _tables(torch: Any) -> tuple[dict[int, Any], dict[Any, int]]:
+    known = {int(dtype): getattr(torch, name) for dtype, name in _NAMES.items() if hasattr(torch, name)}
+    return known, {kind: dtype for dtype, kind in known.items()}
+
+
+def kinds(torch: Any) -> dict[int, Any]:
+    """Return torch's dtypes by DataType number, as far as this torch has them."""
+    return _tables(torch)[0]
+
+
+def dtype_of(torch: Any, kind: Any) -> DataType:
+    """Return the datatype of a torch dtype; INVALID for one that the protocol does not have."""
+    return DataType(_tables(torch)[1].get(kind, 0))
+
+
+def to_tensor(torch: Any, given: Input, kind: Any, *, own: bool) -> Any:
+    """Return a tensor over an input's memory.
+
+    ``own``: the model may write to it, so it gets a copy: others may have the same memory, as steps of an ensemble do.
+    BOOL is always copied: a byte that is neither 0 nor 1 would make torch's kernels read and write past their ends.
+    """
+    dtype, shape, view = given
+    if not len(view):
+        return torch.empty(shape, dtype=kind)
+    if dtype == DataType.BOOL:
+        return torch.frombuffer(view, dtype=torch.uint8).ne(0).reshape(shape)
+    tensor = torch.frombuffer(view, dtype=kind)
+    if own:
+        tensor = tensor.clone()
+    return tensor.reshape(shape)
+
+
+def to_texts(given: Input) -> list[str]:
+    """Return an input of strings as torch takes them. Bytes that are not UTF-8 become U+FFFD: a str has no others."""
+    data = bytes(given[2])
+    texts, at = [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from("<I", data, at)
+        texts.append(data[at + 4 : at + 4 + size].decode("utf-8", "replace"))
+        at += 4 + size
+    return texts
+
+
+def from_texts(torch: Any, texts: Sequence[str]) -> Output:
+    pieces = bytearray()
+    for text in texts:
+        data = text.encode("utf-8", "replace")
+        pieces += struct.pack("<I", len(data)) + data
+    if not pieces:
+        return int(DataType.STRING), (len(texts),), 0, 0, None
+    tensor = torch.frombuffer(pieces, dtype=torch.uint8)
+    return int(DataType.STRING), (len(texts),), tensor.data_ptr(), len(pieces), tensor
+
+
+def from_tensor(torch: Any, tensor: Any, dtype: int, *, lend: bool, scalar: bool) -> Output:
+    """Return a tensor of the model as an output.
+
+    ``lend``: its memory will not be written again, so no copy is needed; ``scalar``: one without dimensions becomes
+    [1].
+    """
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if tensor.device.type != "cpu":
+        tensor = tensor.cpu()
+    elif not tensor.is_contiguous():
+        tensor = tensor.contiguous()
+    elif not lend and tensor.nbytes > LENT:
+        tensor = tensor.clone()
+    shape = tuple(tensor.shape) or ((1,) if scalar else ())
+    return dtype, shape, tensor.data_ptr(), tensor.nbytes, tensor
