@@ -132,6 +132,7 @@ class Server:
             lambda name: backends.find(name, backend_directory), host=host, agents=self.agents,
             settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
+            any_path=options.allow_code_upload,
         )  # fmt: skip
         counted = options.metrics_config if options.allow_metrics else MetricsConfig()
         self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
