@@ -16,6 +16,7 @@ from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
 from triton_fast.repository.agents import Agents
 from triton_fast.repository.sources import MaterializedDir
+from triton_fast.repository.versions import discover, select
 
 
 class Preparer:
@@ -85,6 +86,22 @@ class Preparer:
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
         configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=io)
         return parsed
+
+    def wanted_versions(self, name: str, override_json: str | None, model_dir: Path) -> list[str] | None:
+        """Return the version directories that a load takes, as far as the config alone tells; None: perhaps all.
+
+        All where agents are to see the files, or the config names files by paths, which may lie in any version.
+        """
+        try:
+            config = configs.read_written(model_dir, self._config_name, override_json)
+            if config.model_repository_agents.agents or config.model_operations.op_library_filename:
+                return None
+            if any("/" in parameter.string_value for parameter in config.parameters.values()):
+                return None
+            available = discover(model_dir, name)
+            return [available[version] for version in select(config, available, name)]
+        except (ServerError, OSError):
+            return None  # said where it is loaded
 
     def _check_paths(self, config: configs.ModelConfig, model_dir: Path) -> None:
         """Refuse a load request's config that leads its backend out of the model's directory. Raises InvalidArg."""
