@@ -132,6 +132,7 @@ class Server:
             lambda name: backends.find(name, backend_directory), host=host, agents=self.agents,
             settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
+            any_path=options.allow_code_upload,
         )  # fmt: skip
         counted = options.metrics_config if options.allow_metrics else MetricsConfig()
         self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
@@ -142,7 +143,7 @@ class Server:
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
-            open_source=self.opened.open,
+            open_source=self.opened.open, location_of=cloud.location_of,
         )  # fmt: skip
         self.poller: Poller | None = None
         if options.model_control_mode == ControlMode.POLL.value:
@@ -188,7 +189,11 @@ class Server:
             models=self.repository.summary(), cache_enabled=self.cache is not None,
         )  # fmt: skip
         log.info(doors(self.options))
-        lines = await loop.run_in_executor(self.work, startup.failure_lines, self.options, failed) if failed else []
+        lines = []
+        if failed:
+            lines = await loop.run_in_executor(
+                self.work, startup.failure_lines, self.options, failed, self.opened.fetch
+            )
         if failed and self.options.exit_on_error:
             is_over = await self._end(time.monotonic() + self.options.exit_timeout_secs)
             # The last that is said: who looks for the cause need not read the whole log.

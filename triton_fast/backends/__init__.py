@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from triton_fast.backends.base import Backend
+from triton_fast.backends.paths import PathParameter
 
 # Name -> module and class. A module is imported when a model first asks for it, so that a missing framework costs
 # nothing until then.
@@ -30,9 +31,20 @@ def get(name: str) -> Backend | None:
     """Return the backend of this name; None when there is none."""
     if name not in _BUILT_IN:
         return None
+    return _class(name)()
+
+
+@cache
+def _class(name: str) -> type[Backend]:
     module, attribute = _BUILT_IN[name]
-    backend: Backend = getattr(importlib.import_module(module), attribute)()
-    return backend
+    found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def path_parameters(name: str) -> tuple[PathParameter, ...]:
+    """Return the places of a config by which this backend is led to files; its framework need not be installed."""
+    # What is not built in is Python-based.
+    return _class(name if name in _BUILT_IN else "python").path_parameters
 
 
 def find(name: str, directory: Path | None) -> Backend | None:

@@ -64,6 +64,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Opti
     except GetoptError as error:
         hint = f'{str(error)[:1].upper()}{str(error)[1:]}. Did you mean "--{error.hint}"?' if error.hint else ""
         raise CliError(hint, before=f"{PROGRAM}: {error.line}\n") from None
+    _read_secrets(values, env)
     values["warnings"] = _warnings(given, values)
     values["notes"] = _notes(given, values)
     return _assemble(values, {flag.name for flag in given}, env)
@@ -118,6 +119,16 @@ def _defaults(env: Mapping[str, str]) -> dict[str, Any]:
     values["vertex_ai_health_route"] = env.get("AIP_HEALTH_ROUTE", "")
     values["cpu_only"] = "TRITON_SERVER_CPU_ONLY" in env
     return values
+
+
+def _read_secrets(values: dict[str, Any], env: Mapping[str, str]) -> None:
+    for field in ("http_restricted_api", "grpc_restricted_protocol"):
+        option = field.replace("_", "-")
+        try:
+            read = {api: (key, v.secret(option, value, env)) for api, (key, value) in values[field].items()}
+        except v.BadValue as error:
+            raise CliError(f'Bad option: "--{option}".\n{error}\n') from None
+        values[field] = MappingProxyType(read)
 
 
 def _warnings(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:

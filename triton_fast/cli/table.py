@@ -116,7 +116,8 @@ FLAGS: tuple[Flag, ...] = (
          v.INT64), 67108864, _HTTP, "Largest request body, also after decompression.", unit="bytes"),
     Flag("http-restricted-api", v.restricted("http-restricted-api", "api"), v.EMPTY, _HTTP,
          "<apis>:<key>=<value>. These APIs (comma list of " + ", ".join(v.RESTRICTED) + ") answer only requests with "
-         "header <key> equal to <value>. May be given several times.", repeatable=True),
+         "header <key> equal to <value>, which may be file:<path> or env:<variable>. May be given several times.",
+         repeatable=True),
 
     Flag("allow-grpc", v.BOOL, True, _GRPC, "Serve gRPC. False by default where AIP_MODE=PREDICTION."),
     Flag("grpc-address", v.STR, "0.0.0.0", _GRPC, "Address to listen on for gRPC."),

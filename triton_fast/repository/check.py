@@ -15,6 +15,7 @@ from typing import Any
 
 from triton_fast import backends
 from triton_fast import config as configs
+from triton_fast.backends.paths import faults
 from triton_fast.config.defaults import ENSEMBLE, KINDS
 from triton_fast.config.errors import ConfigError, did_you_mean, one_line
 from triton_fast.config.locate import locate
@@ -122,6 +123,7 @@ class Checker:
                 self._check_labels(name, folder, output, config)
         self._check_templates(name, folder)
         self._check_backend(name, folder, config)
+        self._check_paths(name, folder, config)
         self._check_layout(name, folder, config)
 
     def _check_members(self, name: str) -> None:
@@ -179,6 +181,11 @@ class Checker:
         if known is None:
             hint = did_you_mean(backend, backends.NAMES) or f"this server has {', '.join(sorted(backends.NAMES))}"
             self._add_at(name, folder, f"unable to find backend library for backend '{backend}'", hint, backend)
+
+    def _check_paths(self, name: str, folder: Path, config: Any) -> None:
+        """Report files that the config names and that are not there: perhaps they are where the server is."""
+        for text, hint, value in faults(config, backends.path_parameters(config.backend), folder):
+            self._add_at(name, folder, text, hint, value, warning=True)
 
     # ---- files
 
@@ -290,15 +297,15 @@ class Checker:
         text, hint = (error.text, error.hint) if isinstance(error, ConfigError) else (error.message, "")
         self._add_at(name, folder, text, hint)
 
-    def _add_at(self, name: str, folder: Path, text: str, hint: str, *words: str) -> None:
+    def _add_at(self, name: str, folder: Path, text: str, hint: str, *words: str, warning: bool = False) -> None:
         """Report what the config says wrongly, at the line that says it."""
         path = configs.config_path(folder, self._config_name)
         try:
             line, column = locate(path.read_text(encoding="utf-8", errors="replace"), text, words)
         except OSError:
-            self._add(name, name, text, hint)
+            self._add(name, name, text, hint, warning=warning)
             return
-        self._add(name, self._shown(path), text, hint, line=line, column=column)
+        self._add(name, self._shown(path), text, hint, line=line, column=column, warning=warning)
 
     def _add(
         self, name: str, file: str, text: str, hint: str = "", *, line: int = 0, column: int = 0, warning: bool = False

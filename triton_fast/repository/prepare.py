@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast import config as configs
+from triton_fast.backends import path_parameters, paths
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
 from triton_fast.repository.agents import Agents
 from triton_fast.repository.sources import MaterializedDir
+from triton_fast.repository.versions import discover, select
 
 
 class Preparer:
@@ -34,6 +36,8 @@ class Preparer:
         What backends may ask of the server.
     agents
         The repository agents.
+    any_path
+        The config of a load request may name files outside the model's directory.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Preparer:
         gpus: Sequence[int] = (),
         host: Host | None = None,
         agents: Agents | None = None,
+        any_path: bool = False,
     ) -> None:
         self._find_backend = find_backend
         self._settings = settings
@@ -56,6 +61,7 @@ class Preparer:
         self._gpus = tuple(gpus)
         self._host = host or Host()
         self._agents = agents or Agents()
+        self._any_path = any_path
 
     def read(
         self, name: str, model_dir: Path, override_json: str | None = None, *, is_renamed: bool = False
@@ -73,11 +79,38 @@ class Preparer:
         )
         if is_renamed:
             parsed.config.name = name
+        if override_json is not None and not self._any_path:
+            self._check_paths(parsed.config, model_dir)
         configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
         configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=io)
         return parsed
+
+    def wanted_versions(self, name: str, override_json: str | None, model_dir: Path) -> list[str] | None:
+        """Return the version directories that a load takes, as far as the config alone tells; None: perhaps all.
+
+        All where agents are to see the files, or the config names files by paths, which may lie in any version.
+        """
+        try:
+            config = configs.read_written(model_dir, self._config_name, override_json)
+            if config.model_repository_agents.agents or config.model_operations.op_library_filename:
+                return None
+            if any("/" in parameter.string_value for parameter in config.parameters.values()):
+                return None
+            available = discover(model_dir, name)
+            return [available[version] for version in select(config, available, name)]
+        except (ServerError, OSError):
+            return None  # said where it is loaded
+
+    def _check_paths(self, config: configs.ModelConfig, model_dir: Path) -> None:
+        """Refuse a load request's config that leads its backend out of the model's directory. Raises InvalidArg."""
+        places = path_parameters(config.backend)
+        try:
+            own = configs.read_model_config(model_dir, strict=False, config_name=self._config_name).config
+        except (ServerError, OSError):
+            own = None  # nothing on disk that could be sent as well
+        paths.check(config, places, model_dir, own)
 
     def invoke_agents(self, name: str, directory: MaterializedDir, override_json: str | None) -> MaterializedDir:
         """Have the repository agents that a config names act; return where to load from, which takes over the hold.

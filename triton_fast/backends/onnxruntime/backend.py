@@ -17,6 +17,7 @@ from triton_fast._native.ort.session import Session, SessionOptions
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.backends.onnxruntime import library
+from triton_fast.backends.onnxruntime.paths import PATHS
 from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan, need
 from triton_fast.backends.onnxruntime.values import whole
 from triton_fast.config import IoSpec, ModelTensor, added_specs, check_against_model, complete_from_model
@@ -35,6 +36,7 @@ class OnnxRuntimeBackend(Backend):
     platform = "onnxruntime_onnx"
     default_filename = "model.onnx"
     makes_batch_tensors = True
+    path_parameters = PATHS
 
     def __init__(self) -> None:
         self.version = library.open_library()

@@ -14,7 +14,7 @@ from triton_fast._native.openvino.model import Compiled, Model
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.model_file import shown
 from triton_fast.backends.openvino import files, library
-from triton_fast.backends.openvino.plan import ModelPlan, make_plan
+from triton_fast.backends.openvino.plan import PATHS, ModelPlan, make_plan
 from triton_fast.config import ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.observability import log
@@ -30,6 +30,7 @@ PROBE = 3  # a batch size that is no model's constant but by chance
 class OpenVinoBackend(Backend):
     name = "openvino"
     default_filename = files.DEFAULT
+    path_parameters = PATHS
 
     def __init__(self) -> None:
         self.version = library.open_library()

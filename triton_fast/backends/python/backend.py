@@ -32,6 +32,7 @@ class PythonBackend(Backend):
     name = "python"
     default_filename = "model.py"
     decoupled = True
+    path_parameters = settings.PATHS
 
     def __init__(self, name: str = "python", directory: Path | None = None) -> None:
         self.name = name

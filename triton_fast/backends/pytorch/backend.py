@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from triton_fast._native.arrays.pyarrays import ArrayInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.python.settings import PATHS as PYTHON_PATHS
 from triton_fast.backends.pytorch import library, names
 from triton_fast.backends.pytorch.call import Call
 from triton_fast.backends.pytorch.exported import open_compiled, open_exported
 from triton_fast.backends.pytorch.files import Form, form, is_class, model_path, shown
 from triton_fast.backends.pytorch.opened import Opened, tables
 from triton_fast.backends.pytorch.script import open_script
-from triton_fast.backends.pytorch.settings import Settings, read, whole
+from triton_fast.backends.pytorch.settings import PATHS, Settings, read, whole
 from triton_fast.backends.pytorch.tensors import kinds
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg
@@ -35,6 +36,8 @@ RUNNER = Path(__file__).with_name("runner")
 class PyTorchBackend(Backend):
     name = "pytorch"
     default_filename = "model.pt"
+    # A class in model.py runs as a Python model does.
+    path_parameters = (*PATHS, *PYTHON_PATHS)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
