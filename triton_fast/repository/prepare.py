@@ -6,7 +6,7 @@ Knows configs and backends. Must not start anything.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast import config as configs
@@ -34,6 +34,8 @@ class Preparer:
         What backends may ask of the server.
     agents
         The repository agents.
+    backend_names
+        The names that ``find_backend`` knows, for models of which only a file says whose they are.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Preparer:
         gpus: Sequence[int] = (),
         host: Host | None = None,
         agents: Agents | None = None,
+        backend_names: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._find_backend = find_backend
+        self._backend_names = backend_names
         self._settings = settings
         self._strict = strict
         self._config_name = config_name
@@ -69,8 +73,9 @@ class Preparer:
         ConfigError, Unsupported, InvalidArg
         """
         parsed = configs.read_model_config(
-            model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name
-        )
+            model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name,
+            backend_names=self._backend_names,
+        )  # fmt: skip
         if is_renamed:
             parsed.config.name = name
         configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
