@@ -70,7 +70,7 @@ def to_array(given: Input) -> Any:
         return np.empty(shape, kind_of(dtype))
     if dtype == DataType.BOOL:
         return (np.frombuffer(view, np.uint8) != 0).reshape(shape)
-    return np.frombuffer(view, kind_of(dtype)).reshape(shape)
+    return np.frombuffer(memoryview(view).toreadonly(), kind_of(dtype)).reshape(shape)
 
 
 def _texts(np: Any, data: bytes, shape: Sequence[int]) -> Any:
