@@ -8,7 +8,7 @@ add_sub = examples/models/add_sub/1/model.onnx
 voice = examples/models/voice_activity/1/model.onnx
 
 .DEFAULT_GOAL := build
-.PHONY: help build models demo serve test check asan fuzz soak bench bench-check sbom clean
+.PHONY: help build models demo examples serve test check asan fuzz soak bench bench-check sbom clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -31,6 +31,9 @@ $(voice): examples/streaming/train.py examples/streaming/vad.py examples/streami
 demo: models    ## start the server, classify images and detect speech in streams, stop it
 	@bash -c '. scripts/lib.sh; need curl curl'
 	@$(py) -m scripts.demo
+
+examples: build ## train the models of examples/ that have a README, serve each and run its client
+	@OPENBLAS_NUM_THREADS=1 $(py) -m scripts.examples $(ARGS)
 
 serve: models   ## serve examples/models in the foreground; ARGS= adds flags
 	@exec $(py) -m triton_fast --model-repository=examples/models $(ARGS)

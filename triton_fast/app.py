@@ -133,6 +133,7 @@ class Server:
             settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
             any_path=options.allow_code_upload,
+            backend_names=lambda: backends.names(backend_directory),
         )  # fmt: skip
         counted = options.metrics_config if options.allow_metrics else MetricsConfig()
         self.opened = cloud.OpenedSources(options.model_repository, options.repository_cache_size)
@@ -175,6 +176,7 @@ class Server:
         self.access.start()
         self.tracing.start()
         starting = loop.run_in_executor(self.work, self.repository.start, self.options.load_model)
+        listing = loop.run_in_executor(self.work, backends.listed, Path(self.options.backend_directory))
         stopped = loop.create_task(self._stop.wait())
         await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
         if stopped.done():
@@ -184,8 +186,11 @@ class Server:
             failed = starting.result()
         except (OSError, ServerError) as error:
             return await self._give_up(error)
+        listed, notes = await listing
+        for note in notes:
+            log.warning(note)
         startup.print_tables(
-            self.options, agents=self.agents.rows(), settings=self._backend_settings,
+            self.options, agents=self.agents.rows(), listed=listed, settings=self._backend_settings,
             models=self.repository.summary(), cache_enabled=self.cache is not None,
         )  # fmt: skip
         log.info(doors(self.options))

@@ -28,6 +28,7 @@ def print_tables(
     options: Options,
     *,
     agents: Iterable[tuple[str, str]],
+    listed: Iterable[backends.Listed],
     settings: Callable[[str], Mapping[str, str]],
     models: Iterable[tuple[str, str, str]],
     cache_enabled: bool,
@@ -38,13 +39,17 @@ def print_tables(
     ----------
     agents
         Name and path of each repository agent.
+    listed
+        The backends.
     settings
         ``--backend-config`` of a backend by name.
     models
         Name, version and status of each version.
     """
     log.table(tables.agents(agents))
-    log.table(tables.backends((name, "built in", json.dumps(dict(settings(name)))) for name in backends.NAMES))
+    log.table(
+        tables.backends((one.name, one.path, json.dumps(dict(settings(one.name))), one.version) for one in listed)
+    )
     log.table(tables.models(tables.ModelRow(*row) for row in models))
     log.table(tables.options(option_rows(options, cache_enabled)))
 

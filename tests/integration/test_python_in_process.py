@@ -34,7 +34,7 @@ INT = (
 # Answers CASE with what the method of that name says.
 CASES = (
     IMPORTS
-    + '''
+    + """
 import json
 
 def failure(function, *arguments, **named):
@@ -64,7 +64,7 @@ class Base:
         text = json.dumps(getattr(self, name)())
         self.request = None
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([text], dtype=object))])
-'''
+"""
 )
 
 
@@ -140,7 +140,9 @@ def metrics(server: LocalServer) -> str:
         return str(answer.read().decode())
 
 
-ADD_SUB = IMPORTS + """
+ADD_SUB = (
+    IMPORTS
+    + """
 class TritonPythonModel:
     def execute(self, requests):
         found = []
@@ -150,11 +152,14 @@ class TritonPythonModel:
                 pb_utils.Tensor("OUTPUT0", a + b), pb_utils.Tensor("OUTPUT1", a - b)]))
         return found
 """
+)
 ADD_SUB_CONFIG = "max_batch_size: 8\ndynamic_batching { }\n" + "".join(
     f'{side} [{{ name: "{side.upper()}{i}" data_type: TYPE_FP32 dims: [-1] }}]\n'
     for side in ("input", "output") for i in range(2)
 )  # fmt: skip
-SQUARES = IMPORTS + """
+SQUARES = (
+    IMPORTS
+    + """
 import threading
 
 class TritonPythonModel:
@@ -172,8 +177,11 @@ class TritonPythonModel:
         if n != 7:  # of 7 the sender goes away without its final flag
             sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 """
+)
 DECOUPLED = INT + "model_transaction_policy { decoupled: true }\n"
-COROUTINE = IMPORTS + """
+COROUTINE = (
+    IMPORTS
+    + """
 import asyncio
 
 class TritonPythonModel:
@@ -187,7 +195,10 @@ class TritonPythonModel:
             raise SystemExit("out") if value[0] == -2 else ValueError("is negative")
         return pb_utils.InferenceResponse([pb_utils.Tensor("OUT", value + 1)])
 """
-TENSORS = CASES + """
+)
+TENSORS = (
+    CASES
+    + """
 import gc
 
 class TritonPythonModel(Base):
@@ -201,7 +212,10 @@ class TritonPythonModel(Base):
     def place(self):
         return [__file__.endswith("model.py"), pb_utils.get_model_dir() == __file__.rsplit("/", 1)[0]]
 """
-MEMORY = IMPORTS + """
+)
+MEMORY = (
+    IMPORTS
+    + """
 class TritonPythonModel:
     kept = None
 
@@ -220,7 +234,10 @@ class TritonPythonModel:
             found.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array(seen, np.int32))]))
         return found
 """
-HELD = IMPORTS + """
+)
+HELD = (
+    IMPORTS
+    + """
 class TritonPythonModel:
     def execute(self, requests):
         found = []
@@ -229,7 +246,10 @@ class TritonPythonModel:
             found.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", self.view)]))
         return found
 """
-BF16 = IMPORTS + """
+)
+BF16 = (
+    IMPORTS
+    + """
 class TritonPythonModel:
     def execute(self, requests):
         found = []
@@ -238,7 +258,10 @@ class TritonPythonModel:
             found.append(pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("OUT", tensor.to_dlpack())]))
         return found
 """
-ERRORS = CASES + """
+)
+ERRORS = (
+    CASES
+    + """
 class TritonPythonModel(Base):
     def execute(self, requests):
         name = pb_utils.get_input_tensor_by_name(requests[0], "CASE").as_numpy()[0].decode()
@@ -274,7 +297,10 @@ class TritonPythonModel(Base):
         out = pb_utils.Tensor("OUT", np.array(['"sent"'], dtype=object))
         sender.send(pb_utils.InferenceResponse([out], parameters={"k": 5, "b": True}), flags=1)
 """
-BLS = CASES + """
+)
+BLS = (
+    CASES
+    + """
 import threading
 
 class TritonPythonModel(Base):
@@ -315,7 +341,10 @@ class TritonPythonModel(Base):
         thread.join()
         return found[0]
 """
-CHAIN = IMPORTS + """
+)
+CHAIN = (
+    IMPORTS
+    + """
 class TritonPythonModel:
     def execute(self, requests):
         case = pb_utils.Tensor("CASE", np.array(["sync"], dtype=object))
@@ -325,7 +354,10 @@ class TritonPythonModel:
             found.append(pb_utils.InferenceResponse(error=call.exec().error()))
         return found
 """
-BLS_ASYNC = CASES + """
+)
+BLS_ASYNC = (
+    CASES
+    + """
 import asyncio
 
 class TritonPythonModel:
@@ -339,7 +371,10 @@ class TritonPythonModel:
             found.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([text], dtype=object))]))
         return found
 """
-METRICS = CASES + """
+)
+METRICS = (
+    CASES
+    + """
 class TritonPythonModel(Base):
     def initialize(self, args):
         family = pb_utils.MetricFamily("in_process_seen", "seen", pb_utils.MetricFamily.COUNTER)
@@ -361,7 +396,10 @@ class TritonPythonModel(Base):
     def control(self):
         return [pb_utils.is_model_ready("coroutine"), failure(pb_utils.load_model, "nobody")]
 """
-LIFE = CASES + """
+)
+LIFE = (
+    CASES
+    + """
 class TritonPythonModel(Base):
     def initialize(self, args):
         self.place = args["model_repository"] + "/ended"
@@ -378,7 +416,10 @@ class TritonPythonModel(Base):
         with open(self.place, "a") as file:
             file.write(self.name + "\\n")
 """
-COMPLETED = IMPORTS + """
+)
+COMPLETED = (
+    IMPORTS
+    + """
 class TritonPythonModel:
     @staticmethod
     def auto_complete_config(config):
@@ -392,6 +433,7 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([helper.VALUE], np.int32))])
                 for _ in requests]
 """
+)
 
 
 @pytest.fixture(autouse=True)

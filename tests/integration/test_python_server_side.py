@@ -56,9 +56,7 @@ def instances(monkeypatch, tmp_path):
     def echo(requests):
         return [{"O": (11, request["I"][1], bytes(request["I"][2]))} for request in requests]
 
-    fake = SimpleNamespace(
-        channel=FakeChannel, instance=make, as_native=lambda one: PyInstance(echo, one.name)
-    )
+    fake = SimpleNamespace(channel=FakeChannel, instance=make, as_native=lambda one: PyInstance(echo, one.name))
     monkeypatch.setattr(native, "engine", lambda wait_s: fake)
     folder = tmp_path / "worker"
     folder.mkdir()

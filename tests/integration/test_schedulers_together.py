@@ -15,7 +15,7 @@ from triton_fast import protos
 
 CONTROLS = """control_input [
   { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] } ]"""
-RESOURCE = "instance_group [ { kind: KIND_CPU count: 2 rate_limiter { resources [ { name: \"R\" count: 1 } ] } } ]"
+RESOURCE = 'instance_group [ { kind: KIND_CPU count: 2 rate_limiter { resources [ { name: "R" count: 1 } ] } } ]'
 RECURRENT = f"""backend: "onnxruntime" max_batch_size: 8
 input [ {{ name: "INPUT0" data_type: TYPE_FP32 dims: [ 4 ] }} ]
 output [ {{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [ 4 ] }} ]

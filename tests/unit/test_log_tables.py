@@ -39,6 +39,6 @@ def test_cells_stay_in_their_row() -> None:
 
 
 def test_rows_shorter_and_longer_than_the_head() -> None:
-    assert "| x       |      |        |" in tables.table(tables.BACKEND_COLUMNS, [("x",)])
-    with pytest.raises(ValueError, match="a row of 4 cells"):
-        tables.table(tables.BACKEND_COLUMNS, [("a", "b", "c", "d")])
+    assert "| x       |      |        |         |" in tables.table(tables.BACKEND_COLUMNS, [("x",)])
+    with pytest.raises(ValueError, match="a row of 5 cells"):
+        tables.table(tables.BACKEND_COLUMNS, [("a", "b", "c", "d", "e")])

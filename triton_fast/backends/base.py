@@ -1,4 +1,4 @@
-"""The contract between the server and a backend.
+"""The contract between the server and a backend. One that is written in Python begins with ``arrays.ArrayBackend``.
 
 A backend is one class with three duties: say what a model file contains (``complete_config``), open it (``load``), and
 hand out instances. An instance is a ``NativeInstance`` (see ext/triton_fast/_native/sched/instance.pxd): one C function

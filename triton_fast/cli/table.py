@@ -184,7 +184,8 @@ FLAGS: tuple[Flag, ...] = (
          "<setting>=<value> for mode, level, rate and count. May be given several times.", repeatable=True),
 
     Flag("backend-directory", v.STR, "/opt/tritonserver/backends", _BACKEND, "Directory of Python-based backends: "
-         "<directory>/<name>/model.py serves the models of backend <name>. Compiled ones cannot be loaded yet."),
+         "<directory>/<name>/model.py or backend.py serves the models of backend <name>. Compiled ones cannot be "
+         "loaded yet."),
     Flag("backend-config", v.BACKEND, v.EMPTY, _BACKEND, "<backend>,<setting>=<value>, or <setting>=<value> for all "
          "backends. May be given several times.", repeatable=True),
 

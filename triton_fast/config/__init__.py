@@ -6,7 +6,7 @@ the backend's `complete_from_model`, `validate` again, `check_against_model`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,9 +64,13 @@ def load_model_config(
 
 
 def read_model_config(
-    model_dir: Path, *, strict: bool, config_name: str = "", override_json: str | None = None, name: str = ""
-) -> Parsed:
-    """Do what `load_model_config` does, and also return the names of the fields that the user gave."""
+    model_dir: Path, *, strict: bool, config_name: str = "", override_json: str | None = None, name: str = "",
+    backend_names: Callable[[], Collection[str]] = tuple,
+) -> Parsed:  # fmt: skip
+    """Do what `load_model_config` does, and also return the names of the fields that the user gave.
+
+    ``backend_names``: the backends there are, for a model of which only a file model.<backend> says whose it is.
+    """
     if override_json is not None:
         parsed = parse_json(override_json)
     else:
@@ -76,7 +80,7 @@ def read_model_config(
             parsed = parse_text(read_file(path, label), label)
         else:
             parsed = parse_text(b"", label)
-    fill_backend(parsed.config, model_dir, name)
+    fill_backend(parsed.config, model_dir, name, backend_names)
     return parsed
 
 

@@ -7,7 +7,7 @@ Source: spec/model_config.md sections 1, 2, 8.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,11 +46,13 @@ _PREFERRED = {"python": "KIND_CPU", "tensorrt": "KIND_GPU"}
 _TWO_CPU_INSTANCES = frozenset({"onnxruntime", "tensorflow"})
 
 
-def fill_backend(config: Any, model_dir: Path, name: str = "") -> None:
+def fill_backend(
+    config: Any, model_dir: Path, name: str = "", backend_names: Callable[[], Collection[str]] = tuple
+) -> None:
     """Fill name, backend, platform and default_model_filename where they are empty.
 
     The first version directory (sorted as text) decides. ``name`` is the model's name where it is not that of
-    the directory. Raises ConfigError when nothing tells the backend.
+    the directory; ``backend_names`` the backends there are. Raises ConfigError when nothing tells the backend.
     """
     model = name or model_dir.name
     if not config.name:
@@ -67,7 +69,7 @@ def fill_backend(config: Any, model_dir: Path, name: str = "") -> None:
             config.platform = kind.platform
         config.default_model_filename = config.default_model_filename or kind.filename
     elif not (config.backend or config.platform or config.default_model_filename):
-        _fill_custom(config, model, version_dir)
+        _fill_custom(config, model, version_dir, backend_names)
 
 
 def _kind(config: Any, version_dir: Path | None) -> Kind | None:
@@ -103,10 +105,14 @@ def _exists(path: Path, form: str) -> bool:
     return path.is_file() if form == "file" else path.exists()
 
 
-def _fill_custom(config: Any, model: str, version_dir: Path | None) -> None:
+def _fill_custom(
+    config: Any, model: str, version_dir: Path | None, backend_names: Callable[[], Collection[str]]
+) -> None:
     # A model named 'anything.<backend>' says which backend loads it.
     _, dot, backend = model.partition(".")
     if not dot:
+        backend = _by_file(version_dir, backend_names) if version_dir is not None else ""
+    if not backend:
         raise ConfigError(
             f"Invalid model name: Could not determine backend for model '{model}' with no backend in model "
             "configuration. Expected model name of the form 'model.<backend_name>'.",
@@ -114,6 +120,17 @@ def _fill_custom(config: Any, model: str, version_dir: Path | None) -> None:
         )
     config.backend = backend
     config.default_model_filename = f"model.{backend}"
+
+
+def _by_file(version_dir: Path, backend_names: Callable[[], Collection[str]]) -> str:
+    """Return the backend that the only file model.<backend> names; empty where there is none, or several."""
+    try:
+        endings = [name.removeprefix("model.") for name in os.listdir(version_dir) if name.startswith("model.")]
+    except OSError:
+        return ""
+    known = backend_names() if endings else ()
+    found = [ending for ending in endings if ending in known]
+    return found[0] if len(found) == 1 else ""
 
 
 def _file_hint(config: Any, model: str, version_dir: Path | None) -> str:

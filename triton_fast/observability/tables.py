@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from triton_fast.observability.escape import visible
 
 MODEL_COLUMNS = ("Model", "Version", "Status")
-BACKEND_COLUMNS = ("Backend", "Path", "Config")
+BACKEND_COLUMNS = ("Backend", "Path", "Config", "Version")
 AGENT_COLUMNS = ("Repository Agent", "Path")
 OPTION_COLUMNS = ("Option", "Value")
 
@@ -47,8 +47,8 @@ def models(rows: Iterable[ModelRow]) -> str:
     return table(MODEL_COLUMNS, [(row.model, row.version, row.status) for row in rows])
 
 
-def backends(rows: Iterable[tuple[str, str, str]]) -> str:
-    """``rows`` are name, path and configuration as JSON text."""
+def backends(rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """``rows`` are name, path, configuration as JSON text, and the framework's version."""
     return table(BACKEND_COLUMNS, rows)
 
 

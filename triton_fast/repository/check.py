@@ -107,7 +107,10 @@ class Checker:
     def _check_model(self, name: str, folder: Path) -> None:
         try:
             check_name(name)
-            parsed = configs.read_model_config(folder, strict=self._strict, config_name=self._config_name)
+            parsed = configs.read_model_config(
+                folder, strict=self._strict, config_name=self._config_name,
+                backend_names=lambda: backends.names(self._backend_directory),
+            )  # fmt: skip
         except ServerError as error:
             self._add_error(name, folder, error)
             self._check_layout(name, folder, None)
@@ -179,12 +182,17 @@ class Checker:
             self._add_at(name, folder, f"backend '{backend}' can not be used: {error}", "", backend)
             return
         if known is None:
-            hint = did_you_mean(backend, backends.NAMES) or f"this server has {', '.join(sorted(backends.NAMES))}"
+            known_names = backends.names(self._backend_directory)
+            hint = did_you_mean(backend, known_names) or f"this server has {', '.join(known_names)}"
             self._add_at(name, folder, f"unable to find backend library for backend '{backend}'", hint, backend)
 
     def _check_paths(self, name: str, folder: Path, config: Any) -> None:
         """Report files that the config names and that are not there: perhaps they are where the server is."""
-        for text, hint, value in faults(config, backends.path_parameters(config.backend), folder):
+        try:
+            places = backends.path_parameters(config.backend, self._backend_directory)
+        except (ServerError, ImportError, OSError):
+            return  # said of the backend
+        for text, hint, value in faults(config, places, folder):
             self._add_at(name, folder, text, hint, value, warning=True)
 
     # ---- files
@@ -221,6 +229,8 @@ class Checker:
         path = folder / filename
         if config.backend == "pytorch" and (folder / "model.py").is_file():
             return  # a class of PyTorch, and perhaps its weights: no Python model, and no model.pt is needed
+        if not path.exists() and filename == f"model.{config.backend}":
+            return  # made of the model's or the backend's name: the backend may have a file of another name
         if not path.exists():
             there = sorted(entry.name for entry in os.scandir(folder))
             hint = did_you_mean(filename, there) or (f"the directory has {', '.join(there[:5])}" if there else

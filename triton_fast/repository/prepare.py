@@ -6,11 +6,11 @@ Knows configs and backends. Must not start anything.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast import config as configs
-from triton_fast.backends import path_parameters, paths
+from triton_fast.backends import paths
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
@@ -38,6 +38,8 @@ class Preparer:
         The repository agents.
     any_path
         The config of a load request may name files outside the model's directory.
+    backend_names
+        The names that ``find_backend`` knows, for models of which only a file says whose they are.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Preparer:
         host: Host | None = None,
         agents: Agents | None = None,
         any_path: bool = False,
+        backend_names: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._find_backend = find_backend
+        self._backend_names = backend_names
         self._settings = settings
         self._strict = strict
         self._config_name = config_name
@@ -75,8 +79,9 @@ class Preparer:
         ConfigError, Unsupported, InvalidArg
         """
         parsed = configs.read_model_config(
-            model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name
-        )
+            model_dir, strict=self._strict, config_name=self._config_name, override_json=override_json, name=name,
+            backend_names=self._backend_names,
+        )  # fmt: skip
         if is_renamed:
             parsed.config.name = name
         if override_json is not None and not self._any_path:
@@ -105,7 +110,8 @@ class Preparer:
 
     def _check_paths(self, config: configs.ModelConfig, model_dir: Path) -> None:
         """Refuse a load request's config that leads its backend out of the model's directory. Raises InvalidArg."""
-        places = path_parameters(config.backend)
+        backend = self._find_backend(config.backend)
+        places = () if backend is None else backend.path_parameters
         try:
             own = configs.read_model_config(model_dir, strict=False, config_name=self._config_name).config
         except (ServerError, OSError):

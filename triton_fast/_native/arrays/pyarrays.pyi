@@ -11,6 +11,11 @@ Input = tuple[int, tuple[int, ...], BlockView]
 # DataType number, full shape, address, bytes, what keeps that memory: let go after the last response that needs it.
 Output = tuple[int, Sequence[int], int, int, object]
 Function = Callable[[list[Input | None], tuple[bool, ...]], Sequence[Output | None]]
+# As Function, told the rows of each request too; returns besides which requests fail, by their place in the batch.
+EachFunction = Callable[
+    [list[Input | None], tuple[bool, ...], tuple[int, ...]],
+    tuple[Sequence[Output | None], Sequence[tuple[int, BaseException]]],
+]
 
 class ArrayInstance(NativeInstance):
     """Adapter from a Python function over arrays to an instance.
@@ -25,10 +30,13 @@ class ArrayInstance(NativeInstance):
         Of the model, with those that its scheduler adds.
     max_batch
         0: the model has no batch dimension, and each request is a call of its own.
+    each
+        The function is an ``EachFunction``: the outputs have the rows of all requests, also of those that it fails.
     """
 
     def __init__(
-        self, function: Function, n_inputs: int, n_outputs: int, max_batch: int, name: str = ""
+        self, function: Function | EachFunction, n_inputs: int, n_outputs: int, max_batch: int, name: str = "",
+        each: bool = False,
     ) -> None: ...
     def counters(self) -> dict[str, int]:
         """Return calls, arrays lent by requests, bytes copied to make others, and outputs lent to responses."""

@@ -113,20 +113,28 @@ cdef class ArrayInstance(NativeInstance):
         Of the model, with those that its scheduler adds.
     max_batch : int
         0: the model has no batch dimension, and each request is a call of its own.
+    each : bool
+        The function is told of requests, and may fail some of them: ``function(inputs, wanted, rows) -> (outputs,
+        failed)``, see the stub.
     """
 
     cdef object function
+    cdef list failed            # (index of a request, its error), of the batch in hand
+    cdef bint each
+    cdef bint any_failed
     cdef Arrays arrays
     cdef int64_t calls
     cdef int64_t lent
 
-    def __init__(self, function, int32_t n_inputs, int32_t n_outputs, int64_t max_batch, str name=""):
+    def __init__(self, function, int32_t n_inputs, int32_t n_outputs, int64_t max_batch, str name="",
+                 bint each=False):
         if self.arrays.inputs != NULL:
             raise InvalidArg("an instance can not be initialised twice")
         if arrays_init(&self.arrays, n_inputs, n_outputs, max_batch) != 0:
             raise MemoryError
         self.arrays.lasting = True
         self.function = function
+        self.each = each
         self.name = name
         self.execute = execute_arrays
         self.state = <void*>self
@@ -139,17 +147,25 @@ cdef class ArrayInstance(NativeInstance):
         return {"calls": self.calls, "borrowed": self.arrays.borrowed, "copied_bytes": self.arrays.copied_bytes,
                 "lent": self.lent}
 
-    cdef int call(self) except -1:
+    cdef int call(self, Request** requests, int32_t n) except -1:
         cdef Arrays* a = &self.arrays
         cdef int32_t i
         drop()
         self.calls += 1
+        self.any_failed = False
         given = [
             (a.inputs[i].dtype, tuple([a.inputs[i].dims[k] for k in range(a.inputs[i].ndim)]), view_of(&a.inputs[i]))
             if a.inputs[i].present else None
             for i in range(a.n_inputs)
         ]
-        outputs = self.function(given, tuple([bool(a.outputs[i].wanted) for i in range(a.n_outputs)]))
+        wanted = tuple([bool(a.outputs[i].wanted) for i in range(a.n_outputs)])
+        if self.each:
+            rows = tuple([requests[i].batch if a.max_batch > 0 else 1 for i in range(n)])
+            outputs, failed = self.function(given, wanted, rows)
+            self.failed = list(failed)
+            self.any_failed = len(self.failed) > 0
+        else:
+            outputs = self.function(given, wanted)
         if len(outputs) != a.n_outputs:
             raise Internal(f"expected {a.n_outputs} outputs, got {len(outputs)}")
         for i in range(a.n_outputs):
@@ -171,6 +187,19 @@ cdef void fail_all(Request** requests, int32_t n, object error) noexcept:
         response_fail(&requests[i].response, code, <const char*>text, len(text))
 
 
+cdef void fail_some(ArrayInstance self, Request** requests, int32_t n) noexcept:
+    cdef Py_ssize_t at
+    try:
+        for index, error in self.failed:
+            at = index
+            if not 0 <= at < n:
+                raise Internal(f"there is no request {index} in a batch of {n}")
+            fail_all(requests + at, 1, error)
+    except BaseException as error:
+        fail_all(requests, n, error)
+    self.failed = None
+
+
 cdef void run_rows(ArrayInstance self, Request** requests, int32_t n, int64_t rows, Batch* batch) noexcept nogil:
     cdef Arrays* a = &self.arrays
     cdef bint failed = arrays_gather(a, requests, n, rows) != 0
@@ -182,13 +211,16 @@ cdef void run_rows(ArrayInstance self, Request** requests, int32_t n, int64_t ro
     else:
         with gil:
             try:
-                self.call()
+                self.call(requests, n)
             except BaseException as error:
                 failed = True
                 fail_all(requests, n, error)
     batch.t_computed = now_ns()
     if not failed:
         arrays_scatter(a, requests, n)
+        if self.any_failed:
+            with gil:
+                fail_some(self, requests, n)
     arrays_release(a)
 
 
