@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
+from triton_fast.types import TYPES, DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.sched.instance import NativeInstance
@@ -117,6 +118,10 @@ class Backend(ABC):
     decoupled: bool = False
     # Whether it makes batch_input tensors and cuts batch_output tensors.
     makes_batch_tensors: bool = False
+
+    def datatypes(self) -> frozenset[DataType]:
+        """Return the datatypes that tensors of its models may have, with the framework that is installed."""
+        return frozenset(TYPES)
 
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.
