@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from tests.helpers import onnx_models
+from tests.helpers.server import ROOT
 from tests.integration.onnx_files import NUMPY
 from triton_fast import backends
 from triton_fast.types import DataType
@@ -312,6 +314,16 @@ def direct_identity(folder: Path, given: Arrays, batched: bool) -> Arrays:
 
 NO_TORCH = "" if TORCH else "PyTorch is not installed: pip install 'triton_fast[pytorch]'"
 NO_COMPILER = NO_TORCH or ("" if shutil.which("g++") else "AOTInductor needs a C++ compiler: install g++")
+
+
+def environment() -> dict[str, str]:
+    """Of a server that is to find PyTorch where this process does."""
+    paths = [str(ROOT)]
+    if TORCH:
+        import torch
+
+        paths.append(str(Path(torch.__file__).resolve().parents[1]))
+    return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def all_forms() -> dict[str, Form]:

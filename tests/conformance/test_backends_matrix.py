@@ -7,7 +7,6 @@ statistics tell that they did. The datatypes are those that each backend says it
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conformance.backend_forms import PLAIN_ROWS, ROWS, TORCH, Array, Arrays, Form, all_forms
+from tests.conformance.backend_forms import PLAIN_ROWS, ROWS, Array, Arrays, Form, all_forms, environment, numpy_of
 from tests.helpers import raw
 from tests.helpers.grpc_channel import Channel
 from tests.helpers.onnx_repository import wire_strings
-from tests.helpers.server import ROOT, ServerProcess
+from tests.helpers.server import ServerProcess
 from tests.integration.onnx_files import WIRE, arrays, config, index, request
 from triton_fast import backends, protos
 from triton_fast.types import BY_WIRE, TYPES, DataType
 
+pytestmark = pytest.mark.timeout(600)  # making and loading all the models, where PyTorch compiles one of them
 FORMS = all_forms()
 # A full batch is executed at once; nothing waits for as long as this.
 TOGETHER = f"dynamic_batching {{ preferred_batch_size: [{ROWS}] max_queue_delay_microseconds: 20000000 }}"
@@ -73,13 +73,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[ServerProcess]:
-    paths = [str(ROOT)]
-    if TORCH:
-        import torch
-
-        # Where torch is, if that is not where the server would look by itself.
-        paths.append(str(Path(torch.__file__).resolve().parents[1]))
-    with ServerProcess(root, env={"PYTHONPATH": os.pathsep.join(paths)}) as process:
+    with ServerProcess(root, env=environment()) as process:
         yield process
 
 
@@ -135,8 +129,6 @@ def over_grpc(server: ServerProcess, model: str, given: Arrays, names: dict[str,
 
 
 def _array(data: bytes, kind: DataType, shape: tuple[int, ...]) -> Array:
-    from tests.conformance.backend_forms import numpy_of
-
     if kind != DataType.STRING:
         return np.frombuffer(data, numpy_of(kind.name)).reshape(shape)
     texts, at = [], 0
@@ -160,8 +152,24 @@ def names_of(form: Form) -> dict[str, str]:
     return dict(form.names(kind) for kind in form.kinds())
 
 
-def direct(form: Form, root: Path, variant: str, given: Arrays) -> Arrays:
-    return form.direct(root / model_of(form, variant) / "1", given, VARIANTS[variant][0])
+class Direct:
+    """What the framework itself makes, kept for the other protocols."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._made: dict[Any, Arrays] = {}
+
+    def __call__(self, form: Form, variant: str, given: Arrays, key: Any) -> Arrays:
+        made = self._made.get((form.name, variant, key))
+        if made is None:
+            folder = self._root / model_of(form, variant) / "1"
+            made = self._made[form.name, variant, key] = form.direct(folder, given, VARIANTS[variant][0])
+        return made
+
+
+@pytest.fixture(scope="module")
+def direct(root: Path) -> Direct:
+    return Direct(root)
 
 
 def check(form: Form, found: Arrays, expected: Arrays) -> None:
@@ -199,18 +207,18 @@ def every(*, together: bool = False) -> list[Any]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(("form", "variant"), every())
-def test_a_request_by_itself(server: ServerProcess, root: Path, form: Form, variant: str, protocol: str) -> None:
+def test_a_request_by_itself(server: ServerProcess, direct: Direct, form: Form, variant: str, protocol: str) -> None:
     batched, _, _, together = VARIANTS[variant]
     for rows in (ROWS,) if together else (1, 3, ROWS) if batched else (PLAIN_ROWS,):
         given = form.sample(rows, seed=rows, batched=batched)
         found = PROTOCOLS[protocol](server, model_of(form, variant), given, names_of(form))
-        check(form, found, direct(form, root, variant, given))
+        check(form, found, direct(form, variant, given, rows))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(("form", "variant"), every(together=True))
 def test_requests_that_share_a_batch(
-    server: ServerProcess, root: Path, form: Form, variant: str, protocol: str
+    server: ServerProcess, direct: Direct, form: Form, variant: str, protocol: str
 ) -> None:
     model, ask = model_of(form, variant), PROTOCOLS[protocol]
     for sizes in ((1,) * ROWS, (1, ROWS - 1)):
@@ -230,7 +238,7 @@ def test_requests_that_share_a_batch(
         for thread in threads:
             thread.join()
         whole = {name: np.concatenate([one[name] for one in given]) for name in given[0]}
-        expected, at = direct(form, root, variant, whole), 0
+        expected, at = direct(form, variant, whole, sizes), 0
         for rows, one in zip(sizes, found, strict=True):
             assert isinstance(one, dict), one
             check(form, one, {name: array[at : at + rows] for name, array in expected.items()})

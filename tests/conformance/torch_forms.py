@@ -5,6 +5,8 @@ Needs PyTorch. Knows no server.
 
 from __future__ import annotations
 
+import io
+import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
@@ -78,6 +80,12 @@ def named(result: Any, given: Arrays, batched: bool) -> Arrays:
 
 def write_script(folder: Path, kinds: list[str], batched: bool) -> None:
     del batched
+    (folder / "model.pt").write_bytes(script(tuple(kinds)))
+
+
+@cache
+def script(kinds: tuple[str, ...]) -> bytes:
+    """One for all: torch keeps what it has compiled by its name."""
     arguments, lines, results = [], [], []
     for kind in kinds:
         name = given_name(kind)
@@ -94,7 +102,9 @@ def write_script(folder: Path, kinds: list[str], batched: bool) -> None:
         warnings.simplefilter("ignore")
         made = torch.jit.ScriptModule()
         made.define(source + "\n")
-        torch.jit.save(made, str(folder / "model.pt"))
+        file = io.BytesIO()
+        torch.jit.save(made, file)
+        return file.getvalue()
 
 
 def direct_script(folder: Path, given: Arrays, batched: bool) -> Arrays:
@@ -134,8 +144,6 @@ def direct_exported(folder: Path, given: Arrays, batched: bool) -> Arrays:
 @cache
 def package(kinds: tuple[str, ...]) -> bytes:
     """One for all, since compiling takes long."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.pt2"
