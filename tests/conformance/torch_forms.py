@@ -100,7 +100,7 @@ def script(kinds: tuple[str, ...]) -> bytes:
     source = f"def forward(self, {', '.join(arguments)}):\n  " + "\n  ".join([*lines, f"return {', '.join(results)}"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = torch.jit.ScriptModule()
+        made = type("TurnScript", (torch.jit.ScriptModule,), {})()
         made.define(source + "\n")
         file = io.BytesIO()
         torch.jit.save(made, file)
