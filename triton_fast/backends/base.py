@@ -17,6 +17,7 @@ from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
 from triton_fast.backends.paths import PathParameter
+from triton_fast.types import TYPES, DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.sched.instance import NativeInstance
@@ -120,6 +121,10 @@ class Backend(ABC):
     makes_batch_tensors: bool = False
     # Everything in a config that it takes for the place of a file (or for an address, or for code).
     path_parameters: tuple[PathParameter, ...] = ()
+
+    def datatypes(self) -> frozenset[DataType]:
+        """Return the datatypes that tensors of its models may have, with the framework that is installed."""
+        return frozenset(TYPES)
 
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from triton_fast._native.ort import capi
 from triton_fast._native.ort.instance import OrtInstance
-from triton_fast._native.ort.session import Session, SessionOptions
+from triton_fast._native.ort.session import TYPE_OF, Session, SessionOptions
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.backends.onnxruntime import library
@@ -40,6 +40,9 @@ class OnnxRuntimeBackend(Backend):
 
     def __init__(self) -> None:
         self.version = library.open_library()
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(map(DataType, TYPE_OF.values()))
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from triton_fast._native.openvino import capi
 from triton_fast._native.openvino.instance import OvInstance
 from triton_fast._native.openvino.model import Compiled, Model
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from triton_fast._native.openvino.model import TensorRow
 
 DEFAULT_MAX_BATCH_SIZE = 4
+NOT_SERVED = {DataType.STRING}
 PROBE = 3  # a batch size that is no model's constant but by chance
 
 
@@ -34,6 +36,9 @@ class OpenVinoBackend(Backend):
 
     def __init__(self) -> None:
         self.version = library.open_library()
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(map(DataType, capi.element_types())) - NOT_SERVED
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -207,7 +212,7 @@ def tensors(
             reason = "it has no name to ask for"
         elif dims is None:
             reason = "it has any number of dimensions"
-        elif dtype == DataType.STRING:
+        elif dtype in NOT_SERVED:
             reason = "OpenVINO's C API does not give out the elements of string tensors"
         elif dtype not in TYPES:
             reason = f"its element type (number {element} of OpenVINO) has no counterpart in the v2 protocol"

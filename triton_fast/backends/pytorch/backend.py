@@ -43,6 +43,9 @@ class PyTorchBackend(Backend):
         self._lock = threading.Lock()
         self._classes: PythonBackend | None = None
 
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(map(DataType, kinds(library.torch()))) | {DataType.STRING}
+
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
         if is_class(context):
