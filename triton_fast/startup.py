@@ -84,11 +84,13 @@ def option_rows(options: Options, cache_enabled: bool) -> list[tuple[str, str]]:
 
 
 def failure_lines(
-    options: Options, failures: Sequence[LoadFailure], fetch: Callable[[Collection[str]], list[Path]] = lambda _: []
-) -> list[str]:
+    options: Options, failures: Sequence[LoadFailure], gpus: Sequence[int] = (),
+    fetch: Callable[[Collection[str]], list[Path]] = lambda _: [],
+) -> list[str]:  # fmt: skip
     """Return, of each model that failed, why, and what a look at its files finds: file:line:column and the fix.
 
-    ``fetch``: names -> local directories that are as the repositories in the cloud are, with the files of those models.
+    ``gpus``: ids of those that the server uses. ``fetch``: names -> local directories that are as the repositories in
+    the cloud are, with the files of those models.
     """
     findings: dict[str, list[str]] = {}
     try:
@@ -98,7 +100,7 @@ def failure_lines(
                 *fetch([name for name, _ in failures]),
             ],
             config_name=options.model_config_name, strict=options.strict_model_config,
-            backend_directory=Path(options.backend_directory),
+            backend_directory=Path(options.backend_directory), gpus=gpus,
         )  # fmt: skip
         for finding in checker.run([name for name, _ in failures]):
             if not finding.warning:

@@ -44,6 +44,10 @@ class OnnxRuntimeBackend(Backend):
     def datatypes(self) -> frozenset[DataType]:
         return frozenset(map(DataType, TYPE_OF.values()))
 
+    @property
+    def gpu(self) -> bool:
+        return "CUDAExecutionProvider" in capi.providers()
+
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
         if config.output and (config.input or config.batch_input):
@@ -127,6 +131,7 @@ class OnnxModel(BackendModel):
         context, (gpu, device) = self._context, key
         if gpu:
             need("CUDAExecutionProvider", "cuda", context.name, capi.providers())
+            context.host.use_gpu(device)
         with _clean(context):
             options = build(self._plan, gpu=gpu, device=device)
         session = _open(context, options)
