@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_error
 from triton_fast._native.core.regions cimport SharedRegions, region_take
-from triton_fast._native.cuda.driver cimport cuda_error
+from triton_fast._native.cuda.driver cimport cuda_enter, cuda_error
 from triton_fast._native.cuda.ipc cimport IPC_BYTES, ipc_close, ipc_open
 
 from triton_fast.errors import InvalidArg
@@ -27,11 +27,16 @@ def register(SharedRegions regions not None, str name not None, bytes handle not
         raise InvalidArg(f"a CUDA IPC handle has {IPC_BYTES} bytes, got {len(handle)}")
     regions.check_free(name)
     with nogil:
-        status = ipc_open(device, p, &data, &whole, &e)
+        status = cuda_enter(device, &e)
     if status != 0:
         raise cuda_error(&e)
+    with nogil:
+        status = ipc_open(device, p, &data, &whole, &e)
+    if status != 0:
+        return e.text[:e.len].decode("utf-8", "replace")
     if byte_size > whole:
         with nogil:
             ipc_close(device, data, &e)
         raise InvalidArg(f"failed to register shared memory region '{name}': invalid args")
     region_take(regions, name, data, byte_size, device, close)
+    return ""
