@@ -32,10 +32,8 @@ several = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 
 @pytest.fixture(scope="module")
 def memory() -> Iterator[Memory]:
-    with standin_cuda.opened() as fake:
-        made = Memory(fake, SIZE)
+    with standin_cuda.opened() as fake, Memory(fake, SIZE) as made:
         yield made
-        del made
 
 
 @pytest.fixture(scope="module")

@@ -97,8 +97,9 @@ def client(served: ServerProcess, request: pytest.FixtureRequest) -> Iterator[Cl
 
 
 @pytest.fixture
-def memory(fake: standin_cuda.StandIn) -> Memory:
-    return Memory(fake, SIZE)
+def memory(fake: standin_cuda.StandIn) -> Iterator[Memory]:
+    with Memory(fake, SIZE) as made:
+        yield made
 
 
 def register(client: Client, name: str, memory: Memory, byte_size: int = SIZE, device: int | None = None) -> str:
@@ -358,7 +359,7 @@ def test_texts_that_are_split(client: Client, memory: Memory, region: str) -> No
     at = At(region, len(wire), 0, "BYTES", (5, 1))
     client.infer("split_text", {"INPUT0": at}, {"OUTPUT0": At(region, 100, PAGE)})
     assert memory.read(len(wire), PAGE) == wire
-    memory.write(b"\xff", 4)
+    memory.write(b"\xff", 5)
     assert "string" in refused(client, "infer", "split_text", {"INPUT0": at}, {"OUTPUT0": {}})[1]
 
 

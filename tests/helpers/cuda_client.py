@@ -6,6 +6,7 @@ Knows no server. The driver of this process must be the stand-in (standin_cuda.o
 from __future__ import annotations
 
 import base64
+from types import TracebackType
 
 from tests.helpers.standin_cuda import StandIn
 from triton_fast._native.cuda import ipc
@@ -17,11 +18,18 @@ class Memory:
 
     def __init__(self, fake: StandIn, nbytes: int, device: int = 0) -> None:
         self._fake = fake
-        self._memory = DeviceMemory(device, nbytes)
+        self._memory: DeviceMemory | None = DeviceMemory(device, nbytes)
+        self._address = self._memory.address
         self.size = self._memory.size
         self.device = device
-        self.handle = ipc.export(device, self._memory.address)
+        self.handle = ipc.export(device, self._address)
         self.write(b"\xee" * self.size)
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._memory = None
 
     @property
     def raw_handle(self) -> bytes:
@@ -31,7 +39,7 @@ class Memory:
     def write(self, data: bytes, offset: int = 0) -> None:
         assert offset + len(data) <= self.size
         if data:
-            self._fake.poke(self._memory.address + offset, data)
+            self._fake.poke(self._address + offset, data)
 
     def read(self, size: int, offset: int = 0) -> bytes:
-        return self._fake.peek(self._memory.address + offset, size)
+        return self._fake.peek(self._address + offset, size)

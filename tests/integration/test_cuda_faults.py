@@ -28,8 +28,7 @@ CLIENT = """
 import sys
 from tests.helpers import standin_cuda
 from tests.helpers.cuda_client import Memory
-with standin_cuda.opened() as fake:
-    memory = Memory(fake, 4096)
+with standin_cuda.opened() as fake, Memory(fake, 4096) as memory:
     print(memory.raw_handle.decode(), flush=True)
     sys.stdin.read()
 """
@@ -37,11 +36,9 @@ with standin_cuda.opened() as fake:
 
 @pytest.fixture(scope="module")
 def memory() -> Iterator[Memory]:
-    with standin_cuda.opened() as fake:
-        made = Memory(fake, SIZE)
+    with standin_cuda.opened() as fake, Memory(fake, SIZE) as made:
         made.write(VALUE)
         yield made
-        del made
 
 
 @contextmanager
@@ -177,22 +174,22 @@ def test_unregistering_waits_for_requests(tmp_path: Path, memory: Memory) -> Non
         assert client.ask(register(memory)).status == 200
         assert opened_memory(process) > before
         status = raw.get("/v2/cudasharedmemory/status")
-        with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(raw.ask, process.http, infer("slow", placed(0), placed(128)))
-            until(lambda: started(client))
+        with raw.several(process.http, 2) as others:
+            for other in others:  # one executes, one waits
+                other.send(infer("slow", placed(0), placed(128)))
+            assert until(lambda: b'pending_request_count{model="slow",version="1"} 1\n' in scrape(process))
             assert client.ask(raw.post("/v2/cudasharedmemory/unregister")).status == 200
             assert [row["name"] for row in client.ask(status).json()] == ["r"]
             assert "already in manager" in client.ask(register(memory)).error
-            assert answer.result().status == 200
+            assert [other.answer().status for other in others] == [200, 200]
         assert memory.read(16, 128) == VALUE
-        until(lambda: client.ask(status).json() == [])
+        assert client.ask(status).json() == []
         assert opened_memory(process) == before
         assert raw.ask(process.http, infer("m", placed(0))).error == "Unable to find shared memory region: 'r'"
 
 
-def started(client: raw.Client) -> bool:
-    stats = client.ask(raw.get("/v2/models/slow/stats")).json()["model_stats"][0]
-    return bool(stats["last_inference"]) or client.ask(raw.get("/v2/cudasharedmemory/status")).json() != []
+def scrape(process: ServerProcess) -> bytes:
+    return raw.ask(process.metrics, raw.get("/metrics")).body
 
 
 def test_cycles_leave_nothing_open(tmp_path: Path, memory: Memory) -> None:
