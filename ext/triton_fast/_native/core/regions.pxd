@@ -13,8 +13,8 @@ cdef enum:
 
 
 # One name. Its block (kind MEM_CLIENT, or MEM_GPU with the device; cap 0: it is not memory of the pool's) is what
-# requests hold references of, the registry one until the name is unregistered. The last reference gives the memory back;
-# until then the name is taken, as in Triton.
+# requests hold references of, the registry one until the name is unregistered. The last reference gives the memory
+# back; until then the name is taken, as in Triton.
 cdef struct Region:
     Region* next            # in its bucket
     Registry* home          # one ref

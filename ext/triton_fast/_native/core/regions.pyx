@@ -322,8 +322,8 @@ cdef inline bint is_device(Region* region) noexcept nogil:
     return region.block.kind == MEM_GPU
 
 
-# (name, key, offset, byte_size, device) of each region, by name; device -1: system memory. Those that requests still use
-# are in it.
+# (name, key, offset, byte_size, device) of each region, by name; device -1: system memory. Those that requests still
+# use are in it.
 cdef list rows_of(Registry* home):
     cdef Region* region
     cdef int32_t i

@@ -8,9 +8,9 @@ from triton_fast._native.core.request cimport Request, Tensor
 # Resolve names to indices, check counts, datatypes, shapes, byte sizes and string elements; set by_index, batch,
 # shape_key. Returns 0, or -1 with e filled.
 cdef int request_validate(Request* r, tf_error* e) noexcept nogil
-# Of an input of strings that request_validate could not look into (kind MEM_GPU), once its bytes are in host memory:
-# what there was left to check. Same returns.
-cdef int text_validate(Request* r, Tensor* t, tf_error* e) noexcept nogil
+# Of an input of `count` strings that request_validate could not look into (kind MEM_GPU), once its bytes are in host
+# memory: what there was left to check. Same returns.
+cdef int check_strings(Request* r, Tensor* t, int64_t count, tf_error* e) noexcept nogil
 # Turn a body that is the data of the model's only input into r.inputs (raw binary mode); bytes are borrowed.
 cdef int request_from_raw(Request* r, const char* data, size_t n, tf_error* e) noexcept nogil
 

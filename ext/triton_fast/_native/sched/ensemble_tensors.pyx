@@ -8,7 +8,8 @@ from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
 from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response,
+    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param,
+    Request, Response,
     T_DECODED, T_RECEIVED, Tensor, WATCH_TRACE, Wanted, request_alloc, request_free, request_new, request_wants,
     response_outputs,
 )

@@ -6,9 +6,9 @@ from triton_fast._native.core.native cimport tf_error
 from triton_fast._native.core.request cimport Request, Tensor
 
 
-# n requests of a batch, some with FLAG_DEVICE. Numbers stay on `device` (-1: nothing does), where the backend takes them.
-# A request whose inputs can not be had is failed and moved behind the others; with `placed`, where its place in the batch
-# has a meaning, it stays where it is with zeros for its inputs. Returns how many to execute.
+# n requests of a batch, some with FLAG_DEVICE. Numbers stay on `device` (-1: nothing does), where the backend takes
+# them. A request whose inputs can not be had is failed and moved behind the others; with `placed`, where its place in
+# the batch has a meaning, it stays where it is with zeros for its inputs. Returns how many to execute.
 cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed) noexcept nogil
 # The same at once for the inputs of r that are texts, for who must know their lengths. 0, or -1 with e.
 cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil

@@ -6,7 +6,7 @@ from libc.string cimport memset
 from triton_fast._native.core.memory cimport Block, block_unref, body_whole
 from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, MEM_GPU, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail
 from triton_fast._native.core.request cimport FLAG_DEVICE, Request, Tensor, response_fail_error
-from triton_fast._native.core.validate cimport text_count, text_validate
+from triton_fast._native.core.validate cimport check_strings, text_count
 from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_end, flow_out
 
 from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT
@@ -70,7 +70,7 @@ cdef int finish_all(Request* r, int32_t device, tf_error* broken) noexcept nogil
         t.device = 0
         if broken != NULL:
             response_fail_error(&r.response, broken)
-        elif t.dtype == DT_STRING and r.response.code == TF_OK and text_validate(r, t, &e) != 0:
+        elif t.dtype == DT_STRING and r.response.code == TF_OK and check_strings(r, t, text_count(t), &e) != 0:
             response_fail_error(&r.response, &e)
         if r.response.code != TF_OK:
             clear(t)
@@ -130,6 +130,8 @@ cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil:
     cdef int32_t i
     for i in range(r.n_inputs):
         t = &r.inputs[i]
-        if t.kind == MEM_GPU and t.dtype == DT_STRING and (fetch_tensor(t, e) != 0 or text_validate(r, t, e) != 0):
+        if t.kind != MEM_GPU or t.dtype != DT_STRING:
+            continue
+        if fetch_tensor(t, e) != 0 or check_strings(r, t, text_count(t), e) != 0:
             return -1
     return 0
