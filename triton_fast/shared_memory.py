@@ -1,7 +1,6 @@
 """Shared memory that clients register: the verbs, for both kinds. Whatever uses the regions is native.
 
-Source: spec/http.md section 7. The NVIDIA driver is opened when the first CUDA region is asked for; without one they are
-refused, as a Triton without a GPU refuses them.
+Source: spec/http.md section 7. Where there is no GPU, CUDA regions are refused, as a Triton without one refuses them.
 """
 
 from __future__ import annotations
@@ -11,9 +10,9 @@ import binascii
 from typing import Any
 
 from triton_fast._native.core.regions import SharedRegions
-from triton_fast._native.cuda import driver
 from triton_fast._native.cuda import regions as cuda_regions
-from triton_fast.errors import InvalidArg, NotFound, Unavailable, Unsupported
+from triton_fast.errors import InvalidArg, NotFound, Unsupported
+from triton_fast.memory import Gpus
 from triton_fast.observability import log
 
 DISABLED = "Client shared memory is disabled. Start the server with '--allow-client-shm=true' to enable."
@@ -32,25 +31,26 @@ class SharedMemory:
     ----------
     allowed
         ``--allow-client-shm``. Without it nothing can be registered, and there is never a region.
+    gpus
+        Those in whose memory there may be regions.
     """
 
-    def __init__(self, allowed: bool = False) -> None:
+    def __init__(self, allowed: bool = False, gpus: Gpus | None = None) -> None:
         self.allowed = allowed
+        self._gpus = gpus or Gpus([])
         self.regions = SharedRegions()
 
     def status(self, kind: str, name: str = "") -> list[dict[str, Any]]:
         """Return one region, or all of a kind when there is no name."""
         rows = {
-            "system": [_row(*row) for row in self.regions.status()],
-            "cuda": [_device_row(*row) for row in self.regions.device_status()],
+            "system": {row[0]: _row(*row) for row in self.regions.status()},
+            "cuda": {row[0]: _device_row(*row) for row in self.regions.device_status()},
         }
         if not name:
-            return rows[kind]
-        wanted = _clean(name)
-        found = [row for row in rows[kind] if row["name"] == wanted]
-        if found:
-            return found
-        if any(row["name"] == wanted for other in rows.values() for row in other):
+            return list(rows[kind].values())
+        if name in rows[kind]:
+            return [rows[kind][name]]
+        if any(name in known for known in rows.values()):
             raise NotFound(
                 f"The region named '{name}' is registered as {_OTHER[kind]} shared memory, not {_SHOWN[kind]} shared "
                 "memory"
@@ -65,18 +65,14 @@ class SharedMemory:
     def register_cuda(self, name: str, handle: bytes, device: int, byte_size: int) -> None:
         """Register memory of a GPU that another process allocated, by its CUDA IPC handle, which is in no text."""
         self.check_allowed()
-        try:
-            count = driver.open_driver()
-        except (Unavailable, Unsupported) as error:
-            log.verbose(1, f"no CUDA shared memory: {error}")
-            raise InvalidArg(
-                f"failed to register CUDA shared memory region: '{name}', GPUs not supported"
-            ) from None
-        if len(handle) != CUDA_HANDLE_BYTES or not 0 <= device < count:
-            self.regions.check_free(name)
+        if not self._gpus.ids:
+            raise InvalidArg(f"failed to register CUDA shared memory region: '{name}', GPUs not supported")
+        self.regions.check_free(name)
+        if len(handle) != CUDA_HANDLE_BYTES or device not in self._gpus.ids:
             raise InvalidArg(NOT_OPENED)
         if byte_size > MAX_BYTES:  # JSON knows larger ones
             raise InvalidArg(f"failed to register shared memory region '{name}': invalid args")
+        self._gpus.use(device)
         reason = cuda_regions.register(self.regions, name, handle, device, byte_size)
         if reason:
             log.error(reason)
