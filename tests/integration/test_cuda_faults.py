@@ -135,12 +135,20 @@ def test_a_step_of_a_sequence_fails(tmp_path: Path, memory: Memory) -> None:
         assert data(answers[0]) == data(answers[2]) == [1, 2, 3, 4]
 
 
-def test_a_gpu_that_has_failed_for_good(tmp_path: Path, memory: Memory) -> None:
-    """Every call of the driver fails from then on: requests of this GPU do, the others do not."""
-    with serving(tmp_path, memory, fail=",".join(f"cuCtxGetCurrent:{i}:{ILLEGAL}" for i in range(4, 12))) as process:
-        answers = [raw.ask(process.http, infer("m", placed(0))) for _ in range(3)]
-        assert {answer.status for answer in answers} <= {200, 500}
+def test_a_gpu_that_is_lost(tmp_path: Path, memory: Memory) -> None:
+    """What ends a context: its requests fail, others do not, and the server says that it needs a new start."""
+    fail = ",".join([f"cuMemcpyDtoHAsync_v2:1:{ILLEGAL}"] * 3)  # the next call each time
+    with serving(tmp_path, memory, fail=fail) as process:
+        assert raw.ask(process.http, raw.get("/v2/health/ready")).status == 200
+        for _ in range(3):
+            answer = raw.ask(process.http, infer("m", placed(0)))
+            assert answer.status == 500 and f"({ILLEGAL})" in answer.error, answer.body
         assert data(raw.ask(process.http, infer("m"))) == [9, 9, 9, 9]
+        assert raw.ask(process.http, raw.get("/v2/health/ready")).status == 400
+        assert raw.ask(process.http, raw.get("/v2/health/live")).status == 200
+        assert raw.ask(process.http, raw.get("/v2/models/m/ready")).status == 200
+        process.wait_for_log("GPU 0 is lost until the server is started anew: ")
+        assert raw.ask(process.http, raw.post("/v2/cudasharedmemory/unregister")).status == 200
 
 
 def test_no_memory_of_requests_is_left(tmp_path: Path, memory: Memory) -> None:
