@@ -375,6 +375,19 @@ cdef int check_batch(Request* r, tf_error* e) noexcept nogil:
     return 0
 
 
+# Strings that can not be walked: whether there is room for their lengths, so that count is no larger than the memory.
+cdef int check_room(Request* r, Tensor* t, int64_t count, tf_error* e) noexcept nogil:
+    if count <= <int64_t>(t.nbytes // 4):
+        return 0
+    begin_with_id(r, e)
+    lit(e, b"expected ")
+    number(e, count)
+    about(e, b" string elements for inference input ", t.name, t.name_len, b"")
+    for_model(r, e, b" for model ", b", got at most ")
+    number(e, <int64_t>(t.nbytes // 4))
+    return -1
+
+
 # The wire form of STRING: uint32 little-endian length and bytes, count times, and nothing after.
 cdef int check_strings(Request* r, Tensor* t, int64_t count, tf_error* e) noexcept nogil:
     cdef const uint8_t* p = t.ptr
@@ -451,8 +464,8 @@ cdef int check_input(Request* r, Tensor* t, tf_error* e) noexcept nogil:
         elif mul_overflow(count, dim, &count):
             return fail_elements(t, e)
     if t.dtype == DT_STRING:
-        if t.kind == MEM_GPU:       # cannot be walked from here; the backend must
-            return 0
+        if t.kind == MEM_GPU:       # cannot be walked from here: text_validate does it, once it was brought here
+            return check_room(r, t, 0 if empty else count, e)
         # Where its client may still write, lengths that were checked may be others by the time they are used.
         if t.block != NULL and lent_settle(r, t, e) != 0:
             return -1
@@ -464,6 +477,10 @@ cdef int check_input(Request* r, Tensor* t, tf_error* e) noexcept nogil:
     if t.nbytes != <size_t>nbytes:
         return fail_bytes(r, t, nbytes, e)
     return 0
+
+
+cdef int text_validate(Request* r, Tensor* t, tf_error* e) noexcept nogil:
+    return check_strings(r, t, text_count(t), e)
 
 
 cdef inline uint64_t mix(uint64_t h, uint64_t v) noexcept nogil:
