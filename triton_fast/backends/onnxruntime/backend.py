@@ -118,6 +118,7 @@ class OnnxModel(BackendModel):
                 self._plan.run_entries(gpu=gpu, device=spec.device),
                 batch_inputs=_batch_inputs(config, inputs),
                 cuts=_cuts(config),
+                device=spec.device if gpu else -1,
             )
 
     def close(self) -> None:
