@@ -140,6 +140,7 @@ class OnnxModel(BackendModel):
         context, (gpu, device) = self._context, key
         if gpu:
             self._need_gpu()
+            context.host.use_gpu(device)
         with _clean(context):
             options = build(self._plan, gpu=gpu, device=device)
         session = _open(context, options)
