@@ -141,7 +141,7 @@ def test_a_failed_start_tells_the_place(store: MemoryStore, source: CloudSource)
     store.put("bad/1/model.fake", b"ok")
     options = cli.defaults(model_repository=("s3://bucket/repo",))
     failures = [LoadFailure("bad", "why"), LoadFailure("e", "for another reason")]
-    lines = startup.failure_lines(options, failures, lambda names: [source.fetch_all(names)])
+    lines = startup.failure_lines(options, failures, (), lambda names: [source.fetch_all(names)])
     assert lines[0] == "failed to load 'bad': why"
     assert lines[1].startswith("    bad/config.pbtxt:2:1: error: ")
     assert lines[-1] == "failed to load 'e': for another reason"

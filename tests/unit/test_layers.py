@@ -38,7 +38,7 @@ NATIVE = {
     "cuda": ("core",),
     "wire": ("core",),
     "sched": ("core", "cuda"),
-    "ort": ("core", "sched.instance"),
+    "ort": ("core", "cuda", "sched.instance"),
     "backends": ("core", "sched.instance"),
     "arrays": ("core", "sched.instance"),
     "openvino": ("core", "sched.instance", "arrays"),

@@ -132,6 +132,11 @@ class Backend(ABC):
         """Whether its instances can run on NVIDIA GPUs, as it is installed. Asked only where there is such a GPU."""
         return False
 
+    @property
+    def no_gpu(self) -> str:
+        """Why they can not, and what would help; empty where there is no more to say than that. Asked as ``gpu`` is."""
+        return ""
+
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.
 

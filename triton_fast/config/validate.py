@@ -32,7 +32,14 @@ for _row in KINDS:
 
 
 def validate(
-    config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int] = (), on_gpu: bool = True, io: bool = True
+    config: Any,
+    model_dir: Path,
+    *,
+    name: str = "",
+    gpus: Sequence[int] = (),
+    on_gpu: bool = True,
+    no_gpu: str = "",
+    io: bool = True,
 ) -> None:
     """Check a normalized config.
 
@@ -48,6 +55,8 @@ def validate(
         Ids of the usable GPUs.
     on_gpu
         Whether the model's backend can use them.
+    no_gpu
+        Why not, where it can be said.
     io
         False while inputs and outputs may still come from the model (auto-complete): they are checked later.
 
@@ -56,12 +65,19 @@ def validate(
     ConfigError
         With Triton's text.
     """
-    for check in parts(config, model_dir, name=name, gpus=gpus, on_gpu=on_gpu, io=io):
+    for check in parts(config, model_dir, name=name, gpus=gpus, on_gpu=on_gpu, no_gpu=no_gpu, io=io):
         check()
 
 
 def parts(
-    config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int] = (), on_gpu: bool = True, io: bool = True
+    config: Any,
+    model_dir: Path,
+    *,
+    name: str = "",
+    gpus: Sequence[int] = (),
+    on_gpu: bool = True,
+    no_gpu: str = "",
+    io: bool = True,
 ) -> list[Callable[[], None]]:
     """Return the checks of `validate`, in its order, so that all faults of a config can be told and not only the first.
 
@@ -73,7 +89,7 @@ def parts(
     ]  # fmt: skip
     if io:
         checks.append(partial(check_tensors, config))
-    checks += [partial(check_groups, config, gpus, on_gpu=on_gpu), partial(_check_warmup, config)]
+    checks += [partial(check_groups, config, gpus, on_gpu=on_gpu, no_gpu=no_gpu), partial(_check_warmup, config)]
     return [*checks, partial(paths.check_files, config, model_dir)]
 
 
@@ -243,8 +259,8 @@ def _check_sources(item: Any, direction: str, message: Any, inputs: Sequence[str
         raise ConfigError(f"unknown source input name '{source}'", hint=did_you_mean(source, inputs))
 
 
-def check_groups(config: Any, gpus: Sequence[int] = (), *, on_gpu: bool = True) -> None:
-    """Check instance groups after their normalization. ``on_gpu``: the backend can use GPUs.
+def check_groups(config: Any, gpus: Sequence[int] = (), *, on_gpu: bool = True, no_gpu: str = "") -> None:
+    """Check instance groups after their normalization. ``on_gpu``: the backend can use GPUs; ``no_gpu``: why not.
 
     Raises ConfigError, or Internal for a group left AUTO.
     """
@@ -260,7 +276,8 @@ def check_groups(config: Any, gpus: Sequence[int] = (), *, on_gpu: bool = True) 
         if group.kind == kinds.KIND_GPU:
             if gpus and not on_gpu:
                 raise ConfigError(
-                    f"{where} has kind KIND_GPU but backend '{config.backend}' as installed runs on the CPU only",
+                    f"{where} has kind KIND_GPU but backend '{config.backend}' as installed runs on the CPU only"
+                    + (f": {no_gpu}" if no_gpu else ""),
                     hint="use KIND_CPU or KIND_AUTO",
                 )
             _check_group_gpus(group, where, gpus)

@@ -90,7 +90,10 @@ class Preparer:
         configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
-        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu, io=io)
+        configs.validate(
+            parsed.config, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu,
+            no_gpu="" if on_gpu else self._no_gpu(parsed.config.backend), io=io,
+        )  # fmt: skip
         return parsed
 
     def wanted_versions(self, name: str, override_json: str | None, model_dir: Path) -> list[str] | None:
@@ -172,18 +175,26 @@ class Preparer:
         own = backend.complete_config(context)
         on_gpu = bool(self._gpus) and backend.gpu
         configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
-        configs.validate(own, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu)
+        no_gpu = backend.no_gpu if self._gpus and not on_gpu else ""
+        configs.validate(own, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu, no_gpu=no_gpu)
         return dataclasses.replace(context, config=own), backend
 
     def _runs_on_gpus(self, name: str) -> bool:
         """Tell whether a backend can use the GPUs that there are."""
-        if not self._gpus or not name:
-            return False
-        try:
-            backend = self._find_backend(name)
-        except (ServerError, ImportError, OSError):
-            return False  # said where the model is loaded
+        backend = self._backend_for_gpus(name)
         return backend is not None and backend.gpu
+
+    def _no_gpu(self, name: str) -> str:
+        backend = self._backend_for_gpus(name)
+        return "" if backend is None else backend.no_gpu
+
+    def _backend_for_gpus(self, name: str) -> Backend | None:
+        if not self._gpus or not name:
+            return None
+        try:
+            return self._find_backend(name)
+        except (ServerError, ImportError, OSError):
+            return None  # said where the model is loaded
 
     def ensemble(self, context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
         """Return the context to start one version of an ensemble with; it is decoupled if a step is."""

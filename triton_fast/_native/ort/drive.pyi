@@ -6,7 +6,9 @@ from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast.errors import ServerError
 
-Inputs = Mapping[str, tuple[int, Sequence[int], bytes | bytearray | memoryview]]
+# Bytes, or (GPU, address in its memory, how many bytes).
+Data = bytes | bytearray | memoryview | tuple[int, int, int]
+Inputs = Mapping[str, tuple[int, Sequence[int], Data]]
 # DataType number, shape, bytes, address
 Output = tuple[int, tuple[int, ...], bytes, int]
 # addresses of a block that is kept, and of the bytes in it; how many
