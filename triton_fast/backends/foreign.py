@@ -23,6 +23,7 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.backends.paths import PathParameter, Place, Takes
 from triton_fast.errors import Internal, ServerError
 from triton_fast.observability import log
+from triton_fast.types import DataType
 
 _LIMIT = 1000
 # Of a backend that does not say by which parameters it is led to files: it may be by any.
@@ -148,6 +149,20 @@ class Guarded(Backend):
             self.makes_batch_tensors = bool(inner.makes_batch_tensors)
             self.path_parameters = tuple(inner.path_parameters) or ANY_PARAMETER
         self.inner = inner
+
+    def datatypes(self) -> frozenset[DataType]:
+        with guarded(f"backend '{self.name}'"):
+            return self.inner.datatypes()
+
+    @property
+    def gpu(self) -> bool:
+        with guarded(f"backend '{self.name}'"):
+            return bool(self.inner.gpu)
+
+    @property
+    def no_gpu(self) -> str:
+        with guarded(f"backend '{self.name}'"):
+            return str(self.inner.no_gpu)
 
     def complete_config(self, context: LoadContext) -> Any:
         with guarded(_failed(context, self.name)):
