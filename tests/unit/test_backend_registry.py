@@ -99,6 +99,30 @@ def test_a_broken_entry_point_is_told_when_it_is_asked_for(
     sys.modules.pop("broken_one", None)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[triton_fast.backends]\n= x\nhalf", b"[", b"= 1\n[[]]\n"])
+def test_a_package_with_broken_files_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    package(tmp_path / "good", "sound", {"sound": "sound_one:Adder"}, {"sound_one": ADDER})
+    folder = package(tmp_path / "bad", "damaged", {}) / "damaged-1.0.dist-info"
+    (folder / "METADATA").unlink()
+    (folder / "entry_points.txt").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path / "good"))
+    monkeypatch.syspath_prepend(str(tmp_path / "bad"))
+    rows, _ = backends.listed(None)
+    assert {row.name for row in rows} >= set(backends.NAMES)
+    assert isinstance(backends.find("identity", None), IdentityBackend)
+    assert backends.find("half", None) is None
+
+
+def test_a_package_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path, "nameless", {"nameless": "nameless_one:Adder"}, {"nameless_one": ADDER})
+    (tmp_path / "nameless-1.0.dist-info" / "METADATA").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert backends.find("nameless", None) is not None
+    assert "nameless" in {row.name for row in backends.listed(None)[0]}
+
+
 def test_a_file_of_the_backend_directory(tmp_path: Path) -> None:
     where = directory(tmp_path, summer=ADDER)
     assert type(inner("summer", where)).__name__ == "Adder"

@@ -85,7 +85,7 @@ def _texts(np: Any, data: bytes, shape: Sequence[int]) -> Any:
     return array.reshape(shape)
 
 
-def from_array(made: Any, name: str, dtype: DataType, dims: Sequence[int], *, batched: bool, lend: bool) -> Output:
+def from_array(made: Any, name: str, dtype: DataType, dims: tuple[int, ...], *, batched: bool, lend: bool) -> Output:
     """Return what a backend made as an output.
 
     ``dims``: of the config, without the batch dimension, which is checked by whoever cuts the output. ``lend``: the
@@ -99,14 +99,10 @@ def from_array(made: Any, name: str, dtype: DataType, dims: Sequence[int], *, ba
     np = numpy()
     array = made if isinstance(made, np.ndarray) else _listed(np, made, name, dtype)
     shape = tuple(array.shape)
-    if not batched and not shape and list(dims) == [1]:
+    if not batched and not shape and dims == (1,):
         array, shape = array.reshape(1), (1,)
     own = shape[1:] if batched else shape
-    if (
-        (batched and not shape)
-        or len(own) != len(dims)
-        or any(want not in (-1, got) for want, got in zip(dims, own, strict=False))
-    ):
+    if (batched and not shape) or (own != dims and not _fits(own, dims)):
         raise Internal(
             f"output '{name}' has shape {list(shape)}, the model configuration says "
             f"{[-1, *dims] if batched else list(dims)}"
@@ -125,6 +121,10 @@ def from_array(made: Any, name: str, dtype: DataType, dims: Sequence[int], *, ba
     elif not lend and array.nbytes > LENT:
         array = array.copy()
     return int(dtype), shape, array.__array_interface__["data"][0], array.nbytes, array
+
+
+def _fits(shape: tuple[int, ...], dims: tuple[int, ...]) -> bool:
+    return len(shape) == len(dims) and all(want in (-1, got) for want, got in zip(dims, shape, strict=True))
 
 
 def _listed(np: Any, made: Any, name: str, dtype: DataType) -> Any:

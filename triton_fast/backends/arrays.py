@@ -256,7 +256,7 @@ class _Call:
         self._batched = config.max_batch_size > 0
         self.inputs = [one.name for one in (*config.input, *added.inputs)]
         self.outputs = [(one.name, DataType(one.data_type), _dims(one)) for one in config.output]
-        self.outputs += [(one.name, one.dtype, one.dims if one.reshape is None else one.reshape)
+        self.outputs += [(one.name, one.dtype, tuple(one.dims if one.reshape is None else one.reshape))
                          for one in added.outputs]  # fmt: skip
         self._known = {name for name, _, _ in self.outputs}
 
@@ -294,9 +294,9 @@ class _Call:
         return outputs, batch.failed
 
 
-def _dims(tensor: Any) -> Sequence[int]:
+def _dims(tensor: Any) -> tuple[int, ...]:
     """The shape that the backend sees."""
-    return list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+    return tuple(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
 def _failed(context: LoadContext, backend: str) -> str:

@@ -64,8 +64,20 @@ Source = File | EntryPoint
 
 
 def package(point: metadata.EntryPoint) -> str:
-    """Return the name of the package that an entry point is of."""
-    return point.dist.name if point.dist is not None else point.value
+    """Return the name of the package that an entry point is of; its value where the package's files do not tell."""
+    try:
+        name = None if point.dist is None else point.dist.name
+    except Exception:
+        name = None
+    return str(name or point.value)
+
+
+def release(point: metadata.EntryPoint) -> str:
+    """Return the version of that package, empty where its files do not tell."""
+    try:
+        return "" if point.dist is None else str(point.dist.version or "")
+    except Exception:
+        return ""
 
 
 def cause(error: BaseException) -> str:

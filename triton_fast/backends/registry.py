@@ -19,6 +19,7 @@ from triton_fast.backends import foreign
 from triton_fast.backends.base import Backend
 from triton_fast.backends.paths import PathParameter
 from triton_fast.errors import Unsupported
+from triton_fast.observability import log
 
 GROUP = "triton_fast.backends"
 # A Python-based backend as Triton knows them, in workers; and one file with a class for this process.
@@ -159,15 +160,20 @@ def listed(directory: Path | None) -> tuple[list[Listed], list[str]]:
         elif row is not None:
             notes.append(f"backend '{point.name}' can not be used: {row.path} and package {owner} both have it")
         else:
-            version = "" if point.dist is None else point.dist.version
-            rows[point.name] = Listed(point.name, f"package {owner}", version)
+            rows[point.name] = Listed(point.name, f"package {owner}", foreign.release(point))
     return [rows[name] for name in sorted(rows)], notes
 
 
 def _entry_points() -> list[metadata.EntryPoint]:
     # Of two copies of a package on the path the first is the one that is imported.
     seen: dict[tuple[str, str, str], metadata.EntryPoint] = {}
-    for point in metadata.entry_points(group=GROUP):
+    try:
+        found = metadata.entry_points(group=GROUP)
+    except Exception as error:
+        # One package's broken files must not take the server with them.
+        log.warning(f"backends of installed packages are not found: {foreign.cause(error)}")
+        return []
+    for point in found:
         seen.setdefault((point.name, point.value, foreign.package(point)), point)
     return list(seen.values())
 
@@ -191,9 +197,11 @@ def _version(packages: Iterable[str]) -> str:
     for package in packages:
         is_own = False
         try:
-            return metadata.version(package)
+            return str(metadata.version(package) or "")
         except metadata.PackageNotFoundError:
             continue
+        except Exception:
+            return ""
     return __version__ if is_own else "not installed"
 
 
