@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
-from triton_fast._native.core.native cimport TF_OK, now_ns
+from triton_fast._native.core.native cimport MEM_GPU, TF_OK, now_ns
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
     Request, Response, Tensor, Wanted, request_alloc, request_free, request_new,
@@ -89,7 +89,7 @@ cdef object answer(Request* r):
 
 
 def run_batch(NativeInstance instance not None, ModelHandle model not None, requests, *, wanted=None, int misalign=0,
-              held=None):
+              held=None, away=None):
     cdef Request* made[MAX_BATCH]
     cdef Batch batch
     cdef Py_ssize_t i, n = 0
@@ -101,6 +101,9 @@ def run_batch(NativeInstance instance not None, ModelHandle model not None, requ
         for i in range(len(requests)):
             made[i] = build(model, requests[i], wanted[i] if wanted else None, misalign)
             n = i + 1
+            for k in range(made[i].n_inputs):
+                if away and model.ptr.inputs[made[i].inputs[k].index].name.decode() in away[i]:
+                    made[i].inputs[k].kind = MEM_GPU
         batch.requests = made
         batch.n = <int32_t>n
         batch.rows = 0
