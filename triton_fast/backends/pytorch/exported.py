@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triton_fast.backends.pytorch.effects import effects
 from triton_fast.backends.pytorch.opened import Argument, Opened, flatten
 from triton_fast.backends.pytorch.settings import Settings
 from triton_fast.backends.pytorch.tensors import dtype_of
@@ -74,10 +75,13 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
     run = module
     if settings.compile is not None:
         run = torch.compile(module, **settings.compile)
-    mutated = bool(signature.buffers_to_mutate)
+    mutated, writes = effects(program)
+    # What torch.compile records on a GPU may be one memory for all calls.
+    recorded = settings.compile is not None and device is not None and device.type != "cpu"
     return Opened(
-        tuple(inputs), _caller(torch, run, program.call_spec.in_spec, fixed), tuple(outputs), stateless=not mutated,
-        writes_inputs=bool(signature.user_inputs_to_mutate), module=module,
+        tuple(inputs), _caller(torch, run, program.call_spec.in_spec, fixed), tuple(outputs),
+        stateless=not mutated and not recorded,
+        writes_inputs=writes, module=module,
     )  # fmt: skip
 
 
