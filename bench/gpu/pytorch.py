@@ -159,6 +159,7 @@ def main() -> None:
     text = (
         f'backend: "pytorch"\nmax_batch_size: {BATCH}\ndynamic_batching {{ }}\n'
         + io("input", x=f"FP32 {LENGTH},{given}") + io("output", y=f"FP32 {width}")
+        + 'parameters { key: "DISABLE_OPTIMIZED_EXECUTION" value { string_value: "true" } }\n'
     )  # fmt: skip
     rates: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
