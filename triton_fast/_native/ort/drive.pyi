@@ -22,6 +22,7 @@ def run_batch(
     wanted: Sequence[Sequence[str] | None] | None = None,
     misalign: int = 0,
     held: list[Held] | None = None,
+    away: Sequence[Sequence[str]] | None = None,
 ) -> list[dict[str, Output] | ServerError]:
     """Execute one batch and return what each request would answer.
 
@@ -33,6 +34,8 @@ def run_batch(
         Bytes by which the inputs lie off a 64-byte boundary.
     held
         Filled with a reference to each output's block, to be given back with ``release_held``.
+    away
+        Names of inputs per request that count as lying in the memory of GPU 0.
     """
 
 def read_held(held: Sequence[Held]) -> list[bytes]:

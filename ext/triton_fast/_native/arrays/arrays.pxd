@@ -17,6 +17,7 @@ cdef struct Array:
     int32_t dtype
     bint present            # of an input: the requests have it; of an output: made
     bint wanted             # of an output: some request, or the scheduler, needs it
+    bint apart              # of an input: some request has it in a GPU's memory; data is NULL, the tensors are the array
 
 # A run in preparation; belongs to one instance. inputs and outputs in the model's order, what the scheduler adds behind
 # the others.
@@ -28,6 +29,7 @@ cdef struct Arrays:
     int64_t* dims
     int64_t rows            # of the batch; 1 where the model has no batch dimension
     int64_t max_batch
+    bint takes_gpu          # inputs in a GPU's memory are passed on, not refused
     bint lasting            # inputs may be kept for longer than the run: arrays without a block are copied
     tf_error error
     int64_t borrowed        # arrays that were not copied, ever

@@ -123,11 +123,18 @@ cdef int gather_input(Arrays* a, Request** requests, int32_t n, int32_t i) noexc
     if not array.present:
         return 0
     array.dtype = t.dtype
+    array.apart = False
     for k in range(n):
         if requests[k].by_index[i].kind == MEM_GPU:
-            return tf_fail(&a.error, TF_UNSUPPORTED, b"input '%s' must be in CPU memory", spec.name)
+            if not a.takes_gpu:
+                return tf_fail(&a.error, TF_UNSUPPORTED, b"input '%s' must be in CPU memory", spec.name)
+            array.apart = True
     if shape_of(array, spec, t, a.rows, a.max_batch > 0) != 0:
         return tf_fail(&a.error, TF_INTERNAL, b"the shape of input '%s' can not be passed on", spec.name)
+    if array.apart:
+        array.data = NULL
+        array.nbytes = 0
+        return 0
     block = keeper(requests[0], t)
     if n == 1 and (size == 0 or (<size_t>t.ptr & (size - 1)) == 0) and (block != NULL or not a.lasting):
         array.data = t.ptr

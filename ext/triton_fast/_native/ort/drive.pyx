@@ -93,7 +93,7 @@ cdef object answer(Request* r):
 
 
 def run_batch(NativeInstance instance not None, ModelHandle model not None, requests, *, wanted=None, int misalign=0,
-              held=None):
+              held=None, away=None):
     cdef Request* made[MAX_BATCH]
     cdef Batch batch
     cdef Py_ssize_t i, n = 0
@@ -105,6 +105,9 @@ def run_batch(NativeInstance instance not None, ModelHandle model not None, requ
         for i in range(len(requests)):
             made[i] = build(model, requests[i], wanted[i] if wanted else None, misalign)
             n = i + 1
+            for k in range(made[i].n_inputs):
+                if away and model.ptr.inputs[made[i].inputs[k].index].name.decode() in away[i]:
+                    made[i].inputs[k].kind = MEM_GPU
         batch.requests = made
         batch.n = <int32_t>n
         batch.rows = 0
