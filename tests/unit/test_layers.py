@@ -35,6 +35,7 @@ SIDEWAYS = {
 # Within _native: what a group may cimport besides itself. Backends (ort is one) know only the contract of sched.
 NATIVE = {
     "core": (),
+    "cuda": ("core",),
     "wire": ("core",),
     "sched": ("core",),
     "ort": ("core", "sched.instance"),
