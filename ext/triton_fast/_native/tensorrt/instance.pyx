@@ -1,329 +1,33 @@
 # A run: inputs go to the device on the instance's stream, the engine is queued behind them, outputs come back behind
 # it, and the thread sleeps once, for the last. What TensorRT was told stays told: a run whose shapes and addresses are
 # those of the last costs one call of it, or none where a graph has been captured.
-from cpython.ref cimport Py_XDECREF, PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from triton_fast._native.arrays.arrays cimport (
-    Array, arrays_free, arrays_init, arrays_release, arrays_scatter, elements, shape_of,
-)
+from triton_fast._native.arrays.arrays cimport arrays_init, arrays_release, arrays_scatter, elements
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
-from triton_fast._native.core.model cimport IoSpec
-from triton_fast._native.core.native cimport (
-    DT_INT32, DT_INT64, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_size, now_ns, tf_error, tf_fail,
-)
-from triton_fast._native.core.request cimport Request, Tensor, request_needs, response_fail_error
-from triton_fast._native.cuda.copies cimport (
-    cuda_copy_device, cuda_copy_in, cuda_copy_out, cuda_copy_peer, cuda_fill, cuda_wait, stream_close, stream_open,
-)
+from triton_fast._native.core.native cimport TF_INTERNAL, dtype_size, now_ns, tf_error, tf_fail
+from triton_fast._native.core.request cimport Request, response_fail_error
+from triton_fast._native.cuda.copies cimport cuda_fill, cuda_wait, stream_open
 from triton_fast._native.cuda.device_pool cimport device_block_new
 from triton_fast._native.cuda.driver cimport (
     TF_CU_CAPTURE_THREAD_LOCAL, cuda_api, cuda_check, cuda_enter, cuda_error, tf_cu_handle,
 )
 from triton_fast._native.sched.instance cimport Batch
+from triton_fast._native.tensorrt.run cimport (
+    MAX_BYTES_SHIFT, TrtIo, TrtRun, trt_can_capture, trt_describe, trt_drop_graph, trt_fetch, trt_fill_values, trt_finish,
+    trt_free, trt_grow, trt_launch, trt_read_values, trt_same_values, trt_send,
+)
 from triton_fast._native.tensorrt.shapes cimport (
-    MAX_SEEN, TRT_RANK, Profile, Seen, shapes_add, shapes_choose, shapes_find, shapes_free, shapes_init, shapes_put,
+    TRT_RANK, shapes_add, shapes_choose, shapes_find, shapes_init, shapes_put,
 )
 
-from triton_fast.errors import InvalidArg, ServerError
+from triton_fast.errors import Internal, InvalidArg, ServerError
 
 cdef enum:
-    ALIGNMENT = 256         # TensorRT's, of every address
-    DIRECT = 65536          # bytes of a request's input from which on it is copied to the device by itself
     MAX_KEY = 65536
-    MAX_BYTES_SHIFT = 46
     GRAPH_AFTER = 1         # plain runs before a capture: TensorRT finishes what it put off in the first
-
-
-cdef int out_of_memory(TrtRun* s, size_t n) noexcept nogil:
-    return tf_fail(&s.arrays.error, TF_UNAVAILABLE, b"out of memory for %zu bytes", n)
-
-
-# --- what a batch asks for -------------------------------------------------------------------------------------------
-
-# The values of a shape tensor, as the first row of the first request has them, behind the batch's size where there is
-# one. All requests of a run have the same.
-cdef int read_values(TrtRun* s, TrtIo* io, const Tensor* t, const IoSpec* spec, int64_t rows, bint batched) noexcept nogil:
-    cdef int64_t* out = s.key + io.at
-    cdef int32_t i, n = io.n_values - (1 if batched else 0)
-    cdef int32_t narrow
-    cdef size_t size = <size_t>dtype_size(io.dtype)
-    if t.kind == MEM_GPU:
-        return tf_fail(&s.arrays.error, TF_INVALID_ARG, b"shape tensor for input '%s' must be in single contiguous "
-                       b"buffer on CPU", spec.name)
-    if n < 0 or t.nbytes < <size_t>n * size:
-        return tf_fail(&s.arrays.error, TF_INVALID_ARG, b"mismatch between the number of shape values. Expecting %d. "
-                       b"Got %zu", <int>n, t.nbytes // size)
-    if batched:
-        out[0] = rows
-        out += 1
-    for i in range(n):
-        if io.dtype == DT_INT32:
-            memcpy(&narrow, t.ptr + <size_t>i * 4, 4)
-            out[i] = narrow
-        else:
-            memcpy(&out[i], t.ptr + <size_t>i * 8, 8)
-    return 0
-
-
-# Shapes and sizes of all inputs, and which outputs somebody needs.
-cdef int describe(TrtRun* s, Request** requests, int32_t n, int64_t rows) noexcept nogil:
-    cdef int32_t i, k
-    cdef int64_t count
-    cdef bint batched = s.arrays.max_batch > 0
-    cdef const IoSpec* spec
-    cdef const Tensor* t
-    cdef Array* array
-    cdef TrtIo* io
-    s.arrays.rows = rows
-    for i in range(s.arrays.n_outputs):
-        s.arrays.outputs[i].wanted = False
-        for k in range(n):
-            if request_needs(requests[k], i):
-                s.arrays.outputs[i].wanted = True
-                break
-    for i in range(s.arrays.n_inputs):
-        spec = &requests[0].model.inputs[i]
-        array = &s.arrays.inputs[i]
-        io = &s.inputs[i]
-        array.nbytes = 0
-        for k in range(n):
-            t = requests[k].by_index[i]
-            if t == NULL or t.dtype != io.dtype:
-                return tf_fail(&s.arrays.error, TF_INVALID_ARG, b"input '%s' is missing or of another datatype",
-                               spec.name)
-            if t.nbytes > (<size_t>1 << MAX_BYTES_SHIFT) - array.nbytes:
-                return tf_fail(&s.arrays.error, TF_UNAVAILABLE, b"the batch of input '%s' is too large", spec.name)
-            array.nbytes += t.nbytes
-        t = requests[0].by_index[i]
-        if io.n_values:
-            if read_values(s, io, t, spec, rows, batched) != 0:
-                return -1
-            continue
-        if shape_of(array, spec, t, rows, batched) != 0:
-            return tf_fail(&s.arrays.error, TF_INTERNAL, b"the shape of input '%s' can not be passed on", spec.name)
-        if io.rank == 0:
-            array.ndim = 0          # a config has no word for a scalar: it says [1]
-        if array.ndim != io.rank:
-            return tf_fail(&s.arrays.error, TF_INVALID_ARG, b"input '%s': model expected %d dimensions but received %d "
-                           b"dimensions", spec.name, <int>io.rank, <int>array.ndim)
-        count = elements(array.dims, array.ndim)
-        if count < 0 or array.nbytes != <size_t>count * <size_t>dtype_size(io.dtype):
-            return tf_fail(&s.arrays.error, TF_INVALID_ARG, b"input '%s' has %zu bytes, which is not what its shape "
-                           b"needs", spec.name, array.nbytes)
-        if array.nbytes > io.cap:
-            # Possible only where profiles are wider apart than any of them: no profile will take the key.
-            s.wanted[i] = 0
-        memcpy(s.key + io.at, array.dims, <size_t>io.rank * sizeof(int64_t))
-    return 0
-
-
-# --- inputs ----------------------------------------------------------------------------------------------------------
-
-cdef int fill_values(TrtRun* s, TrtIo* io) noexcept nogil:
-    cdef int32_t i, narrow
-    for i in range(io.n_values):
-        if io.dtype == DT_INT32:
-            narrow = <int32_t>s.key[io.at + i]
-            memcpy(io.block.data + <size_t>i * 4, &narrow, 4)
-        else:
-            memcpy(io.block.data + <size_t>i * 8, &s.key[io.at + i], 8)
-    return 0
-
-
-cdef int copy_one(TrtRun* s, const Tensor* t, uint8_t* to) noexcept nogil:
-    s.copied_in += <int64_t>t.nbytes
-    if t.kind != MEM_GPU:
-        return cuda_copy_in(s.device, to, t.ptr, t.nbytes, s.stream, &s.arrays.error)
-    if t.device == s.device:
-        return cuda_copy_device(s.device, to, t.ptr, t.nbytes, s.stream, &s.arrays.error)
-    return cuda_copy_peer(s.device, to, s.device, t.ptr, t.device, t.nbytes, s.stream, &s.arrays.error)
-
-
-cdef int gather_small(TrtRun* s, Request** requests, int32_t n, int32_t i) noexcept nogil:
-    cdef Block* block = block_new(s.arrays.inputs[i].nbytes)
-    cdef size_t at = 0
-    cdef int32_t k
-    cdef const Tensor* t
-    if block == NULL:
-        return out_of_memory(s, s.arrays.inputs[i].nbytes)
-    s.staged[i] = block
-    for k in range(n):
-        t = requests[k].by_index[i]
-        if t.nbytes:
-            memcpy(block.data + at, t.ptr, t.nbytes)
-            at += t.nbytes
-    s.gathered += <int64_t>at
-    s.copied_in += <int64_t>at
-    return cuda_copy_in(s.device, s.inputs[i].block.data, block.data, at, s.stream, &s.arrays.error)
-
-
-# Queue the copies of input i. Memory of the device itself is used where it lies, unless a graph knows another address.
-cdef int send_input(TrtRun* s, Request** requests, int32_t n, int32_t i, bint fixed) noexcept nogil:
-    cdef TrtIo* io = &s.inputs[i]
-    cdef const Tensor* t = requests[0].by_index[i]
-    cdef size_t at = 0
-    cdef int32_t k
-    cdef bint gather = n > 1
-    s.wanted[i] = <uint64_t><uintptr_t>io.block.data
-    if io.on_host:
-        return fill_values(s, io)
-    if s.arrays.inputs[i].nbytes > io.cap:
-        return tf_fail(&s.arrays.error, TF_INTERNAL, b"input '%s' has %zu bytes, there is room for %zu",
-                       requests[0].model.inputs[i].name, s.arrays.inputs[i].nbytes, io.cap)
-    if n == 1 and t.kind == MEM_GPU and t.device == s.device and not fixed and t.nbytes \
-            and (<uintptr_t>t.ptr & (ALIGNMENT - 1)) == 0:
-        s.wanted[i] = <uint64_t><uintptr_t>t.ptr
-        s.in_place += 1
-        return 0
-    for k in range(n):
-        t = requests[k].by_index[i]
-        if t.kind == MEM_GPU or t.nbytes >= DIRECT:
-            gather = False
-            break
-    s.queued = True
-    if gather:
-        return gather_small(s, requests, n, i)
-    for k in range(n):
-        t = requests[k].by_index[i]
-        if t.nbytes and copy_one(s, t, io.block.data + at) != 0:
-            return -1
-        at += t.nbytes
-    return 0
-
-
-# --- outputs ---------------------------------------------------------------------------------------------------------
-
-# Room for n bytes of output i on the device. The stream is idle as far as this memory is concerned: each run waits for
-# its end. Graphs know the old address, so they go.
-cdef int grow_output(TrtRun* s, int32_t i, size_t n) noexcept nogil:
-    cdef TrtIo* io = &s.outputs[i]
-    cdef Block* block
-    if n <= io.cap and io.block != NULL:
-        return 0
-    if n > <size_t>1 << MAX_BYTES_SHIFT:
-        return out_of_memory(s, n)
-    forget_graphs(s)
-    block = device_block_new(s.device, n if n else 1, &s.arrays.error)
-    if block == NULL:
-        return -1
-    if io.block != NULL and s.queued and cuda_wait(s.device, s.stream, &s.arrays.error) != 0:
-        block_unref(block)
-        return -1
-    block_unref(io.block)
-    io.block = block
-    io.cap = n
-    return 0
-
-
-# Host memory for the outputs that somebody wants, and their copies into it, queued behind the run.
-cdef int fetch_outputs(TrtRun* s, Seen* seen) noexcept nogil:
-    cdef Array* array
-    cdef TrtIo* io
-    cdef int32_t i
-    for i in range(s.arrays.n_outputs):
-        array = &s.arrays.outputs[i]
-        io = &s.outputs[i]
-        if not array.wanted or io.on_host:
-            continue
-        array.dtype = io.dtype
-        array.ndim = seen.ndim[i]
-        memcpy(array.dims, seen.dims + <size_t>i * TRT_RANK, <size_t>array.ndim * sizeof(int64_t))
-        array.nbytes = seen.nbytes[i]
-        if array.nbytes > io.cap:
-            return tf_fail(&s.arrays.error, TF_INTERNAL, b"output %d has %zu bytes, there is room for %zu", <int>i,
-                           array.nbytes, io.cap)
-        array.block = block_new(array.nbytes if array.nbytes else 1)
-        if array.block == NULL:
-            return out_of_memory(s, array.nbytes)
-        array.data = array.block.data
-        if array.nbytes and cuda_copy_out(s.device, array.data, io.block.data, array.nbytes, s.stream,
-                                          &s.arrays.error) != 0:
-            return -1
-        s.copied_out += <int64_t>array.nbytes
-        array.present = True
-    return 0
-
-
-# Outputs that are shape tensors lie in host memory: the values behind the batch's size, the same for each row.
-cdef int read_shape_outputs(TrtRun* s) noexcept nogil:
-    cdef Array* array
-    cdef TrtIo* io
-    cdef int32_t i
-    cdef int64_t k, rows, first = 1 if s.arrays.max_batch > 0 else 0
-    cdef size_t row
-    for i in range(s.arrays.n_outputs):
-        array = &s.arrays.outputs[i]
-        io = &s.outputs[i]
-        if not array.wanted or not io.on_host:
-            continue
-        rows = s.arrays.rows if first else 1
-        row = <size_t>(io.n_values - first) * <size_t>dtype_size(io.dtype)
-        if row and <size_t>rows > (<size_t>1 << MAX_BYTES_SHIFT) // row:
-            return out_of_memory(s, row)
-        array.dtype = io.dtype
-        array.nbytes = row * <size_t>rows
-        array.block = block_new(array.nbytes if array.nbytes else 1)
-        if array.block == NULL:
-            return out_of_memory(s, array.nbytes)
-        array.data = array.block.data
-        for k in range(rows):
-            memcpy(array.data + <size_t>k * row, io.block.data + <size_t>first * <size_t>dtype_size(io.dtype), row)
-        array.ndim = 0
-        if first:
-            array.dims[0] = rows
-            array.ndim = 1
-        if io.rank:
-            array.dims[array.ndim] = io.n_values - first
-            array.ndim += 1
-        array.present = True
-    return 0
-
-
-# --- CUDA graphs -----------------------------------------------------------------------------------------------------
-
-cdef void drop_graph(void* graph) noexcept nogil:
-    if graph != NULL and cuda_api() != NULL:
-        cuda_api().GraphExecDestroy(<tf_cu_handle>graph)
-
-
-cdef void forget_graphs(TrtRun* s) noexcept nogil:
-    cdef int32_t i
-    cdef tf_error e
-    if s.shapes.seen == NULL or cuda_enter(s.device, &e) != 0:
-        return
-    for i in range(s.shapes.n_seen):
-        drop_graph(s.shapes.seen[i].graph)
-        s.shapes.seen[i].graph = NULL
-
-
-cdef int launch_graph(TrtRun* s, Seen* seen) noexcept nogil:
-    s.launched += 1
-    s.queued = True
-    return cuda_check(&s.arrays.error, cuda_api().GraphLaunch(<tf_cu_handle>seen.graph, s.stream), s.device,
-                      b"unable to execute graph for inference")
-
-
-cdef bint can_capture() noexcept nogil:
-    return cuda_api() != NULL and cuda_api().StreamBeginCapture != NULL and cuda_api().StreamEndCapture != NULL \
-        and cuda_api().GraphInstantiate != NULL and cuda_api().GraphLaunch != NULL \
-        and cuda_api().GraphExecDestroy != NULL and cuda_api().GraphDestroy != NULL
-
-
-# --- a run -----------------------------------------------------------------------------------------------------------
-
-cdef int finish_stream(TrtRun* s, tf_error* e) noexcept nogil:
-    cdef int status
-    if not s.queued:
-        return 0
-    if s.busy_wait:
-        status = cuda_check(e, cuda_api().StreamSynchronize(s.stream), s.device, b"inference")
-    else:
-        status = cuda_wait(s.device, s.stream, e)
-    s.queued = False
-    return status
 
 
 cdef Seen* look_up(TrtInstance self, TrtRun* s) noexcept nogil:
@@ -338,36 +42,36 @@ cdef Seen* look_up(TrtInstance self, TrtRun* s) noexcept nogil:
             self.refuse()
         return NULL
     seen = shapes_put(&s.shapes, s.key, profile, &dropped)
-    drop_graph(dropped)
+    trt_drop_graph(dropped)
     return seen
 
 
 cdef int run_queued(TrtInstance self, Request** requests, int32_t n, Batch* batch) noexcept nogil:
     cdef TrtRun* s = &self.run
     cdef Seen* seen
-    cdef int32_t i
     cdef bint fixed
+    cdef int failed
     if cuda_enter(s.device, &s.arrays.error) != 0:
         return -1
     seen = look_up(self, s)
     if seen == NULL:
         return -1
     fixed = seen.graph != NULL or (s.graphs and seen.wants_graph)
-    for i in range(s.arrays.n_inputs):
-        if send_input(s, requests, n, i, fixed) != 0:
-            return -1
+    if trt_send(s, requests, n, fixed) != 0:
+        return -1
     batch.t_input = now_ns()
     if seen.graph != NULL:
-        if launch_graph(s, seen) != 0:
+        if trt_launch(s, seen) != 0:
             return -1
     else:
         with gil:
-            if self.enqueue(seen) != 0:
-                return -1
-        if seen.graph != NULL and launch_graph(s, seen) != 0:
+            failed = self.enqueue(seen)
+        if failed != 0:
+            return -1
+        if seen.graph != NULL and trt_launch(s, seen) != 0:
             return -1
     seen.runs += 1
-    return fetch_outputs(s, seen)
+    return trt_fetch(s, seen)
 
 
 # One run for n requests that share a batch of `rows`.
@@ -375,18 +79,18 @@ cdef void run_rows(TrtInstance self, Request** requests, int32_t n, int64_t rows
     cdef TrtRun* s = &self.run
     cdef tf_error e
     cdef int32_t i
-    cdef int failed = describe(s, requests, n, rows)
+    cdef int failed = trt_describe(s, requests, n, rows)
     batch.t_input = now_ns()
     s.runs += 1
     if failed == 0:
         failed = run_queued(self, requests, n, batch)
     # Also after a failure: what is queued uses memory of these requests.
-    if finish_stream(s, &e) != 0 and failed == 0:
+    if trt_finish(s, &e) != 0 and failed == 0:
         s.arrays.error = e
         failed = -1
     batch.t_computed = now_ns()
     if failed == 0:
-        failed = read_shape_outputs(s)
+        failed = trt_read_values(s)
     if failed == 0:
         arrays_scatter(&s.arrays, requests, n)
     else:
@@ -398,40 +102,23 @@ cdef void run_rows(TrtInstance self, Request** requests, int32_t n, int64_t rows
         s.staged[i] = NULL
 
 
-# Whether two requests have the same shape tensors, as far as a run looks at them.
-cdef bint same_values(const TrtRun* s, Request* a, Request* b) noexcept nogil:
-    cdef int32_t i
-    cdef size_t size
-    cdef const Tensor* x
-    cdef const Tensor* y
-    for i in range(s.arrays.n_inputs):
-        if s.inputs[i].n_values == 0:
-            continue
-        x = a.by_index[i]
-        y = b.by_index[i]
-        size = <size_t>(s.inputs[i].n_values - 1) * <size_t>dtype_size(s.inputs[i].dtype)
-        if x == NULL or y == NULL or x.kind == MEM_GPU or y.kind == MEM_GPU or x.nbytes < size or y.nbytes < size \
-                or memcmp(x.ptr, y.ptr, size) != 0:
-            return False
-    return True
-
-
+# A model with a batch dimension runs a batch at once; where shape tensors decide, those that say the same.
 cdef int execute_trt(void* state, Batch* batch) noexcept nogil:
-    cdef TrtInstance self = <TrtInstance>state
+    cdef TrtRun* s = &(<TrtInstance>state).run
+    cdef Request** requests = batch.requests
     cdef int32_t k, first = 0
     cdef int64_t rows = 0
-    if self.run.arrays.max_batch == 0:
+    if s.arrays.max_batch == 0:
         for k in range(batch.n):
-            run_rows(self, &batch.requests[k], 1, 1, batch)
+            run_rows(<TrtInstance>state, requests + k, 1, 1, batch)
         return 0
     for k in range(batch.n):
-        if k > first and not same_values(&self.run, batch.requests[first], batch.requests[k]):
-            run_rows(self, &batch.requests[first], k - first, rows, batch)
+        if k > first and not trt_same_values(s, requests[first], requests[k]):
+            run_rows(<TrtInstance>state, requests + first, k - first, rows, batch)
             first = k
             rows = 0
-        rows += batch.requests[k].batch
-    if batch.n > first:
-        run_rows(self, &batch.requests[first], batch.n - first, rows, batch)
+        rows += requests[k].batch
+    run_rows(<TrtInstance>state, requests + first, batch.n - first, rows, batch)
     return 0
 
 
@@ -465,7 +152,6 @@ cdef class TrtInstance(NativeInstance):
         if s.inputs != NULL:
             raise InvalidArg("an instance can not be initialised twice")
         self.name = name
-        self.shown = name
         self.complain = complain
         self.warn = warn
         self.contexts = []
@@ -495,13 +181,13 @@ cdef class TrtInstance(NativeInstance):
             raise cuda_error(&e)
         for i in range(len(inputs)):
             make_room(s, &s.inputs[i], inputs[i][5])
-        s.graphs = bool(self.graph_specs) and can_capture()
+        s.graphs = bool(self.graph_specs) and trt_can_capture()
         s.busy_wait = busy_wait
         self.execute = execute_trt
         self.state = <void*>self
 
     def __dealloc__(self):
-        free_native(&self.run)
+        trt_free(&self.run)
 
     @property
     def stream(self):
@@ -520,7 +206,7 @@ cdef class TrtInstance(NativeInstance):
         io = &self.run.inputs[i]
         for k in range(io.n_values):
             self.run.key[io.at + k] = values[k]
-        fill_values(&self.run, io)
+        trt_fill_values(&self.run, io)
 
     def synchronize(self):
         cdef tf_error e
@@ -565,7 +251,7 @@ cdef class TrtInstance(NativeInstance):
     def output_room(self, int32_t i, size_t size):
         """Device memory for output i, asked for by TensorRT during a run; 0 when there is none."""
         cdef tf_error e
-        if not 0 <= i < self.run.arrays.n_outputs or grow_output(&self.run, i, size if size else 1) != 0:
+        if not 0 <= i < self.run.arrays.n_outputs or trt_grow(&self.run, i, size if size else 1) != 0:
             return 0
         return <uintptr_t>self.run.outputs[i].block.data
 
@@ -589,7 +275,7 @@ cdef class TrtInstance(NativeInstance):
         self.rooms = [None] * len(self.rooms)
         self.complain = self.warn = None
         with nogil:
-            free_native(&self.run)
+            trt_free(&self.run)
 
     cdef bint has_values(self):
         cdef int32_t i
@@ -702,7 +388,7 @@ cdef class TrtInstance(NativeInstance):
             if s.outputs[i].unknown or s.outputs[i].on_host:
                 continue
             self.note_shape(seen, i, context.get_tensor_shape(self.output_names[i]))
-            if grow_output(s, i, seen.nbytes[i]) != 0:
+            if trt_grow(s, i, seen.nbytes[i]) != 0:
                 raise cuda_error(&s.arrays.error)
         seen.known = True
         if s.graphs:
@@ -783,7 +469,6 @@ cdef class TrtInstance(NativeInstance):
         return True
 
     cdef object failure(self, str text):
-        from triton_fast.errors import Internal
         said = self.complain()
         return Internal(f"{text}: {said}" if said else text)
 
@@ -817,29 +502,3 @@ cdef int make_room(TrtRun* s, TrtIo* io, size_t n) except -1:
             raise cuda_error(&e)
     io.cap = n
     return 0
-
-
-# All but the arrays of numbers may be there or not.
-cdef void free_native(TrtRun* s) noexcept nogil:
-    cdef int32_t i
-    cdef tf_error e
-    if s.inputs == NULL:
-        return
-    if s.stream != NULL:
-        cuda_wait(s.device, s.stream, &e)
-    forget_graphs(s)
-    for i in range(s.arrays.n_inputs):
-        block_unref(s.inputs[i].block)
-    if s.outputs != NULL:
-        for i in range(s.arrays.n_outputs):
-            block_unref(s.outputs[i].block)
-    if s.stream != NULL:
-        stream_close(s.device, s.stream, &e)
-    shapes_free(&s.shapes)
-    arrays_free(&s.arrays)
-    free(s.inputs)
-    free(s.outputs)
-    free(s.staged)
-    free(s.wanted)
-    free(s.key)
-    memset(s, 0, sizeof(TrtRun))
