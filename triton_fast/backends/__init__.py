@@ -19,6 +19,7 @@ _BUILT_IN = {
     "python": ("triton_fast.backends.python", "PythonBackend"),
     "pytorch": ("triton_fast.backends.pytorch", "PyTorchBackend"),
     "repeat": ("triton_fast.backends.repeat", "RepeatBackend"),
+    "tensorrt": ("triton_fast.backends.tensorrt", "TensorRtBackend"),
 }
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 

@@ -67,7 +67,7 @@ class InstanceSpec:
 
     ``host_policy`` is in force already on the thread that asks for the instance; a backend applies it where it starts
     threads or processes on others. ``resources`` (name, whether global, amount) and ``priority`` are what the rate
-    limiter is told.
+    limiter is told. ``profiles`` and ``secondary_devices`` are the group's, for TensorRT.
     """
 
     name: str
@@ -77,6 +77,8 @@ class InstanceSpec:
     host_policy: HostPolicy = host_policy.NONE
     resources: tuple[tuple[str, bool, int], ...] = ()
     priority: int = 0
+    profiles: tuple[str, ...] = ()
+    secondary_devices: tuple[int, ...] = ()
 
 
 class BackendModel(ABC):

@@ -43,7 +43,8 @@ def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec
                 specs.append(
                     InstanceSpec(
                         f"{group.name}_{number}", kind, device, group.passive, policy, resources,
-                        group.rate_limiter.priority,
+                        group.rate_limiter.priority, tuple(group.profile),
+                        tuple(one.device_id for one in group.secondary_devices),
                     )
                 )  # fmt: skip
                 number += 1

@@ -18,7 +18,7 @@ from triton_fast.types import TYPES, DataType
 MAX_BYTES = 1 << 46
 
 
-def profile_numbers(config: Any, group: Any) -> list[int]:
+def profile_numbers(group: Any) -> list[int]:
     """Return the profiles of an instance group, each once, smallest first; the first one where it names none."""
     return sorted({int(name) for name in group.profile}) or [0]
 
@@ -62,7 +62,7 @@ def _batch_hint(config: Any, engine: Engine) -> bool | None:
     hint: bool | None = None
     for given in (*config.input, *config.output):
         dims = _wanted(given)
-        if given.allow_ragged_batch if hasattr(given, "allow_ragged_batch") else False:
+        if getattr(given, "allow_ragged_batch", False):
             return True
         if not given.dims:
             continue
@@ -101,7 +101,7 @@ def _largest_batch(config: Any, engine: Engine) -> int:
 def _used(config: Any, engine: Engine) -> list[int]:
     found: set[int] = set()
     for group in config.instance_group:
-        for index in profile_numbers(config, group) if group.profile else ():
+        for index in profile_numbers(group) if group.profile else ():
             if index >= engine.profiles:
                 raise Internal(
                     f"unable to autofill for '{config.name}', configuration specified invalid profile {index} . "
@@ -159,6 +159,8 @@ def check(config: Any, engine: Engine, profiles: Iterable[Profile]) -> None:
         raise ConfigError(
             f"{prefix}, configuration expects {len(config.input)} inputs, model provides at most {len(inputs)}"
         )
+    if config.batch_input or any(entry.allow_ragged_batch for entry in config.input):
+        raise Unsupported(f"{prefix}, ragged and batch inputs are not served for TensorRT by this version")
     _check_names(config, engine)
     known = {tensor.name: tensor for tensor in engine.tensors}
     for kind, given in (("input", config.input), ("output", config.output)):
