@@ -127,7 +127,9 @@ class Runtime:
         self.DLA_core = -1
         self.num_DLA_cores = 0
         if not _device_is_current():
-            _say(logger, "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: 35)")
+            _say(
+                logger, "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: 35)"
+            )
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         data = bytes(serialized_engine)
@@ -224,6 +226,7 @@ class IExecutionContext:
         self._addresses: dict[str, int] = {}
         self._allocators: dict[str, IOutputAllocator] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._calls = 0
         self._profile = -1
         if not engine._plan.get("exclusive") or 0 not in engine._holders:
             self._take_profile(0)
@@ -247,7 +250,10 @@ class IExecutionContext:
         engine = self.engine
         taken = engine._plan.get("exclusive") and profile_index in engine._holders
         if not 0 <= profile_index < engine.num_optimization_profiles or taken:
-            _say(engine._logger, f"IExecutionContext::setOptimizationProfileAsync: profile {profile_index} can not be set")
+            _say(
+                engine._logger,
+                f"IExecutionContext::setOptimizationProfileAsync: profile {profile_index} can not be set",
+            )
             return False
         self._take_profile(profile_index)
         return True
@@ -299,12 +305,12 @@ class IExecutionContext:
         return -1 if -1 in shape else _elements(shape) * self.engine.get_tensor_dtype(name).itemsize
 
     def infer_shapes(self) -> list[str]:
-        missing = [
+        return [
             name
             for name, tensor in self.engine._tensors.items()
-            if tensor["input"] and (name not in self._addresses if tensor.get("shape_tensor") else -1 in self._dims(name))
+            if tensor["input"]
+            and (name not in self._addresses if tensor.get("shape_tensor") else -1 in self._dims(name))
         ]
-        return missing
 
     def _dims(self, name: str) -> tuple[int, ...]:
         return self._shapes.get(name, tuple(self.engine._tensors[name]["shape"]))
@@ -347,6 +353,9 @@ class IExecutionContext:
                 return self._fault(f"IExecutionContext::enqueueV3: Address is not set for tensor {name}.")
         if plan.get("fails"):
             return self._fault(plan["fails"])
+        self._calls += 1
+        if str(self._calls) in plan.get("fails_on", {}):
+            return self._fault(plan["fails_on"][str(self._calls)])
         if plan.get("raises"):
             raise RuntimeError(plan["raises"])
         return all(self._queue(op, stream_handle) for op in plan["ops"])

@@ -321,9 +321,7 @@ def _check_layout(config: Any, tensor: Tensor) -> None:
         return
     dim, length = tensor.vector
     if dim == -1:
-        raise ConfigError(
-            f"unexpected vectorized dim is -1 for non-linear tensor '{tensor.name}' for {config.name}"
-        )
+        raise ConfigError(f"unexpected vectorized dim is -1 for non-linear tensor '{tensor.name}' for {config.name}")
     # Clients send and get tensors as long as their shape says.
     if not (0 <= dim < len(tensor.dims)) or tensor.dims[dim] < 0 or length < 1 or tensor.dims[dim] % length:
         raise Unsupported(

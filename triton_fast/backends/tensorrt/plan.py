@@ -56,8 +56,8 @@ class RunPlan:
     plugins: str = ""
 
 
-def make_plan(context: LoadContext) -> RunPlan:
-    """Return the plan of a model. Raises InvalidArg for a value that can not be used."""
+def make_plan(context: LoadContext, *, complete: bool = True) -> RunPlan:
+    """Return the plan of a model, of an incomplete config without graphs. Raises InvalidArg for what can not be used."""
     config, settings = context.config, context.settings
     given = {key: value.string_value.strip() for key, value in config.parameters.items()}
     strategy = given.get("execution_context_allocation_strategy", "STATIC")
@@ -81,7 +81,7 @@ def make_plan(context: LoadContext) -> RunPlan:
     cuda = config.optimization.cuda
     return RunPlan(
         strategy=strategy,
-        graphs=_graphs(config) if cuda.graphs else (),
+        graphs=_graphs(config) if cuda.graphs and complete else (),
         priority=PRIORITIES.get(config.optimization.priority, 0),
         busy_wait=cuda.busy_wait_events,
         version_compatible=_boolean(settings, "version-compatible"),
@@ -142,9 +142,7 @@ def _check(
         if name not in least:
             raise InvalidArg(f"graph lower bound spec expects shape for input '{name}'")
         if len(least[name]) != len(dims):
-            raise InvalidArg(
-                f"graph lower bound spec expects to have '{len(dims)} dimensions, got {len(least[name])}"
-            )
+            raise InvalidArg(f"graph lower bound spec expects to have '{len(dims)} dimensions, got {len(least[name])}")
         for low, high in zip(least[name], dims, strict=True):
             if low < 0 or high < 0:
                 raise InvalidArg(f"graph spec expects input '{name}' to have dimension >= 0")

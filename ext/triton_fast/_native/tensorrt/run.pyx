@@ -202,7 +202,7 @@ cdef int trt_grow(TrtRun* s, int32_t i, size_t n) noexcept nogil:
         return -1
     block_unref(io.block)
     io.block = block
-    io.cap = n
+    io.cap = block.cap
     return 0
 
 
