@@ -40,8 +40,10 @@ def open_driver(path: str | None = None) -> int:
 
     Raises
     ------
+    NotFound
+        There is no driver, or it finds no GPU.
     Unavailable
-        There is no driver, it can not be started, or it finds no GPU.
+        It can not be started.
     Unsupported
         The driver is too old.
     """

@@ -30,10 +30,13 @@ AHEAD = 1 << 30
 class TensorRtBackend(Backend):
     name = "tensorrt"
     default_filename = files.DEFAULT
-    gpu = True
 
     def __init__(self) -> None:
         self.version = library.version()
+
+    @property
+    def gpu(self) -> bool:
+        return True
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -87,7 +90,7 @@ class TensorRtModel(BackendModel):
         self._dims |= {spec.name: spec.dims for part in added_specs(config) for spec in part}
 
     def create_instance(self, spec: InstanceSpec) -> TrtInstance:
-        core = _dla_core(spec.secondary_devices, spec.name, self._context.name)
+        core = _dla_core([number for _, number in spec.secondary_devices], spec.name, self._context.name)
         key = (spec.device, core)
         with without_paths(self._context):
             engine = self._engine(*key)
@@ -118,6 +121,7 @@ class TensorRtModel(BackendModel):
         with self._lock:
             found = self._engines.get((device, dla_core))
             if found is None:
+                self._context.host.use_gpu(device)
                 found = self._engines[device, dla_core] = _open(self._context, self._plan, device, dla_core)
             return found
 

@@ -12,7 +12,7 @@ from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, tf_fail, tf_lock, tf_unlock,
 )
 
-from triton_fast.errors import Internal, InvalidArg, Unavailable, Unsupported
+from triton_fast.errors import Internal, InvalidArg, NotFound, Unavailable, Unsupported
 
 LIBRARY = "libcuda.so.1"
 
@@ -122,7 +122,7 @@ cdef int open_locked(str path) except -1:
     library = dlopen(<const char*>encoded, RTLD_NOW | RTLD_LOCAL)
     if library == NULL:
         reason = dlerror()
-        raise Unavailable(f"there is no NVIDIA driver: {reason.decode('utf-8', 'replace')}")
+        raise NotFound(f"there is no NVIDIA driver: {reason.decode('utf-8', 'replace')}")
     try:
         lacking = tf_cuda_bind(&table, library)
         if lacking != NULL:
@@ -132,7 +132,7 @@ cdef int open_locked(str path) except -1:
         with nogil:
             status = table.Init(0)
         if status == TF_CU_NO_DEVICE:
-            raise Unavailable("the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide them")
+            raise NotFound("the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide them")
         if cuda_check(&e, status, -1, b"the NVIDIA driver can not be started"):
             text = e.text[:e.len].decode("utf-8", "replace")
             if status == TF_CU_SYSTEM_DRIVER_MISMATCH:
@@ -146,7 +146,7 @@ cdef int open_locked(str path) except -1:
                 f"the NVIDIA driver is too old: it is for CUDA {version // 1000}.{version % 1000 // 10}, at least 11.4 "
                 "is needed")
         if count < 1:
-            raise Unavailable("the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide them")
+            raise NotFound("the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide them")
         found = tuple([describe(i) for i in range(min(count, MAX_DEVICES))])
     except BaseException:
         dlclose(library)
