@@ -44,10 +44,9 @@ def kernels() -> Path:
 
 
 def environment(devices: int = 2, **more: object) -> dict[str, str]:
-    """Return the environment in which a server finds both stand-ins; PYTHONPATH is the stand-in's folder alone."""
-    return {
-        **standin_cuda.environment(devices, **more), "FAKE_TRT_KERNELS": str(kernels()), "PYTHONPATH": str(FOLDER),
-    }  # fmt: skip
+    """Return the environment in which a server finds both stand-ins."""
+    paths = os.pathsep.join((str(FOLDER), str(FOLDER.parents[2])))
+    return {**standin_cuda.environment(devices, **more), "FAKE_TRT_KERNELS": str(kernels()), "PYTHONPATH": paths}
 
 
 @cache
