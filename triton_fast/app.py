@@ -172,7 +172,7 @@ class Server:
             self.poller = Poller(self.repository, float(options.repository_poll_secs))
         self.plane = Dataplane(
             self.repository, server_id=options.server_id, poller=self.poller,
-            shared_memory=SharedMemory(options.allow_client_shm), tracing=self.tracing,
+            shared_memory=SharedMemory(options.allow_client_shm, self.gpus), tracing=self.tracing,
         )  # fmt: skip
         self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(

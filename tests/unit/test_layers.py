@@ -37,7 +37,7 @@ NATIVE = {
     "core": (),
     "cuda": ("core",),
     "wire": ("core",),
-    "sched": ("core",),
+    "sched": ("core", "cuda"),
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
     "arrays": ("core", "sched.instance"),
