@@ -127,6 +127,16 @@ def add_sub(
     return plan(tensors, ops, [{"A": one, "B": one} for one in ranges], **more)
 
 
+def whereabouts() -> bytes:
+    """OUT = IN, up to 4096 floats; WHERE: the address that TensorRT was given for IN."""
+    tensors = [
+        tensor("IN", "FP32", (-1,), given=True), tensor("OUT", "FP32", (-1,), given=False),
+        tensor("WHERE", "INT64", (1,), given=False),
+    ]  # fmt: skip
+    ops = [{"op": "copy", "in": ["IN"], "out": "OUT"}, {"op": "address", "in": ["IN"], "out": "WHERE"}]
+    return plan(tensors, ops, [{"IN": between((1,), (4096,))}])
+
+
 def nonzero() -> bytes:
     """OUT: where IN, a vector of up to 100000 elements, is not 0."""
     tensors = [tensor("IN", "FP32", (-1,), given=True), tensor("OUT", "INT64", (-1, 1), given=False)]

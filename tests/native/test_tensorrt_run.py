@@ -217,12 +217,12 @@ def test_shape_tensors_without_a_batch(opened: Opener) -> None:
 # --- CUDA graphs -----------------------------------------------------------------------------------------------------
 
 
-def test_graphs_are_captured_after_a_plain_run(opened: Opener, trt: ModuleType) -> None:
+def test_graphs_are_captured_behind_the_second_run(opened: Opener, trt: ModuleType) -> None:
     made = opened(add_sub(), GRAPHS)
     for start in range(4):
         (answer,) = made.run({"A": rows(8, start=start), "B": rows(8)})
         assert same(answer["SUM"], rows(8, start=start) + rows(8))
-    assert made.counted("enqueued", "captured", "launched") == (1, 1, 3)
+    assert made.counted("enqueued", "captured", "launched") == (2, 1, 2)
     trt.counts.clear()
     (answer,) = made.run({"A": rows(8, start=-9), "B": rows(8)})
     assert same(answer["DIFFERENCE"], rows(8, start=-9) - rows(8))
@@ -241,7 +241,7 @@ def test_graph_spec_says_which_shapes(opened: Opener) -> None:
     for width in (3, 4, 3, 4, 3):
         (answer,) = made.run({"A": rows(2, width), "B": rows(2, width)})
         assert same(answer["SUM"], 2 * rows(2, width))
-    assert made.counted("captured", "launched", "enqueued") == (1, 2, 3)
+    assert made.counted("captured", "launched", "enqueued") == (1, 1, 4)
 
 
 @pytest.mark.parametrize("cause", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags", "TensorRT"])
@@ -250,7 +250,7 @@ def test_a_capture_that_fails_is_told_once(
 ) -> None:
     told: list[str] = []
     monkeypatch.setattr(log, "warning", lambda text, **_: told.append(text))
-    made = opened(add_sub(fails_on={"2": "operation not permitted when stream is capturing"}), GRAPHS)
+    made = opened(add_sub(fails_on={"3": "operation not permitted when stream is capturing"}), GRAPHS)
     if cause != "TensorRT":
         made = opened(add_sub(), GRAPHS)
     made.run({"A": rows(1), "B": rows(1)})
@@ -281,6 +281,17 @@ def test_graphs_give_way_when_all_places_are_taken(opened: Opener, cuda: StandIn
         assert same(answer["SUM"], 2 * rows(1, width))
     assert made.counted("captured") == (299,)
     assert cuda.held()["graphs"] == 256
+
+
+@pytest.mark.parametrize(("name", "priority"), [("PRIORITY_MAX", -5), ("PRIORITY_MIN", 0)])
+def test_priority_of_the_stream(opened: Opener, cuda: StandIn, name: str, priority: int) -> None:
+    made = opened(add_sub(), f"optimization {{ priority: {name} cuda {{ busy_wait_events: true }} }}\n")
+    assert cuda.calls("cuStreamCreateWithPriority") > 0
+    assert cuda.last_priority() == priority
+    waits = cuda.calls("cuStreamSynchronize")
+    (answer,) = made.run({"A": rows(2), "B": rows(2)})
+    assert same(answer["SUM"], 2 * rows(2))
+    assert cuda.calls("cuStreamSynchronize") == waits + 1
 
 
 # --- what fails ------------------------------------------------------------------------------------------------------

@@ -332,8 +332,8 @@ class IExecutionContext:
         if kind == "nonzero":
             return None
         dims = self._dims(first)
-        if kind == "dims":
-            return (len(dims),)
+        if kind == "address":
+            return (1,)
         return (*dims[:-2], dims[-1], dims[-2]) if kind == "swap" else dims
 
     # --- a run
@@ -372,9 +372,11 @@ class IExecutionContext:
         n = _elements(shape)
         job = _Job(item=item)
         if tensor.get("shape_tensor"):
-            numbers = list(self._dims(sources[0])) if op["op"] == "dims" else self._values(sources[0])
+            numbers = self._values(sources[0])
             job.op, job.n, job.out = PUT, 8 * len(numbers), self._addresses[name]
             job.values[: len(numbers)] = numbers
+        elif op["op"] == "address":
+            job.op, job.n, job.out, job.values[0] = PUT, 8, _data(self._addresses[name], 8), self._addresses[sources[0]]
         else:
             spread = op["op"] == "spread"
             job.a = _data(self._addresses[sources[0]], item if spread else n * item)

@@ -35,6 +35,8 @@ class TrtInstance(NativeInstance):
         Called once, with the reason, when CUDA graphs can not be used.
     graphs
         Shapes of which CUDA graphs are to be made; none: no graphs.
+    priority
+        Of the stream: -1 before others, 1 after them.
     busy_wait
         Spin while waiting for the device.
     """
@@ -50,6 +52,7 @@ class TrtInstance(NativeInstance):
         *,
         warn: Callable[[str], None],
         graphs: Sequence[Graph] | None = None,
+        priority: int = 0,
         busy_wait: bool = False,
     ) -> None: ...
     @property

@@ -143,6 +143,7 @@ class TensorRtModel(BackendModel):
             engine.logger.complaints,
             warn=partial(log.warning, model=config.name),
             graphs=[(graph.rows, graph.shapes) for graph in plan.graphs],
+            priority=plan.priority,
             busy_wait=plan.busy_wait,
         )
         try:

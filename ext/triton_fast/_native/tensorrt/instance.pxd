@@ -26,5 +26,5 @@ cdef class TrtInstance(NativeInstance):
     cdef int note_shape(self, Seen* seen, int32_t i, object dims) except -1
     cdef int take_unknown(self, Seen* seen) except -1
     cdef bint is_in_graph_specs(self, Seen* seen) except -1
-    cdef bint capture(self, Seen* seen) except -1
+    cdef int capture(self, Seen* seen) except -1
     cdef object failure(self, str text)

@@ -9,7 +9,7 @@ from triton_fast._native.arrays.arrays cimport arrays_init, arrays_release, arra
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport TF_INTERNAL, dtype_size, now_ns, tf_error, tf_fail
 from triton_fast._native.core.request cimport Request, response_fail_error
-from triton_fast._native.cuda.copies cimport cuda_fill, cuda_wait, stream_open
+from triton_fast._native.cuda.copies cimport cuda_fill, cuda_wait, stream_open_ranked
 from triton_fast._native.cuda.device_pool cimport device_block_new
 from triton_fast._native.cuda.driver cimport (
     TF_CU_CAPTURE_THREAD_LOCAL, cuda_api, cuda_check, cuda_enter, cuda_error, tf_cu_handle,
@@ -27,7 +27,7 @@ from triton_fast.errors import Internal, InvalidArg, ServerError
 
 cdef enum:
     MAX_KEY = 65536
-    GRAPH_AFTER = 1         # plain runs before a capture: TensorRT finishes what it put off in the first
+    GRAPH_AFTER = 1         # runs before that with which a graph is made: what comes once needs none
 
 
 cdef Seen* look_up(TrtInstance self, TrtRun* s) noexcept nogil:
@@ -67,8 +67,6 @@ cdef int run_queued(TrtInstance self, Request** requests, int32_t n, Batch* batc
         with gil:
             failed = self.enqueue(seen)
         if failed != 0:
-            return -1
-        if seen.graph != NULL and trt_launch(s, seen) != 0:
             return -1
     seen.runs += 1
     return trt_fetch(s, seen)
@@ -144,7 +142,7 @@ cdef void* room(size_t n, size_t size) except NULL:
 cdef class TrtInstance(NativeInstance):
 
     def __init__(self, str name not None, int device, int64_t max_batch, inputs, outputs, complain, *, warn,
-                 graphs=None, bint busy_wait=False):
+                 graphs=None, int priority=0, bint busy_wait=False):
         cdef TrtRun* s = &self.run
         cdef tf_error e
         cdef Py_ssize_t i
@@ -177,13 +175,15 @@ cdef class TrtInstance(NativeInstance):
         if shapes_init(&s.shapes, at, <int32_t>len(outputs)) != 0:
             raise MemoryError
         s.key = <int64_t*>room(at, sizeof(int64_t))
-        if stream_open(device, &s.stream, &e) != 0:
+        if stream_open_ranked(device, priority, &s.stream, &e) != 0:
             raise cuda_error(&e)
         for i in range(len(inputs)):
             make_room(s, &s.inputs[i], inputs[i][5])
         s.graphs = bool(self.graph_specs) and trt_can_capture()
         s.busy_wait = busy_wait
         self.execute = execute_trt
+        self.takes_gpu = True
+        self.device = device
         self.state = <void*>self
 
     def __dealloc__(self):
@@ -320,18 +320,19 @@ cdef class TrtInstance(NativeInstance):
         except BaseException as error:
             return fail_with(&s.arrays.error, error)
 
-    # Tell the profile's context what differs from its last run, then queue the engine, plainly or into a graph.
+    # Tell the profile's context what differs from its last run, then queue the engine. A graph is made behind that, for
+    # the next time: TensorRT finishes in a plain run what it put off when shapes changed.
     cdef int enqueue(self, Seen* seen) noexcept:
         cdef TrtRun* s = &self.run
         try:
             self.prepare(seen)
-            if s.graphs and seen.wants_graph and seen.runs >= GRAPH_AFTER and self.capture(seen):
-                return 0
             s.enqueued += 1
             s.queued = True
             if not self.contexts[seen.profile].execute_async_v3(<uintptr_t>s.stream):
                 raise self.failure(f"unable to enqueue for inference {self.name}")
             self.take_unknown(seen)
+            if s.graphs and seen.wants_graph and seen.runs >= GRAPH_AFTER:
+                self.capture(seen)
             return 0
         except BaseException as error:
             # What TensorRT was told is not known any more.
@@ -436,8 +437,8 @@ cdef class TrtInstance(NativeInstance):
                 return True
         return False
 
-    # Have TensorRT queue its work into a graph. False: it can not, and no other will be tried.
-    cdef bint capture(self, Seen* seen) except -1:
+    # Have TensorRT queue its work into a graph; where it can not, no other will be tried.
+    cdef int capture(self, Seen* seen) except -1:
         cdef TrtRun* s = &self.run
         cdef tf_cu_handle graph = NULL
         cdef tf_cu_handle ready = NULL
@@ -463,10 +464,10 @@ cdef class TrtInstance(NativeInstance):
         if ready == NULL:
             s.graphs = False
             self.warn(f"CUDA graphs are not used for {self.name}: {said or 'there is no graph'}")
-            return False
+            return 0
         seen.graph = <void*>ready
         s.captured += 1
-        return True
+        return 0
 
     cdef object failure(self, str text):
         said = self.complain()
