@@ -45,7 +45,9 @@ def kind_of(name: str) -> Any:
     return getattr(trt.DataType, OF_TRT.get(name, name))
 
 
-def build(define: Callable[[Any], None], profiles: Sequence[Mapping[str, Range]], values: Mapping[str, Range] = {}) -> bytes:  # noqa: B006
+def build(
+    define: Callable[[Any], None], profiles: Sequence[Mapping[str, Range]], values: Mapping[str, Range] = {}
+) -> bytes:
     """Return the plan of the network that ``define`` fills."""
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
     flags = getattr(trt, "NetworkDefinitionCreationFlag", None)
@@ -205,7 +207,7 @@ def test_shape_tensors(opened: Opener) -> None:
 def test_what_is_no_plan(opened: Opener) -> None:
     whole = add_sub(TWO)
     for data in (b"garbage" * 100, whole[: len(whole) // 2], b"PK\x03\x04" + bytes(100)):
-        with pytest.raises(ServerError, match="unable to create TensorRT engine: ."):
+        with pytest.raises(ServerError, match=r"unable to create TensorRT engine: ."):
             opened(data)
     opened(whole)
 

@@ -16,8 +16,8 @@ import numpy as np
 from tests.helpers.trt_plans import write
 from triton_fast import config as configs
 from triton_fast._native.core.model import ModelHandle
-from triton_fast._native.ort import drive
 from triton_fast._native.cuda import driver
+from triton_fast._native.ort import drive
 from triton_fast.backends.base import LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.config import io_specs
@@ -41,7 +41,13 @@ def context(model_dir: Path, gpus: Sequence[int] = GPUS, **settings: str) -> Loa
     configs.validate(parsed.config, model_dir, gpus=gpus, io=False)
     plain = {key.replace("_", "-"): value for key, value in settings.items()}
     made = LoadContext(
-        parsed.config.name, 1, model_dir, model_dir / "1", parsed.config, plain, given=parsed.given,
+        parsed.config.name,
+        1,
+        model_dir,
+        model_dir / "1",
+        parsed.config,
+        plain,
+        given=parsed.given,
         host=Host(gpus=tuple(gpus), use_gpu=driver.enter),
     )
     TensorRtBackend().complete_config(made)

@@ -26,7 +26,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in NUMPY:
         (write(root, swap(kind), name=kind.lower()) / "config.pbtxt").unlink()
     write(root, add_sub(), GRAPHS, "graphs")
-    write(root, add_sub("FP32", (-1, -1), PROFILES), f'{BACKEND}instance_group [{{ profile: ["0", "1"] count: 2 }}]\n', "two")
+    write(
+        root,
+        add_sub("FP32", (-1, -1), PROFILES),
+        f'{BACKEND}instance_group [{{ profile: ["0", "1"] count: 2 }}]\n',
+        "two",
+    )
     write(root, nonzero(), f"{BACKEND}max_batch_size: 0\n", "nonzero")
     write(root, spread("INT64"), BACKEND, "spread")
     write(root, add_sub(fails="Error Code 2: Internal Error"), BACKEND, "failing")
@@ -94,7 +99,9 @@ def test_shapes_that_no_profile_takes(server: ServerProcess) -> None:
     a = np.ones((1, 65), np.float32)
     answer = raw.ask(server.http, request("two", {"A": a, "B": a}))
     assert answer.status == 400
-    assert "profile 1, input 'A': model expected the shape of dimension 1 to be between 9 and 64" in answer.json()["error"]
+    assert (
+        "profile 1, input 'A': model expected the shape of dimension 1 to be between 9 and 64" in answer.json()["error"]
+    )
 
 
 def test_outputs_of_unknown_size_and_shape_tensors(server: ServerProcess) -> None:

@@ -168,7 +168,7 @@ def test_without_tensorrt(importing: list[Any]) -> None:
 )
 def test_with_a_broken_tensorrt(importing: list[Any], error: Exception) -> None:
     importing.append(error)
-    with pytest.raises(Unavailable, match="TensorRT can not be used, .*: pip install"):
+    with pytest.raises(Unavailable, match=r"TensorRT can not be used, .*: pip install"):
         TensorRtBackend()
 
 

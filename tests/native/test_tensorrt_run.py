@@ -140,8 +140,9 @@ def test_a_shape_outside_of_all_profiles_is_refused(opened: Opener) -> None:
     (error,) = two.run({"A": rows(1, 65), "B": rows(1, 65)})
     assert isinstance(error, InvalidArg)
     assert "failed to find any Optimization Profile of m_0_0 to support the requested dimensions" in str(error)
-    assert "profile 1, input 'A': model expected the shape of dimension 1 to be between 9 and 64 but received 65" in str(
-        error
+    assert (
+        "profile 1, input 'A': model expected the shape of dimension 1 to be between 9 and 64 but received 65"
+        in str(error)
     )
     one = opened(add_sub("FP32", (-1, -1), TWO_PROFILES))
     (error,) = one.run({"A": rows(1, 9), "B": rows(1, 9)})
@@ -286,7 +287,6 @@ def test_graphs_give_way_when_all_places_are_taken(opened: Opener, cuda: StandIn
 @pytest.mark.parametrize(("name", "priority"), [("PRIORITY_MAX", -5), ("PRIORITY_MIN", 0)])
 def test_priority_of_the_stream(opened: Opener, cuda: StandIn, name: str, priority: int) -> None:
     made = opened(add_sub(), f"optimization {{ priority: {name} cuda {{ busy_wait_events: true }} }}\n")
-    assert cuda.calls("cuStreamCreateWithPriority") > 0
     assert cuda.last_priority() == priority
     waits = cuda.calls("cuStreamSynchronize")
     (answer,) = made.run({"A": rows(2), "B": rows(2)})

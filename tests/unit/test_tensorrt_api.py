@@ -28,7 +28,9 @@ def real() -> ModuleType | None:
 
 
 REAL = real()
-pytestmark = pytest.mark.skipif(REAL is None, reason="no TensorRT: pip install tensorrt, or tensorrt-lean-cu13-bindings")
+pytestmark = pytest.mark.skipif(
+    REAL is None, reason="no TensorRT: pip install tensorrt, or tensorrt-lean-cu13-bindings"
+)
 
 
 def methods(of: type) -> list[str]:

@@ -1,7 +1,7 @@
 """A stand-in for the package ``tensorrt``: plans are small JSON files, engines run on the stand-in for libcuda.
 
-It has the names and argument names of the real one (tests compare them) and keeps to its rules: what is asked for out of
-order is refused with a logged error and False or None. Plans: see helpers/trt_plans.py.
+It has the names and argument names of the real one (tests compare them) and keeps to its rules: what is asked for out
+of order is refused with a logged error and False or None. Plans: see helpers/trt_plans.py.
 """
 
 from __future__ import annotations

@@ -180,7 +180,11 @@ class TensorRtModel(BackendModel):
                     )
                 instance.synchronize()
             for i, place in enumerate(inputs):
-                self._tell_largest(instance, engine, context, profile, i, place)
+                if not self._tell_largest(instance, context, profile, i, place):
+                    raise Internal(
+                        f"trt failed to set binding dimension for input '{place.tensor.name}' for {instance.name}: "
+                        f"{engine.logger.complaints()}"
+                    )
             for i, tensor in enumerate(outputs):
                 dims = tuple(context.get_tensor_shape(tensor.name))
                 if -1 in dims and not tensor.on_host:
@@ -202,24 +206,16 @@ class TensorRtModel(BackendModel):
                 if room is not None and not context.set_output_allocator(tensor.name, room):
                     raise Internal(f"unable to set the output allocator of '{tensor.name}'")
 
-    def _tell_largest(
-        self, instance: TrtInstance, engine: Engine, context: Any, profile: Profile, i: int, place: _Place
-    ) -> None:
+    def _tell_largest(self, instance: TrtInstance, context: Any, profile: Profile, i: int, place: _Place) -> bool:
         name = place.tensor.name
-        if place.tensor.is_shape:
-            values = list(profile.values[name].high)
-            batch = self._context.config.max_batch_size
-            if batch > 0:
-                values[0] = min(values[0], batch)
-            instance.set_values(i, values)
-            told = context.set_tensor_address(name, instance.input_address(i))
-        else:
-            told = context.set_input_shape(name, self._largest(place, profile))
-        if not told:
-            raise Internal(
-                f"trt failed to set binding dimension for input '{name}' for {instance.name}: "
-                f"{engine.logger.complaints()}"
-            )
+        if not place.tensor.is_shape:
+            return bool(context.set_input_shape(name, self._largest(place, profile)))
+        values = list(profile.values[name].high)
+        batch = self._context.config.max_batch_size
+        if batch > 0:
+            values[0] = min(values[0], batch)
+        instance.set_values(i, values)
+        return bool(context.set_tensor_address(name, instance.input_address(i)))
 
     def _largest(self, place: _Place, profile: Profile) -> tuple[int, ...]:
         return check.largest_dims(self._context.config, place.dims, profile.shapes[place.tensor.name])

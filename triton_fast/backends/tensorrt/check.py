@@ -6,7 +6,7 @@ Knows configs and described engines. Rules and texts are those of Triton's Tenso
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from triton_fast.backends.tensorrt.engine import LINEAR, Engine, Profile, Range, Tensor
 from triton_fast.config import ConfigError, added_specs, controls
@@ -16,6 +16,16 @@ from triton_fast.observability import log
 from triton_fast.types import TYPES, DataType
 
 MAX_BYTES = 1 << 46
+
+
+class _Wanted(NamedTuple):
+    """A tensor as the config or its scheduler has it. ``kind``: input or output."""
+
+    kind: str
+    name: str
+    dtype: int
+    dims: tuple[int, ...]
+    is_control: bool = False
 
 
 def profile_numbers(group: Any) -> list[int]:
@@ -117,9 +127,9 @@ def _complete_tensors(config: Any, target: Any, tensors: Sequence[Tensor]) -> No
             target.add(name=tensor.name)
     known = {tensor.name: tensor for tensor in tensors}
     for entry in target:
-        tensor = known.get(entry.name)
-        if tensor is None:
+        if entry.name not in known:
             continue
+        tensor = known[entry.name]
         if entry.data_type == DataType.INVALID:
             if tensor.dtype == DataType.INVALID:
                 raise _no_datatype(config, tensor)
@@ -138,6 +148,7 @@ def _complete_tensors(config: Any, target: Any, tensors: Sequence[Tensor]) -> No
 
 
 def _fill_dims(entry: Any, tensor: Tensor, *, batched: bool) -> None:
+    dims: tuple[int, ...]
     if tensor.is_shape:
         # A batch's size is the first of the values, and not the client's business.
         dims = (tensor.dims[0] - batched,) if tensor.dims else (1,)
@@ -167,17 +178,15 @@ def check(config: Any, engine: Engine, profiles: Iterable[Profile]) -> None:
         for entry in given:
             _check_marks(config, kind, entry, known[entry.name])
     profiles = list(profiles)
-    for entry in config.input:
-        _check_tensor(config, "input", entry.name, entry.data_type, _wanted(entry), known, profiles)
-    for entry in config.output:
-        _check_tensor(config, "output", entry.name, entry.data_type, _wanted(entry), known, profiles)
     added = added_specs(config)
     control_names = {control.name for control in controls(config)} if added.inputs else set()
-    for spec in added.inputs:
-        is_control = spec.name in control_names
-        _check_tensor(config, "input", spec.name, spec.dtype, spec.dims, known, profiles, is_control=is_control)
-    for spec in added.outputs:
-        _check_tensor(config, "output", spec.name, spec.dtype, spec.dims, known, profiles)
+    for wanted in (
+        *(_Wanted("input", one.name, one.data_type, _wanted(one)) for one in config.input),
+        *(_Wanted("output", one.name, one.data_type, _wanted(one)) for one in config.output),
+        *(_Wanted("input", one.name, one.dtype, one.dims, one.name in control_names) for one in added.inputs),
+        *(_Wanted("output", one.name, one.dtype, one.dims) for one in added.outputs),
+    ):
+        _check_tensor(config, wanted, known, profiles)
     named = {entry.name for entry in (*config.input, *config.output, *added.inputs, *added.outputs)}
     for tensor in engine.tensors:
         if tensor.name not in named:
@@ -213,10 +222,8 @@ def _check_marks(config: Any, kind: str, entry: Any, tensor: Tensor) -> None:
         )
 
 
-def _check_tensor(
-    config: Any, kind: str, name: str, dtype: int, dims: Sequence[int], known: dict[str, Tensor],
-    profiles: Sequence[Profile], *, is_control: bool = False,
-) -> None:  # fmt: skip
+def _check_tensor(config: Any, wanted: _Wanted, known: dict[str, Tensor], profiles: Sequence[Profile]) -> None:
+    kind, name, dtype, dims, is_control = wanted
     tensor = known.get(name)
     if tensor is None:
         raise ConfigError(f"{kind} '{name}' not found for {config.name}", hint=did_you_mean(name, known))

@@ -5,6 +5,7 @@ Knows TensorRT's module and log; no model, no config.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import threading
@@ -95,7 +96,7 @@ def _logger_class() -> type:
             self.kept: deque[tuple[int, str]] = deque(maxlen=KEPT)
 
         def log(self, level: Any, message: str) -> None:
-            try:
+            with contextlib.suppress(Exception):  # one would end the process
                 if level in (severity.INTERNAL_ERROR, severity.ERROR):
                     self.kept.append((threading.get_ident(), message))
                     log.error(f"TensorRT: {message}", model=self.model)
@@ -103,8 +104,6 @@ def _logger_class() -> type:
                     log.warning(f"TensorRT: {message}", model=self.model)
                 else:
                     log.verbose(1 if level == severity.INFO else 2, f"TensorRT: {message}", model=self.model)
-            except Exception:  # an exception would end the process
-                pass
 
         def complaints(self) -> str:
             """Return, and forget, the errors of this thread, else those of any; "" when there are none."""

@@ -57,7 +57,7 @@ class RunPlan:
 
 
 def make_plan(context: LoadContext, *, complete: bool = True) -> RunPlan:
-    """Return the plan of a model, of an incomplete config without graphs. Raises InvalidArg for what can not be used."""
+    """Return the plan of a model; not ``complete``: without graphs. Raises InvalidArg for what can not be used."""
     config, settings = context.config, context.settings
     given = {key: value.string_value.strip() for key, value in config.parameters.items()}
     strategy = given.get("execution_context_allocation_strategy", "STATIC")

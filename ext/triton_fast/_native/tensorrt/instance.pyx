@@ -16,8 +16,8 @@ from triton_fast._native.cuda.driver cimport (
 )
 from triton_fast._native.sched.instance cimport Batch
 from triton_fast._native.tensorrt.run cimport (
-    MAX_BYTES_SHIFT, TrtIo, TrtRun, trt_can_capture, trt_describe, trt_drop_graph, trt_fetch, trt_fill_values, trt_finish,
-    trt_free, trt_grow, trt_launch, trt_read_values, trt_same_values, trt_send,
+    MAX_BYTES_SHIFT, TrtIo, TrtRun, trt_can_capture, trt_describe, trt_drop_graph, trt_fetch, trt_fill_values,
+    trt_finish, trt_free, trt_grow, trt_launch, trt_read_values, trt_same_values, trt_send,
 )
 from triton_fast._native.tensorrt.shapes cimport (
     TRT_RANK, shapes_add, shapes_choose, shapes_find, shapes_init, shapes_put,
@@ -249,8 +249,6 @@ cdef class TrtInstance(NativeInstance):
             s.graphs = False        # as in Triton: what depends on values can not be replayed
 
     def output_room(self, int32_t i, size_t size):
-        """Device memory for output i, asked for by TensorRT during a run; 0 when there is none."""
-        cdef tf_error e
         if not 0 <= i < self.run.arrays.n_outputs or trt_grow(&self.run, i, size if size else 1) != 0:
             return 0
         return <uintptr_t>self.run.outputs[i].block.data
@@ -355,7 +353,8 @@ cdef class TrtInstance(NativeInstance):
                 if io.n_values or memcmp(p.now + io.at, seen.key + io.at, size) == 0:
                     continue
                 s.shapes_set += 1
-                if not context.set_input_shape(self.input_names[i], tuple([seen.key[io.at + k] for k in range(io.rank)])):
+                dims = tuple([seen.key[io.at + k] for k in range(io.rank)])
+                if not context.set_input_shape(self.input_names[i], dims):
                     raise self.failure(f"trt failed to set binding dimension for input '{self.input_names[i]}' for "
                                        f"{self.name}")
                 memcpy(p.now + io.at, seen.key + io.at, size)

@@ -31,7 +31,8 @@ cdef int out_of_memory(TrtRun* s, size_t n) noexcept nogil:
 
 # The values of a shape tensor, as the first row of the first request has them, behind the batch's size where there is
 # one. All requests of a run have the same.
-cdef int read_values(TrtRun* s, TrtIo* io, const Tensor* t, const IoSpec* spec, int64_t rows, bint batched) noexcept nogil:
+cdef int read_values(TrtRun* s, TrtIo* io, const Tensor* t, const IoSpec* spec, int64_t rows,
+                     bint batched) noexcept nogil:
     cdef int64_t* out = s.key + io.at
     cdef int32_t i, n = io.n_values - (1 if batched else 0)
     cdef int32_t narrow

@@ -1,5 +1,5 @@
 # What an instance of a TensorRT model has learnt about the shapes that it was asked for. A key is the numbers that
-# decide about a run: the dims of all inputs, and the values of those that are shape tensors. Knows no requests, no CUDA.
+# decide about a run: the dims of all inputs, or the values of those that are shape tensors. Knows no requests.
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 cdef enum:
