@@ -60,6 +60,10 @@ class StandIn:
     def calls(self, function: str) -> int:
         return int(self._library.fake_calls(function.encode()))
 
+    def last_priority(self) -> int:
+        """Return the priority of the stream that was made last with one; less goes before more."""
+        return int(self._library.fake_priority())
+
     def held(self) -> dict[str, int]:
         return {what: int(self._library.fake_held(what.encode())) for what in HELD}
 

@@ -43,6 +43,7 @@ NATIVE = {
     "arrays": ("core", "sched.instance"),
     "openvino": ("core", "sched.instance", "arrays"),
     "fil": ("core", "sched.instance", "arrays"),
+    "tensorrt": ("core", "cuda", "sched.instance", "arrays"),
     "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),

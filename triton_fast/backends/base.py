@@ -70,6 +70,7 @@ class InstanceSpec:
     ``host_policy`` is in force already on the thread that asks for the instance; a backend applies it where it starts
     threads or processes on others. ``resources`` (name, whether global, amount) and ``priority`` are what the rate
     limiter is told. ``secondary_devices``: kind (``KIND_NVDLA``) and id of the accelerators beside the GPU.
+    ``profiles``: TensorRT's, as the group names them.
     """
 
     name: str
@@ -80,6 +81,7 @@ class InstanceSpec:
     resources: tuple[tuple[str, bool, int], ...] = ()
     priority: int = 0
     secondary_devices: tuple[tuple[str, int], ...] = ()
+    profiles: tuple[str, ...] = ()
 
 
 class BackendModel(ABC):

@@ -46,6 +46,7 @@ BUILT_IN = {
     "python": BuiltIn("triton_fast.backends.python", "PythonBackend"),
     "pytorch": BuiltIn("triton_fast.backends.pytorch", "PyTorchBackend", ("torch",)),
     "repeat": BuiltIn("triton_fast.backends.repeat", "RepeatBackend"),
+    "tensorrt": BuiltIn("triton_fast.backends.tensorrt", "TensorRtBackend", ("tensorrt",)),
 }
 NAMES: tuple[str, ...] = tuple(BUILT_IN)
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")

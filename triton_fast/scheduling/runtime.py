@@ -46,7 +46,7 @@ def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec
                 specs.append(
                     InstanceSpec(
                         f"{group.name}_{number}", kind, device, group.passive, policy, resources,
-                        group.rate_limiter.priority, secondary,
+                        group.rate_limiter.priority, secondary, tuple(group.profile),
                     )
                 )  # fmt: skip
                 number += 1

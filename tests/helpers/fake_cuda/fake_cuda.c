@@ -62,7 +62,7 @@ struct stream { stream *next; int device; uint64_t queued, done; op *head, *tail
 typedef struct graph { op *head, *tail; } graph;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int started, n_devices;
+static int started, n_devices, last_priority = 99;
 static size_t device_bytes, pinned_limit, used[MAX_DEVICES], pinned;
 static int major_ = 9, minor_;
 static context contexts[MAX_DEVICES];
@@ -347,6 +347,9 @@ PUBLIC int cuStreamCreate(stream **out, unsigned flags) {
     *out = s;
     return leave(OK);
 }
+PUBLIC int fake_priority(void) { return last_priority; } /* of the stream that was made last with one */
+PUBLIC int cuCtxGetStreamPriorityRange(int *least, int *most) { return *least = 0, *most = -5, OK; }
+PUBLIC int cuStreamCreateWithPriority(stream **s, unsigned f, int p) { return last_priority = p, cuStreamCreate(s, f); }
 
 PUBLIC int cuStreamDestroy_v2(stream *s) {
     stream **at = &streams;

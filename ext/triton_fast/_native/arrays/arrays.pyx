@@ -5,12 +5,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
-from triton_fast._native.core.model cimport IoSpec
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_CPU, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_size, tf_fail,
 )
 from triton_fast._native.core.request cimport (
-    Tensor, request_alloc, request_needs, request_wants, response_fail_error, response_outputs,
+    request_alloc, request_needs, request_wants, response_fail_error, response_outputs,
 )
 
 cdef uint8_t[64] nothing
@@ -45,7 +44,6 @@ cdef void arrays_free(Arrays* a) noexcept nogil:
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
-# The shape of input i: the batch's rows first, the config's reshape applied.
 cdef int shape_of(Array* array, const IoSpec* spec, const Tensor* t, int64_t rows, bint batched) noexcept nogil:
     cdef int32_t k, source = 0
     if t.ndim > MAX_RANK:

@@ -7,6 +7,8 @@ from triton_fast._native.cuda.driver cimport tf_cu_handle
 
 # A stream that does not wait for the default one. Closing does not wait for what it still does.
 cdef int stream_open(int device, tf_cu_handle* out, tf_error* e) noexcept nogil
+# The same with a priority: -1 before others, 1 after them, as far as the device can.
+cdef int stream_open_ranked(int device, int priority, tf_cu_handle* out, tf_error* e) noexcept nogil
 cdef int stream_close(int device, tf_cu_handle stream, tf_error* e) noexcept nogil
 
 # Copies are queued on the stream and return at once where the host memory is pinned; the memory of both sides belongs

@@ -33,6 +33,23 @@ cdef int stream_open(int device, tf_cu_handle* out, tf_error* e) noexcept nogil:
     return 0
 
 
+cdef int stream_open_ranked(int device, int priority, tf_cu_handle* out, tf_error* e) noexcept nogil:
+    cdef int least = 0
+    cdef int greatest = 0
+    if priority == 0 or cuda_api() == NULL or cuda_api().StreamCreateWithPriority == NULL \
+            or cuda_api().CtxGetStreamPriorityRange == NULL:
+        return stream_open(device, out, e)
+    if cuda_enter(device, e):
+        return -1
+    if cuda_check(e, cuda_api().CtxGetStreamPriorityRange(&least, &greatest), device, b"failed to create a stream") \
+            or cuda_check(e, cuda_api().StreamCreateWithPriority(
+                out, TF_CU_STREAM_NON_BLOCKING, greatest if priority < 0 else least), device,
+                b"failed to create a stream"):
+        return -1
+    tf_add64(&live_streams, 1)
+    return 0
+
+
 cdef int stream_close(int device, tf_cu_handle stream, tf_error* e) noexcept nogil:
     if cuda_enter(device, e):
         return -1

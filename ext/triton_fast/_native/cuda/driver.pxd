@@ -83,6 +83,8 @@ cdef extern from "tf_cuda.h" nogil:
         # NULL where the driver lacks them.
         int (*DeviceGetUuid)(tf_cu_uuid*, tf_cu_device) noexcept nogil
         int (*DeviceGetUuid_v2)(tf_cu_uuid*, tf_cu_device) noexcept nogil
+        int (*StreamCreateWithPriority)(tf_cu_handle*, unsigned flags, int priority) noexcept nogil
+        int (*CtxGetStreamPriorityRange)(int* least, int* greatest) noexcept nogil
         int (*StreamBeginCapture)(tf_cu_handle, int mode) noexcept nogil
         int (*StreamEndCapture)(tf_cu_handle, tf_cu_handle* graph) noexcept nogil
         int (*GraphInstantiate)(tf_cu_handle*, tf_cu_handle graph, unsigned long long flags) noexcept nogil

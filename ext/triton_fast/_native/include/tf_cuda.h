@@ -100,6 +100,8 @@ enum {
 #define TF_CUDA_OPTIONAL(F)                                                                                            \
     F(DeviceGetUuid, "cuDeviceGetUuid", (tf_cu_uuid *, tf_cu_device))                                                  \
     F(DeviceGetUuid_v2, "cuDeviceGetUuid_v2", (tf_cu_uuid *, tf_cu_device))                                            \
+    F(StreamCreateWithPriority, "cuStreamCreateWithPriority", (tf_cu_handle *, unsigned flags, int priority))          \
+    F(CtxGetStreamPriorityRange, "cuCtxGetStreamPriorityRange", (int *least, int *greatest))                           \
     F(StreamBeginCapture, "cuStreamBeginCapture_v2", (tf_cu_handle, int mode))                                         \
     F(StreamEndCapture, "cuStreamEndCapture", (tf_cu_handle, tf_cu_handle * graph))                                    \
     F(GraphInstantiate, "cuGraphInstantiateWithFlags", (tf_cu_handle *, tf_cu_handle graph, unsigned long long flags)) \
