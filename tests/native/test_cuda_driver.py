@@ -70,7 +70,7 @@ def test_peers_are_enabled_once_for_each_pair(fake: StandIn) -> None:
 
 def test_without_a_driver() -> None:
     assert driver.devices() == []
-    with pytest.raises(NotFound, match="there is no NVIDIA driver: nowhere/libcuda.so.1"):
+    with pytest.raises(NotFound, match=r"there is no NVIDIA driver: nowhere/libcuda\.so\.1"):
         driver.open_driver("nowhere/libcuda.so.1")
     with pytest.raises(Unavailable, match="there is no GPU 0: the server uses no GPU"):
         driver.enter(0)
@@ -88,7 +88,7 @@ def test_a_library_that_is_no_driver() -> None:
 @pytest.mark.parametrize(
     ("function", "code", "error", "text"),
     [
-        ("cuInit", 803, Unavailable, "SYSTEM_DRIVER_MISMATCH (803): .*; the driver's library and its kernel module"),
+        ("cuInit", 803, Unavailable, "SYSTEM_DRIVER_MISMATCH (803): .*; its library and its kernel module"),
         ("cuInit", 100, NotFound, "the NVIDIA driver finds no GPU; CUDA_VISIBLE_DEVICES may hide them"),
         ("cuInit", 999, Unavailable, r"can not be started: unknown error \(999\): the driver has no text for it"),
         ("cuDeviceGetCount", 1, Internal, "counting GPUs: CUDA_ERROR_INVALID_VALUE"),

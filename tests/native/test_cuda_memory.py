@@ -83,7 +83,9 @@ def test_memory_counts_for_no_limit_of_the_host(fake: StandIn) -> None:
 def test_out_of_memory_says_how_much_there_is(fake: StandIn) -> None:
     fake.limit(memory=10 * MIB)
     held = DeviceMemory(0, 8 * MIB)
-    with pytest.raises(Unavailable, match=r"allocate 3145729 bytes on GPU 0: out of memory, 2 of 10 MiB are free; load"):
+    with pytest.raises(
+        Unavailable, match=r"allocate 3145729 bytes on GPU 0: out of memory, 2 of 10 MiB are free; load"
+    ):
         DeviceMemory(0, 3 * MIB + 1)
     DeviceMemory(1, 8 * MIB)
     assert held.size == 8 * MIB
