@@ -62,7 +62,8 @@ def test_flags_that_name_other_gpus_say_so() -> None:
     assert Gpus([], pool_bytes={3: 1}).notes == [], "there the command line's own note says it"
 
 
-def test_without_a_driver_there_is_nothing_to_say() -> None:
+def test_without_a_driver_there_is_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "LIBRARY", "nowhere/libcuda.so.1")
     assert memory.find() == ([], "")
     gpus = Gpus([], pinned_bytes=MIB)
     assert gpus.pinned_usage() == (0, 0)

@@ -91,7 +91,8 @@ cdef class Mapping:
     def __dealloc__(self):
         cdef tf_error e
         if self.data != NULL and cuda_api() != NULL:
-            ipc_close(self.device, self.data, &e)
+            with nogil:
+                ipc_close(self.device, self.data, &e)
 
     @property
     def address(self):
