@@ -281,8 +281,10 @@ PUBLIC int cuPointerGetAttribute(void *out, int attribute, ptr_t p) {
     ENTER;
     m = find(p, 1, 0);
     if (!m) m = find(p, 1, 1);
-    if (!m || (attribute != 2 && attribute != 9)) return leave(INVALID_VALUE);
-    *(int *)out = attribute == 2 ? (m->device < 0 ? 1 : 2) : (m->device < 0 ? 0 : m->device);
+    if (!m || (attribute != 2 && attribute != 9 && attribute != 11 && attribute != 12)) return leave(INVALID_VALUE);
+    if (attribute == 11) *(ptr_t *)out = (ptr_t)(uintptr_t)m->at;
+    else if (attribute == 12) *(size_t *)out = m->n;
+    else *(int *)out = attribute == 2 ? (m->device < 0 ? 1 : 2) : (m->device < 0 ? 0 : m->device);
     return leave(OK);
 }
 
@@ -319,7 +321,6 @@ static void finish_all(void) {
     for (int i = 0; i < MAX_DEVICES; i++) run_to(&defaults[i], defaults[i].queued);
 }
 
-/* Kernels of tests may block and call back; a process that hangs in one could not be looked at otherwise. */
 static stream *stream_of(stream *s) { return s ? s : &defaults[current->device]; }
 
 static op *queue(stream *s, kind k) {
@@ -385,6 +386,7 @@ PUBLIC int cuStreamQuery(stream *s) {
     return leave(NOT_READY);
 }
 
+/* For kernels of tests; as in the driver, `call` must not call the driver itself. */
 PUBLIC int cuLaunchHostFunc(stream *s, void (*call)(void *), void *arg) {
     op *o;
     ENTER_CONTEXT;
