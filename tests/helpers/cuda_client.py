@@ -43,3 +43,16 @@ class Memory:
 
     def read(self, size: int, offset: int = 0) -> bytes:
         return self._fake.peek(self._address + offset, size)
+
+
+# The same in a process of its own, ``python -c CLIENT <size> <bytes in hex>``: says its handle in base64 and keeps the
+# memory until the end of its input.
+CLIENT = """
+import sys
+from tests.helpers import standin_cuda
+from tests.helpers.cuda_client import Memory
+with standin_cuda.opened() as fake, Memory(fake, int(sys.argv[1])) as memory:
+    memory.write(bytes.fromhex(sys.argv[2]))
+    print(memory.raw_handle.decode(), flush=True)
+    sys.stdin.read()
+"""

@@ -16,22 +16,13 @@ from typing import Any
 import pytest
 
 from tests.helpers import raw, shm, standin_cuda
-from tests.helpers.cuda_client import Memory
+from tests.helpers.cuda_client import CLIENT, Memory
 from tests.helpers.server import ROOT, Model, ServerProcess, repository, until
 
 SIZE = 1 << 16
 VALUE = raw.fp32([1, 2, 3, 4])
 ILLEGAL = standin_cuda.ILLEGAL_ADDRESS
 FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
-# A client in a process of its own: says its handle and waits for the end of its input.
-CLIENT = """
-import sys
-from tests.helpers import standin_cuda
-from tests.helpers.cuda_client import Memory
-with standin_cuda.opened() as fake, Memory(fake, 4096) as memory:
-    print(memory.raw_handle.decode(), flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +212,7 @@ def test_cycles_leave_nothing_open(tmp_path: Path, memory: Memory) -> None:
 def test_a_client_that_ends(tmp_path: Path, memory: Memory) -> None:
     with serving(tmp_path, memory) as process:
         with subprocess.Popen(
-            [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            [sys.executable, "-c", CLIENT, "4096", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
             env=standin_cuda.environment() | {"PYTHONPATH": str(ROOT)},
         ) as other:  # fmt: skip
             assert other.stdout is not None
