@@ -1,4 +1,4 @@
-"""A client's memory of a GPU: allocated in this process with the stand-in for CUDA, given to a server by its IPC handle.
+"""A client's memory of a GPU: allocated in this process with the stand-in for CUDA, given to servers by its IPC handle.
 
 Knows no server. The driver of this process must be the stand-in (standin_cuda.opened).
 """

@@ -18,7 +18,8 @@ from tests.helpers.standin_cuda import StandIn
 from triton_fast._native.core import memory
 from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.core.regions import Loan, SharedRegions
-from triton_fast._native.cuda import driver, flow, ipc, regions as cuda_regions
+from triton_fast._native.cuda import driver, flow, ipc
+from triton_fast._native.cuda import regions as cuda_regions
 from triton_fast._native.sched.fetch import fetched
 from triton_fast.errors import AlreadyExists, Internal, InvalidArg
 from triton_fast.types import DataType
@@ -92,9 +93,7 @@ def test_a_backend_that_takes_device_memory(regions: SharedRegions, model: Model
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
-def test_who_fails_goes_behind_the_others(
-    regions: SharedRegions, model: ModelHandle, fake: StandIn, nth: int
-) -> None:
+def test_who_fails_goes_behind_the_others(regions: SharedRegions, model: ModelHandle, fake: StandIn, nth: int) -> None:
     fake.fail("cuMemcpyDtoHAsync_v2", nth=nth)
     count, rows = fetched(regions, model, [[numbers(4 * i)] for i in range(4)])
     assert count == 3
