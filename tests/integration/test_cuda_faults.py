@@ -226,6 +226,23 @@ def test_a_client_that_ends(tmp_path: Path, memory: Memory) -> None:
         assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
 
 
+def test_traced_tensors(tmp_path: Path, memory: Memory) -> None:
+    """An input is traced when it is queued, where nobody waits for a GPU: its shape is, its values are not."""
+    file = tmp_path / "trace.json"
+    trace = ("level=TENSORS", "rate=1", f"triton,file={file}")
+    flags = [flag for value in trace for flag in ("--trace-config", value)]
+    (tmp_path / "models").mkdir()
+    with serving(tmp_path / "models", memory, *flags) as process:
+        assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
+        assert raw.ask(process.http, infer("m", placed(0), placed(64))).status == 200
+    traced = [entry["tensor"] | {"activity": entry["activity"]} for entry in json.loads(file.read_text())
+              if "tensor" in entry]  # fmt: skip
+    queued = [entry for entry in traced if entry["activity"] == "TENSOR_QUEUE_INPUT"]
+    assert [(entry["name"], entry["shape"], entry["data"]) for entry in queued] == [("INPUT0", "1,4", "...")] * 2
+    made = [entry["data"] for entry in traced if entry["activity"] == "TENSOR_BACKEND_OUTPUT"]
+    assert made == ["1,2,3,4", ""]  # the second went to its place
+
+
 def test_handles_are_never_printed(tmp_path: Path, memory: Memory) -> None:
     with serving(tmp_path, memory, "--log-verbose=5", "--log-error=true") as process:
         wrong = bytes(range(64))
