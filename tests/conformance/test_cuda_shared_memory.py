@@ -66,14 +66,15 @@ def models(root: Path) -> Path:
         Model("fp32"), Model("text", "BYTES", (2,)), Model("slow", delay_ms=1000), Model("two", "INT32", tensors=2),
         Model("cached", extra="response_cache { enable: true } dynamic_batching { }"),
         Model("split", dims=(4,), max_batch=2, extra=SPLIT), Model("split_text", "BYTES", (1,), 2, extra=SPLIT),
-        Model("sequence", "INT32", (1,), extra="sequence_batching { }"), Model("four", dims=(4,), max_batch=4, extra=FOUR),
-        Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
+        Model("sequence", "INT32", (1,), extra="sequence_batching { }"),
+        Model("four", dims=(4,), max_batch=4, extra=FOUR), Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
     )  # fmt: skip
     with_repeat(root)
     python_models.model_of(root, "python_add", ADD_CODE, 'backend: "python"' + ADD)
-    (root / "onnx_add" / "1").mkdir(parents=True)
-    (root / "onnx_add" / "config.pbtxt").write_text('backend: "onnxruntime" dynamic_batching { }' + ADD)
-    (root / "onnx_add" / "1" / "model.onnx").write_bytes(onnx_models.add_sub("FP32"))
+    for name, scheduler in (("onnx_add", "dynamic_batching { }"), ("direct", "sequence_batching { direct { } }")):
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(f'backend: "onnxruntime" {scheduler}{ADD}')
+        (root / name / "1" / "model.onnx").write_bytes(onnx_models.add_sub("FP32"))
     (root / "chain" / "1").mkdir(parents=True)
     (root / "chain" / "config.pbtxt").write_text(CHAIN)
     return root
@@ -371,6 +372,21 @@ def test_a_sequence(client: Client, memory: Memory, region: str) -> None:
             sequence_id=7, sequence_start=i == 0, sequence_end=i == 2,
         )  # fmt: skip
         assert memory.read(4, PAGE) == np.int32(i).tobytes()
+
+
+def test_a_sequence_beside_an_empty_place(client: Client, memory: Memory, region: str) -> None:
+    """The empty place of the batch is filled in the likeness of the request, whose memory is a GPU's."""
+    a, b = np.arange(16, dtype=np.float32), np.full(16, 0.5, np.float32)
+    memory.write(a.tobytes() + b.tobytes())
+    given = {"INPUT0": At(region, 64, 0, shape=(1, 16)), "INPUT1": At(region, 64, 64, shape=(1, 16))}
+    steps = ((1, True, False), (2, True, False), (2, False, False), (2, False, True), (1, False, True))
+    for sequence, start, end in steps:
+        memory.write(bytes(64), PAGE)
+        client.infer(
+            "direct", given, {"OUTPUT0": At(region, 64, PAGE)}, sequence_id=sequence, sequence_start=start,
+            sequence_end=end,
+        )  # fmt: skip
+        assert memory.read(64, PAGE) == (a + b).tobytes()
 
 
 def test_the_response_cache_knows_host_memory_only(

@@ -1,5 +1,5 @@
-"""CUDA shared memory when things go wrong: a driver that fails, regions that are taken away while they are used, clients
-that end. Each server and this process have the stand-in for the driver."""
+"""CUDA shared memory when things go wrong: a driver that fails, regions that are taken away while they are used,
+clients that end. Each server and this process have the stand-in for the driver."""
 
 from __future__ import annotations
 
@@ -16,22 +16,13 @@ from typing import Any
 import pytest
 
 from tests.helpers import raw, shm, standin_cuda
-from tests.helpers.cuda_client import Memory
+from tests.helpers.cuda_client import CLIENT, Memory
 from tests.helpers.server import ROOT, Model, ServerProcess, repository, until
 
 SIZE = 1 << 16
 VALUE = raw.fp32([1, 2, 3, 4])
 ILLEGAL = standin_cuda.ILLEGAL_ADDRESS
 FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
-# A client in a process of its own: says its handle and waits for the end of its input.
-CLIENT = """
-import sys
-from tests.helpers import standin_cuda
-from tests.helpers.cuda_client import Memory
-with standin_cuda.opened() as fake, Memory(fake, 4096) as memory:
-    print(memory.raw_handle.decode(), flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +77,28 @@ def data(answer: raw.Answer) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "wanted", "text"),
+    ("function", "side", "text"),
     [
-        ("cuMemcpyDtoHAsync_v2", 0, None, "failed to copy from device memory on GPU 0: "),
-        ("cuMemcpyHtoDAsync_v2", None, 64, "failed to copy to device memory on GPU 0: "),
-        ("cuEventSynchronize", 0, None, "failed in a stream on GPU 0: "),
-        ("cuEventSynchronize", None, 64, "failed in a stream on GPU 0: "),
-        ("cuEventRecord", 0, None, "failed to record an event on GPU 0: "),
-        ("cuStreamCreate", 0, None, "failed to create a stream on GPU 0: "),
+        ("cuMemcpyDtoHAsync_v2", "input", "failed to copy from device memory on GPU 0: "),
+        ("cuMemcpyHtoDAsync_v2", "output", "failed to copy to device memory on GPU 0: "),
+        ("cuEventSynchronize", "input", "failed in a stream on GPU 0: "),
+        ("cuEventSynchronize", "output", "failed in a stream on GPU 0: "),
+        ("cuEventRecord", "input", "failed to record an event on GPU 0: "),
+        ("cuEventRecord", "output", "failed to record an event on GPU 0: "),
+        ("cuStreamCreate", "input", "failed to create a stream on GPU 0: "),
     ],
 )
-def test_an_error_is_the_requests_own(
-    tmp_path: Path, memory: Memory, function: str, given: int | None, wanted: int | None, text: str
-) -> None:
-    at = (None if given is None else placed(given), None if wanted is None else placed(wanted))
+def test_an_error_is_the_requests_own(tmp_path: Path, memory: Memory, function: str, side: str, text: str) -> None:
+    at = (placed(0), None) if side == "input" else (None, placed(64))
     with serving(tmp_path, memory, fail=f"{function}:1:1") as process:
         answer = raw.ask(process.http, infer("m", *at))
         assert answer.status == 500 and answer.error.startswith(text), answer.body
         answer = raw.ask(process.http, infer("m", *at))
         assert answer.status == 200, answer.body
-        if wanted is None:
+        if side == "input":
             assert data(answer) == [1, 2, 3, 4]
         else:
-            assert memory.read(16, wanted) == raw.fp32([9, 9, 9, 9])
+            assert memory.read(16, 64) == raw.fp32([9, 9, 9, 9])
 
 
 def test_one_of_a_batch_fails(tmp_path: Path, memory: Memory) -> None:
@@ -221,8 +211,8 @@ def test_cycles_leave_nothing_open(tmp_path: Path, memory: Memory) -> None:
 def test_a_client_that_ends(tmp_path: Path, memory: Memory) -> None:
     with serving(tmp_path, memory) as process:
         with subprocess.Popen(
-            [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env=standin_cuda.environment() | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", CLIENT, "4096", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env=standin_cuda.environment() | {"PYTHONPATH": str(ROOT)},
         ) as other:  # fmt: skip
             assert other.stdout is not None
             handle = other.stdout.readline().strip().encode()
@@ -234,6 +224,23 @@ def test_a_client_that_ends(tmp_path: Path, memory: Memory) -> None:
         assert raw.ask(process.http, infer("m", given, given)).status in (200, 500)
         assert raw.ask(process.http, raw.post("/v2/cudasharedmemory/region/gone/unregister")).status == 200
         assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
+
+
+def test_traced_tensors(tmp_path: Path, memory: Memory) -> None:
+    """An input is traced when it is queued, where nobody waits for a GPU: its shape is, its values are not."""
+    file = tmp_path / "trace.json"
+    trace = ("level=TENSORS", "rate=1", f"triton,file={file}")
+    flags = [flag for value in trace for flag in ("--trace-config", value)]
+    (tmp_path / "models").mkdir()
+    with serving(tmp_path / "models", memory, *flags) as process:
+        assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
+        assert raw.ask(process.http, infer("m", placed(0), placed(64))).status == 200
+    traced = [entry["tensor"] | {"activity": entry["activity"]} for entry in json.loads(file.read_text())
+              if "tensor" in entry]  # fmt: skip
+    queued = [entry for entry in traced if entry["activity"] == "TENSOR_QUEUE_INPUT"]
+    assert [(entry["name"], entry["shape"], entry["data"]) for entry in queued] == [("INPUT0", "1,4", "...")] * 2
+    made = [entry["data"] for entry in traced if entry["activity"] == "TENSOR_BACKEND_OUTPUT"]
+    assert made == ["1,2,3,4", ""]  # the second went to its place
 
 
 def test_handles_are_never_printed(tmp_path: Path, memory: Memory) -> None:

@@ -219,7 +219,8 @@ FLAGS: tuple[Flag, ...] = (
          "while more of its memory is in use. May be given several times.", repeatable=True, gpu=True),
 
     Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register regions of system shared memory, which must "
-         "lie in /dev/shm of the server and be its own user's or open to all; docs/shared_memory.md."),
+         "lie in /dev/shm of the server and be its own user's or open to all, and memory of GPUs; "
+         "docs/shared_memory.md."),
 
     Flag("http-header-timeout-secs", v.SECONDS, 20, OURS, "A request head must have come within this time.", unit="s"),
     Flag("http-body-timeout-secs", v.SECONDS, 60, OURS, "A request body may stand still no longer than this.",

@@ -172,7 +172,7 @@ cdef void put_tensor(TraceRecord* t, TraceTensor* x, tf_buf* out) noexcept nogil
         put_element(out, x.dtype, x.data + at)
         at += size
     if x.copied < x.nbytes:
-        put(out, b",...")
+        put(out, b",..." if x.copied else b"...")
     put(out, b"\",\"shape\":\"")
     for i in range(x.ndim):
         if i:

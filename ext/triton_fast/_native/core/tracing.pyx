@@ -4,7 +4,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from triton_fast._native.core.native cimport (
-    DT_STRING, TF_OK, dtype_size, now_ns, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock,
+    DT_STRING, MEM_GPU, TF_OK, dtype_size, now_ns, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock,
 )
 from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.pthread cimport (
@@ -299,7 +299,7 @@ cdef void copy_tensor(TraceRecord* t, Tensor* x, int32_t kind) noexcept nogil:
     cdef Trace* trace = t.trace
     cdef TraceTensor* copy
     cdef size_t n = x.nbytes, room = MAX_COPY
-    if x.ptr == NULL or x.ndim < 0:
+    if x.ptr == NULL or x.ndim < 0 or x.kind == MEM_GPU:    # nobody waits for a GPU here: its shape is all there is
         n = 0
     tf_lock(&trace.lock)
     if MAX_COPIES - trace.copied < room:

@@ -175,6 +175,8 @@ cdef Request* padding_new(Sequences* q, Seat* seat, Request* like, int64_t now) 
     for i in range(e.n_inputs):
         t = &e.inputs[i]
         t.block = NULL
+        t.kind = MEM_CPU
+        t.device = 0
         t.ptr = seat.zeros.data
         t.nbytes = empty_size(&like.inputs[i])
         memcpy(dims, like.inputs[i].dims, <size_t>t.ndim * sizeof(int64_t))
