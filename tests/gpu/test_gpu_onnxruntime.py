@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider in a real server on a real GPU: the same outputs as on the CPU, and where memory goes."""
+"""ONNX Runtime's CUDA provider in a server on a real GPU: the same outputs as on the CPU, and where memory goes."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_inputs_in_device_memory(doubling: Opened) -> None:
     np.testing.assert_array_equal(got, x[0] * 2)
     assert (count["borrowed"], count["copied_bytes"], count["device_bytes"]) == (0, 0, x[0].nbytes)
     # Several, one of them in host memory.
-    got, count = run(device(x[0]), tensor(x[1]), device(x[2]))
-    for mine, given in zip(got, x, strict=True):
+    answers, count = run(device(x[0]), tensor(x[1]), device(x[2]))
+    for mine, given in zip(answers, x, strict=True):
         np.testing.assert_array_equal(mine, given * 2)
     assert (count["copied_bytes"], count["device_bytes"]) == (0, sum(one.nbytes for one in x))
