@@ -14,12 +14,8 @@ from tests.helpers import onnx_models as models
 from tests.helpers.binary_http import TYPES, BinaryClient
 from tests.helpers.onnx_repository import Opened, array, open_on_gpu, tensor, write
 from tests.helpers.server import ROOT, ServerProcess
-from triton_fast import memory
-from triton_fast._native.cuda import copies, device_pool, driver
+from triton_fast._native.cuda import copies, device_pool, driver, flow
 from triton_fast.types import DataType
-
-DEVICES, FAULT = memory.find()
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {FAULT}")
 
 KINDS = sorted(set(models.ELEMENT) - {"STRING"})
 GPU, CPU = "instance_group [{ kind: KIND_GPU }]\n", "instance_group [{ kind: KIND_CPU count: 1 }]\n"
@@ -239,6 +235,9 @@ def doubling(tmp_path: Path) -> Iterator[Opened]:
     opened = open_on_gpu(write(tmp_path, models.double(), BATCHING + GPU))
     yield opened
     opened.model.close()
+    flow.trim()
+    copies.trim()
+    device_pool.trim()
 
 
 class Device:

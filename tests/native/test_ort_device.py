@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ class OnDevice:
         self.fake.poke(memory.address + offset, ROW.tobytes())
         return DataType.FP32, (nbytes // 16, 4), (device, memory.address + offset, nbytes)
 
-    def run(self, *inputs: object) -> list[object]:
+    def run(self, *inputs: Any) -> list[Any]:
         return list(drive.run_batch(self.instance, self.handle, [{"INPUT0": one} for one in inputs]))
 
     def counted(self) -> tuple[int, int, int]:
@@ -86,10 +87,10 @@ def test_it_says_what_it_takes(made: OnDevice) -> None:
 def test_host_memory_goes_on_as_it_is(fake: StandIn, tmp_path: Path) -> None:
     made = OnDevice(fake, tmp_path / "m.onnx", length=4)
     (answer,) = made.run(tensor(ROW))
-    np.testing.assert_array_equal(array(answer["OUTPUT0"]), ROW)  # type: ignore[index]
+    np.testing.assert_array_equal(array(answer["OUTPUT0"]), ROW)
     assert made.counted() == (1, 0, 0)
     two = made.run(tensor(ROW), tensor(ROW + 1))
-    np.testing.assert_array_equal(array(two[1]["OUTPUT0"]), ROW + 1)  # type: ignore[index]
+    np.testing.assert_array_equal(array(two[1]["OUTPUT0"]), ROW + 1)
     assert made.counted() == (1, 32, 0)
     assert made.fake.calls(COPY) == 0
 

@@ -36,7 +36,6 @@ class OnnxRuntimeBackend(Backend):
     platform = "onnxruntime_onnx"
     default_filename = "model.onnx"
     makes_batch_tensors = True
-    _said = False
 
     def __init__(self) -> None:
         self.version = library.open_library()
@@ -44,11 +43,7 @@ class OnnxRuntimeBackend(Backend):
     @property
     def gpu(self) -> bool:
         """Whether the installed ONNX Runtime can use a GPU here; else KIND_AUTO means the CPU."""
-        reason = providers.why_not("cuda")
-        if reason and not self._said:
-            self._said = True
-            log.warning(f"ONNX Runtime uses no GPU: {reason}")
-        return not reason
+        return not providers.why_not("cuda")
 
     @property
     def no_gpu(self) -> str:
