@@ -62,6 +62,7 @@ class BinaryClient:
     """One connection, kept open."""
 
     def __init__(self, address: tuple[str, int], timeout: float = 60) -> None:
+        self.address = address
         self._connection = http.client.HTTPConnection(*address, timeout=timeout)
 
     def infer(

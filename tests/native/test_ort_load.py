@@ -322,6 +322,16 @@ def test_cuda_is_the_provider_of_gpu_instances_without_any_config(tmp_path: Path
     assert made.shareable  # on the CPU
 
 
+def test_cuda_graphs_are_not_replayed_on_old_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(log, "warning", lambda text, **_: lines.append(text))
+    for value, count in (("0", 0), ("1", 1)):
+        made = plan_of(tmp_path, parameter("enable_cuda_graph", value) + parameter("use_tf32", "0"))
+        assert [dict(p.options) for p in made.providers] == [{"use_tf32": "0"}]
+        assert len(lines) == count
+    assert lines[0].startswith("enable_cuda_graph has no effect")
+
+
 def test_bad_options_of_a_gpu_are_errors_on_the_cpu_too(tmp_path: Path) -> None:
     for key, value, message in (
         ("gpu_mem_limit", "lots", "'gpu_mem_limit' must be a whole number"),

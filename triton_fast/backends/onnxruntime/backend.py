@@ -21,7 +21,7 @@ from triton_fast.backends.onnxruntime.paths import PATHS
 from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan
 from triton_fast.backends.onnxruntime.values import whole
 from triton_fast.config import IoSpec, ModelTensor, added_specs, check_against_model, complete_from_model
-from triton_fast.errors import Unsupported
+from triton_fast.errors import Internal, Unsupported
 from triton_fast.observability import log
 from triton_fast.types import DataType
 
@@ -38,7 +38,6 @@ class OnnxRuntimeBackend(Backend):
     default_filename = "model.onnx"
     makes_batch_tensors = True
     path_parameters = PATHS
-    _said = False
 
     def __init__(self) -> None:
         self.version = library.open_library()
@@ -49,11 +48,7 @@ class OnnxRuntimeBackend(Backend):
     @property
     def gpu(self) -> bool:
         """Whether the installed ONNX Runtime can use a GPU here; else KIND_AUTO means the CPU."""
-        reason = providers.why_not("cuda")
-        if reason and not self._said:
-            self._said = True
-            log.warning(f"ONNX Runtime uses no GPU: {reason}")
-        return not reason
+        return not providers.why_not("cuda")
 
     @property
     def no_gpu(self) -> str:
@@ -66,14 +61,22 @@ class OnnxRuntimeBackend(Backend):
             return config
         library.prepare(context.settings)
         default = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
+        plan = make_plan(context, available=capi.providers(), global_pool=False)
         # Only names, types and shapes are wanted: no optimisation, no thread pool.
         options = SessionOptions()
-        options.log(context.name, 3)
+        options.log(context.name, 4)
         options.graph_level(0)
         options.threads(1, 1)
-        for path in make_plan(context, available=capi.providers(), global_pool=False).libraries:
+        for path in plan.libraries:
             options.custom_ops(path)
-        session = _open(context, options)
+        try:
+            session = _open(context, options)
+        except Internal:
+            # Some datatypes have kernels for GPUs only.
+            gpu, device = _first_place(config)
+            if not gpu:
+                raise
+            session = _open(context, _options(context, plan, gpu, device))
         # What the sequence batcher adds is not the clients'.
         added = added_specs(config)
         complete_from_model(
@@ -96,11 +99,8 @@ class OnnxModel(BackendModel):
         self._plan = plan
         self._lock = threading.Lock()
         self._sessions: dict[Key, Session] = {}
-        groups = context.config.instance_group
-        kinds = context.config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
-        gpu = bool(groups) and kinds.values_by_number[groups[0].kind].name == "KIND_GPU"
-        device = groups[0].gpus[0] if gpu and groups[0].gpus else 0
-        self._sessions[(gpu, device)] = self._new_session((gpu, device))
+        first = _first_place(context.config)
+        self._sessions[first] = self._new_session(first)
 
     def create_instance(self, spec: InstanceSpec) -> OrtInstance:
         gpu = spec.kind == "KIND_GPU"
@@ -143,12 +143,7 @@ class OnnxModel(BackendModel):
 
     def _new_session(self, key: Key) -> Session:
         context, (gpu, device) = self._context, key
-        if gpu:
-            self._need_gpu()
-            context.host.use_gpu(device)
-        with _clean(context):
-            options = build(self._plan, gpu=gpu, device=device)
-        session = _open(context, options)
+        session = _open(context, _options(context, self._plan, gpu, device))
         check_against_model(
             context.config, _tensors(session.inputs), _tensors(session.outputs),
             optional=_tensors(session.initializers),
@@ -160,14 +155,27 @@ class OnnxModel(BackendModel):
         )  # fmt: skip
         return session
 
-    def _need_gpu(self) -> None:
-        """Open the libraries that the providers of a GPU session need; raise Unsupported with what they lack."""
-        wanted = {name for name, row in providers.GPU.items() if any(p.name == row[1] for p in self._plan.providers)}
-        for name in sorted(wanted):
-            reason = providers.why_not(name)
+
+def _first_place(config: Any) -> Key:
+    """Return where the first instance is to run."""
+    groups = config.instance_group
+    kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
+    gpu = bool(groups) and kinds.values_by_number[groups[0].kind].name == "KIND_GPU"
+    return gpu, groups[0].gpus[0] if gpu and groups[0].gpus else 0
+
+
+def _options(context: LoadContext, plan: SessionPlan, gpu: bool, device: int) -> SessionOptions:
+    """Return the options of a session; on a GPU, open what its providers need. Raises Unsupported with what lacks."""
+    if gpu:
+        for name, (_, appended, _file) in providers.GPU.items():
+            wanted = any(provider.name == appended for provider in plan.providers)
+            reason = providers.why_not(name) if wanted else ""
             if reason:
                 what = "KIND_GPU" if name == "cuda" else f"Execution Accelerator '{name}'"
-                raise Unsupported(f"unable to load model '{self._context.name}', {what} is requested but {reason}")
+                raise Unsupported(f"unable to load model '{context.name}', {what} is requested but {reason}")
+        context.host.use_gpu(device)
+    with _clean(context):
+        return build(plan, gpu=gpu, device=device)
 
 
 def _batch_inputs(config: Any, rows: Mapping[str, TensorRow]) -> list[tuple[str, int, int, int, int]]:

@@ -193,7 +193,12 @@ def _providers(
         else:
             found.append(Provider("TensorRT", tensorrt_options(item.parameters), gpu=True))
     # Last of the GPU's: what TensorRT does not take falls to CUDA, wherever the config names it.
-    found.append(Provider("CUDA", cuda_options(cuda, given, settings), gpu=True))
+    options = cuda_options(cuda, given, settings)
+    if options.pop("enable_cuda_graph", "0") == "1":
+        # ORT replays a graph on the memory of the run that it captured: with the memory of another request, outputs
+        # would be those of old inputs.
+        log.warning("enable_cuda_graph has no effect: requests do not lie in fixed device memory", model=config.name)
+    found.append(Provider("CUDA", options, gpu=True))
     for item in accelerators.cpu_execution_accelerator:
         _known(item.name, CPU_ACCELERATORS)
         listed, name = CPU_ACCELERATORS[item.name]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from triton_fast._native.ort import capi
 from triton_fast.backends.onnxruntime import cuda_libraries, library
+from triton_fast.observability import log
 
 # Accelerator in a config -> the provider's name in ORT's list, its name in the append call, its file.
 GPU = {
@@ -22,11 +23,14 @@ _reasons: dict[str, str] = {}
 
 
 def why_not(accelerator: str) -> str:
-    """Return why this GPU provider can not be used, with the fix; empty where it can. Looks once in a process."""
+    """Return why this GPU provider can not be used, with the fix; empty where it can. Looks, and logs, once."""
     with _lock:
         if accelerator not in _reasons:
             library.open_library()
-            _reasons[accelerator] = find_reason(accelerator, capi.providers(), library.find_library().parent)
+            reason = find_reason(accelerator, capi.providers(), library.find_library().parent)
+            if reason and accelerator == "cuda":
+                log.warning(f"ONNX Runtime uses no GPU: {reason}")
+            _reasons[accelerator] = reason
         return _reasons[accelerator]
 
 
