@@ -78,14 +78,14 @@ def option_rows(options: Options, cache_enabled: bool) -> list[tuple[str, str]]:
     ]
 
 
-def failure_lines(options: Options, failures: Sequence[LoadFailure]) -> list[str]:
+def failure_lines(options: Options, failures: Sequence[LoadFailure], gpus: Sequence[int] = ()) -> list[str]:
     """Return, of each model that failed, why, and what a look at its files finds: file:line:column and the fix."""
     findings: dict[str, list[str]] = {}
     try:
         checker = Checker(
             [Path(path) for path in options.model_repository if Path(path).is_dir()],
             config_name=options.model_config_name, strict=options.strict_model_config,
-            backend_directory=Path(options.backend_directory),
+            backend_directory=Path(options.backend_directory), gpus=gpus,
         )  # fmt: skip
         for finding in checker.run([name for name, _ in failures]):
             if not finding.warning:

@@ -35,8 +35,9 @@ SIDEWAYS = {
 # Within _native: what a group may cimport besides itself. Backends (ort is one) know only the contract of sched.
 NATIVE = {
     "core": (),
+    "cuda": ("core",),
     "wire": ("core",),
-    "sched": ("core",),
+    "sched": ("core", "cuda"),
     "ort": ("core", "sched.instance"),
     "backends": ("core", "sched.instance"),
     "arrays": ("core", "sched.instance"),

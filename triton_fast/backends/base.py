@@ -67,7 +67,7 @@ class InstanceSpec:
 
     ``host_policy`` is in force already on the thread that asks for the instance; a backend applies it where it starts
     threads or processes on others. ``resources`` (name, whether global, amount) and ``priority`` are what the rate
-    limiter is told.
+    limiter is told. ``secondary_devices``: kind (``KIND_NVDLA``) and id of the accelerators beside the GPU.
     """
 
     name: str
@@ -77,6 +77,7 @@ class InstanceSpec:
     host_policy: HostPolicy = host_policy.NONE
     resources: tuple[tuple[str, bool, int], ...] = ()
     priority: int = 0
+    secondary_devices: tuple[tuple[str, int], ...] = ()
 
 
 class BackendModel(ABC):
@@ -117,6 +118,11 @@ class Backend(ABC):
     decoupled: bool = False
     # Whether it makes batch_input tensors and cuts batch_output tensors.
     makes_batch_tensors: bool = False
+
+    @property
+    def gpu(self) -> bool:
+        """Whether its instances can run on NVIDIA GPUs, as it is installed. Asked only where there is such a GPU."""
+        return False
 
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.

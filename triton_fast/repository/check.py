@@ -64,16 +64,19 @@ class Checker:
         ``--disable-auto-complete-config``.
     backend_directory
         Where Python-based backends are.
+    gpus
+        Ids of the usable GPUs.
     """
 
     def __init__(
         self, paths: Sequence[Path], *, config_name: str = "", strict: bool = False,
-        backend_directory: Path | None = None,
+        backend_directory: Path | None = None, gpus: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.sources = [LocalSource(path) for path in paths]
         self._config_name = config_name
         self._strict = strict
         self._backend_directory = backend_directory
+        self._gpus = tuple(gpus)
         self._found: list[Finding] = []
         # Of the models whose config can be read, with their directories.
         self._configs: dict[str, tuple[Any, Path]] = {}
@@ -112,10 +115,10 @@ class Checker:
             self._check_layout(name, folder, None)
             return
         config = parsed.config
-        configs.normalize(config, cpu_count=1)
+        configs.normalize(config, cpu_count=1, gpus=self._gpus)
         self._configs[name] = config, folder
         io = self._strict or bool(config.input and config.output) or config.platform == ENSEMBLE
-        for check in parts(config, folder, io=io):
+        for check in parts(config, folder, gpus=self._gpus, io=io):
             self._guard(name, folder, check)
         for output in config.output:
             if output.label_filename:

@@ -73,10 +73,11 @@ class Preparer:
         )
         if is_renamed:
             parsed.config.name = name
-        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
+        on_gpu = self._runs_on_gpus(parsed.config.backend)
+        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
-        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=io)
+        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu, io=io)
         return parsed
 
     def invoke_agents(self, name: str, directory: MaterializedDir, override_json: str | None) -> MaterializedDir:
@@ -130,9 +131,20 @@ class Preparer:
         if self._strict:
             return context, backend
         own = backend.complete_config(context)
-        configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus)
-        configs.validate(own, model_dir, name=name, gpus=self._gpus)
+        on_gpu = bool(self._gpus) and backend.gpu
+        configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
+        configs.validate(own, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu)
         return dataclasses.replace(context, config=own), backend
+
+    def _runs_on_gpus(self, name: str) -> bool:
+        """Tell whether a backend can use the GPUs that there are."""
+        if not self._gpus or not name:
+            return False
+        try:
+            backend = self._find_backend(name)
+        except (ServerError, ImportError, OSError):
+            return False  # said where the model is loaded
+        return backend is not None and backend.gpu
 
     def ensemble(self, context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
         """Return the context to start one version of an ensemble with; it is decoupled if a step is."""

@@ -39,6 +39,10 @@ class OnnxRuntimeBackend(Backend):
     def __init__(self) -> None:
         self.version = library.open_library()
 
+    @property
+    def gpu(self) -> bool:
+        return "CUDAExecutionProvider" in capi.providers()
+
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
         if config.output and (config.input or config.batch_input):
@@ -122,6 +126,7 @@ class OnnxModel(BackendModel):
         context, (gpu, device) = self._context, key
         if gpu:
             need("CUDAExecutionProvider", "cuda", context.name, capi.providers())
+            context.host.use_gpu(device)
         with _clean(context):
             options = build(self._plan, gpu=gpu, device=device)
         session = _open(context, options)

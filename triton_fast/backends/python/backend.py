@@ -38,6 +38,10 @@ class PythonBackend(Backend):
         self._directory = directory
         self._cache = EnvironmentCache()
 
+    @property
+    def gpu(self) -> bool:
+        return True  # a model is told its device; whether it uses it is its own affair
+
     def complete_config(self, context: LoadContext) -> Any:
         plan = self._plan(context)
         value = in_process.auto_complete(plan) if plan.parameters.in_process else AutoComplete(plan, shared()).run()

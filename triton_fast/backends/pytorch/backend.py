@@ -44,6 +44,10 @@ class PyTorchBackend(Backend):
         self._lock = threading.Lock()
         self._classes: PythonBackend | None = None
 
+    @property
+    def gpu(self) -> bool:
+        return library.has_cuda()
+
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
         if is_class(context):
@@ -97,7 +101,7 @@ class TorchModel(BackendModel):
         kind = "KIND_CPU" if group is None else _kind_name(context.config, group.kind)
         self._runs = sum(max(1, one.count) for one in context.config.instance_group) or 1
         number = group.gpus[0] if group is not None and kind == "KIND_GPU" and group.gpus else 0
-        device = library.device(self._torch, kind, number, context.name)
+        device = self._device(kind, number)
         self._opened[str(device)] = self._new(device)
 
     def create_instance(self, spec: InstanceSpec) -> ArrayInstance:
@@ -108,10 +112,16 @@ class TorchModel(BackendModel):
             instance.takes_gpu, instance.device = True, spec.device
         return instance
 
+    def _device(self, kind: str, number: int) -> Any:
+        device = library.device(self._torch, kind, number, self._context.name)
+        if kind == "KIND_GPU":
+            self._context.host.use_gpu(number)
+        return device
+
     def call(self, spec: InstanceSpec) -> Call:
         """Return what an instance calls."""
         context = self._context
-        opened = self._model(library.device(self._torch, spec.kind, spec.device, context.name))
+        opened = self._model(self._device(spec.kind, spec.device))
         config = context.config
         added = added_specs(config)
         inputs = [(one.name, DataType(one.data_type)) for one in config.input]
