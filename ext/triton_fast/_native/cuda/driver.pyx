@@ -147,7 +147,7 @@ cdef int open_locked(str path) except -1:
         if cuda_check(&e, status, -1, b"the NVIDIA driver can not be started"):
             text = e.text[:e.len].decode("utf-8", "replace")
             if status == TF_CU_SYSTEM_DRIVER_MISMATCH:
-                text += "; the driver's library and its kernel module are of different versions: reboot, or reinstall it"
+                text += "; its library and its kernel module are of different versions: reboot, or reinstall it"
             raise Unavailable(text)
         if cuda_check(&e, table.DriverGetVersion(&version), -1, b"asking for the driver's version") or \
                 cuda_check(&e, table.DeviceGetCount(&count), -1, b"counting GPUs"):
