@@ -38,7 +38,6 @@ RUNNER = Path(__file__).with_name("runner")
 class PyTorchBackend(Backend):
     name = "pytorch"
     default_filename = "model.pt"
-    gpu = True
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -107,8 +106,7 @@ class TorchModel(BackendModel):
     def create_instance(self, spec: InstanceSpec) -> ArrayInstance:
         call, batch = self.call(spec), self._context.config.max_batch_size
         instance = ArrayInstance(call, call.n_inputs, call.n_outputs, batch, spec.name, takes_gpu=call.on_gpu)
-        # Else the server brings inputs that lie on a GPU to the host.
-        if call.on_gpu and hasattr(instance, "takes_gpu"):
+        if call.on_gpu:
             instance.takes_gpu, instance.device = True, spec.device
         return instance
 
