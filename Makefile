@@ -8,7 +8,7 @@ add_sub = examples/models/add_sub/1/model.onnx
 voice = examples/models/voice_activity/1/model.onnx
 
 .DEFAULT_GOAL := build
-.PHONY: help build models demo examples serve test check asan fuzz soak bench bench-check sbom clean
+.PHONY: help build models demo examples serve torch test check asan fuzz soak bench bench-check sbom clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -38,7 +38,10 @@ examples: build ## train the models of examples/ that have a README, serve each 
 serve: models   ## serve examples/models in the foreground; ARGS= adds flags
 	@exec $(py) -m triton_fast --model-repository=examples/models $(ARGS)
 
-test: models    ## all tests; T='-k expression' or T=path narrows
+torch: build    ## PyTorch for the tests, where pip offers a build for CPUs; TORCH= leaves it out
+	@scripts/torch.sh
+
+test: models torch ## all tests; T='-k expression' or T=path narrows
 	@$(py) -m pytest $(T)
 
 check: build    ## ruff, cython-lint, mypy --strict, layers and tree rules

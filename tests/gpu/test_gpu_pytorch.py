@@ -23,14 +23,19 @@ import pytest
 if importlib.util.find_spec("torch") is None:
     pytest.skip("PyTorch is not installed: pip install 'triton_fast[pytorch]'", allow_module_level=True)
 
-import torch
+# What another release of it, or of what it imports, warns of is no fault of the server.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import torch
+
+    HAS_GPU = torch.cuda.is_available()
 
 from tests.helpers.server import ROOT, ServerProcess
 from tests.helpers.torch_models import Linear, exporting, io, saving, write
 from tests.helpers.torch_wire import KINDS, NAMES, Refused, Wire, data_of
 
 ON_CPU = os.environ.get("TF_GPU_TESTS_ON") == "cpu"
-if not ON_CPU and not torch.cuda.is_available():
+if not ON_CPU and not HAS_GPU:
     pytest.skip("PyTorch finds no CUDA GPU on this machine", allow_module_level=True)
 
 needs_gpu = pytest.mark.skipif(ON_CPU, reason="it needs a GPU")

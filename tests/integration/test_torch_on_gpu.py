@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import json
@@ -367,3 +368,16 @@ def test_a_package_for_another_device(tmp_path: Path, kind: str, wanted: str | N
     made = Recorded(devices=0 if wanted is None else 1)
     with pytest.raises(InvalidArg, match=text):
         open_compiled(made, folder / "model.pt2", wanted and torch.device(wanted, 0), 1, "it")
+
+
+def test_the_server_is_told_before_a_gpu_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_model(tmp_path, saving(Linear()), BATCHED + XY + TWO)
+    asked: list[int] = []
+    host = dataclasses.replace(opened.model._context.host, use_gpu=asked.append)
+    monkeypatch.setattr(opened.model, "_context", dataclasses.replace(opened.model._context, host=host))
+    monkeypatch.setattr(opened.model, "_torch", Recorded())
+    assert opened.model._device("KIND_GPU", 1) == torch.device("cuda", 1)
+    assert asked == [1]
+    opened.model._device("KIND_CPU", 0)
+    opened.model._device("KIND_MODEL", 0)
+    assert asked == [1]

@@ -9,8 +9,8 @@ from triton_fast._native.sched.instance import NativeInstance
 # DataType number, full shape, memory that may be kept as long as it is referred to, and not be written to: a request
 # lends it, and other steps of an ensemble may read the same. STRING: the wire form. A list: see gpu.
 Input = tuple[int, tuple[int, ...], BlockView | list[BlockView | DeviceView]]
-# DataType number, full shape, address, bytes, what keeps that memory: let go after the last response that needs it. What
-# lies at the start of `room` costs responses no object of Python.
+# DataType number, full shape, address, bytes, what keeps that memory: let go after the last response that needs it.
+# Where that is what `room` gave, responses keep the memory without it.
 Output = tuple[int, Sequence[int], int, int, object]
 Function = Callable[[list[Input | None], tuple[bool, ...]], Sequence[Output | None]]
 # As Function, told the rows of each request too; returns besides which requests fail, by their place in the batch.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from triton_fast._native.arrays.pyarrays import DeviceView
 from triton_fast.types import DataType
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def to_device(torch: Any, gpu: Gpu, given: Input, kind: Any, *, own: bool) -> An
     for piece in pieces:
         if not len(piece):
             continue
-        if hasattr(piece, "__cuda_array_interface__"):
+        if isinstance(piece, DeviceView):
             part = gpu.wrap(piece)
             # A client may have laid it anywhere; kernels read whole elements.
             if piece.address % kind.itemsize or (own and len(pieces) == 1):

@@ -17,7 +17,7 @@ cdef struct Array:
     int32_t dtype
     bint present            # of an input: the requests have it; of an output: made
     bint wanted             # of an output: some request, or the scheduler, needs it
-    bint apart              # of an input: some request has it in a GPU's memory; data is NULL, the tensors are the array
+    bint apart              # of an input: some request has it in a GPU's memory; data is NULL, the tensors count
 
 # A run in preparation; belongs to one instance. inputs and outputs in the model's order, what the scheduler adds behind
 # the others.
