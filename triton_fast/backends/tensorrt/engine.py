@@ -23,7 +23,7 @@ DATATYPES = {
     "UINT8": DataType.UINT8, "INT32": DataType.INT32, "INT64": DataType.INT64, "BOOL": DataType.BOOL,
 }  # fmt: skip
 LINEAR = "LINEAR"
-# TensorRT asks that engines are made one at a time.
+# Engines and contexts are made one at a time.
 _making = threading.Lock()
 
 
@@ -98,7 +98,8 @@ class Engine:
         """Return an execution context. Raises Internal with TensorRT's words."""
         kinds = library.module().ExecutionContextAllocationStrategy
         try:
-            made = self.trt.create_execution_context(getattr(kinds, strategy))
+            with _making:
+                made = self.trt.create_execution_context(getattr(kinds, strategy))
         except Exception as error:  # TensorRT's bindings raise what they like
             raise Internal(f"unable to create TensorRT context: {error}") from None
         if made is None:
