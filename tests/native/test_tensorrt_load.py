@@ -125,6 +125,8 @@ def test_a_runtime_that_has_no_device(trt: ModuleType, monkeypatch: pytest.Monke
     monkeypatch.setattr(trt, "_device_is_current", lambda: False)
     with pytest.raises(Internal, match="unable to create TensorRT runtime: createInferRuntime: Error Code 6"):
         context(write(tmp_path, swap()))
+    gc.collect()
+    assert trt.crashes == []
 
 
 def test_a_gpu_that_is_not_there(opened: Opener) -> None:

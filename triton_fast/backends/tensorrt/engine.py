@@ -5,6 +5,7 @@ Knows TensorRT's Python API (10 and later, where tensors have names); no config 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -118,7 +119,9 @@ def open_engine(model: str, data: bytes, device: int, dla_core: int, plan: RunPl
             runtime = trt.Runtime(logger)
             said = logger.complaints()
             if said:
-                # It gives out an object all the same, whose every call would end the process.
+                # It gives out an object all the same, around nothing: a call of it would end the process, and so
+                # would its end.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
                 raise Internal(f"unable to create TensorRT runtime: {said}")
             if plan.version_compatible:
                 runtime.engine_host_code_allowed = True
