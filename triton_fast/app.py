@@ -172,7 +172,7 @@ class Server:
             self.poller = Poller(self.repository, float(options.repository_poll_secs))
         self.plane = Dataplane(
             self.repository, server_id=options.server_id, poller=self.poller,
-            shared_memory=SharedMemory(options.allow_client_shm, self.gpus), tracing=self.tracing,
+            shared_memory=SharedMemory(options.allow_client_shm, self.gpus), gpus=self.gpus, tracing=self.tracing,
         )  # fmt: skip
         self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(
@@ -288,6 +288,7 @@ class Server:
     async def _trim_when_idle(self) -> None:
         while True:
             await asyncio.sleep(TRIM_INTERVAL_S)
+            self.plane.gpus_are_well()
             served = self.endpoints.requests
             if served == self._trimmed_at:
                 memory.trim()

@@ -94,6 +94,10 @@ class Gpus:
             if self._peers and len(self._used) > 1:
                 driver.enable_peer_access(self._used)
 
+    def lost(self) -> list[tuple[int, str]]:
+        """Return the GPUs that can not be used any more until the process is started anew, and why."""
+        return driver.lost() if self._used else []
+
     def admit(self, model: str, device: int) -> None:
         """Refuse to load a model on a GPU of whose memory more is in use than ``--model-load-gpu-limit`` says."""
         limit = self._load_limit.get(device)

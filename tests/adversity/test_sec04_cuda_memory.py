@@ -93,7 +93,9 @@ def message(at: dict[str, Any], output: bool) -> Any:
 
 
 @several
-@given(size=number, device=st.one_of(st.integers(-2, 3), st.sampled_from([-(1 << 63), 1 << 31, 1 << 32, (1 << 63) - 1])))
+@given(
+    size=number, device=st.one_of(st.integers(-2, 3), st.sampled_from([-(1 << 63), 1 << 31, 1 << 32, (1 << 63) - 1]))
+)
 def test_no_number_registers_more_than_there_is(
     served: ServerProcess, channel: Channel, memory: Memory, size: int, device: int
 ) -> None:
@@ -102,9 +104,7 @@ def test_no_number_registers_more_than_there_is(
     assert (answer.status == 200) == good, answer.body
     assert answer.status in (200, 400)
     assert raw.ask(served.http, unregister()).status == 200
-    asked = protos.CudaSharedMemoryRegisterRequest(
-        name="r", raw_handle=memory.handle, byte_size=size, device_id=device
-    )
+    asked = protos.CudaSharedMemoryRegisterRequest(name="r", raw_handle=memory.handle, byte_size=size, device_id=device)
     reply = channel.ask("CudaSharedMemoryRegister", asked)
     assert (reply.status == 0) == good, reply.text
     assert reply.status in (0, 3)

@@ -66,8 +66,8 @@ def models(root: Path) -> Path:
         Model("fp32"), Model("text", "BYTES", (2,)), Model("slow", delay_ms=1000), Model("two", "INT32", tensors=2),
         Model("cached", extra="response_cache { enable: true } dynamic_batching { }"),
         Model("split", dims=(4,), max_batch=2, extra=SPLIT), Model("split_text", "BYTES", (1,), 2, extra=SPLIT),
-        Model("sequence", "INT32", (1,), extra="sequence_batching { }"), Model("four", dims=(4,), max_batch=4, extra=FOUR),
-        Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
+        Model("sequence", "INT32", (1,), extra="sequence_batching { }"),
+        Model("four", dims=(4,), max_batch=4, extra=FOUR), Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
     )  # fmt: skip
     with_repeat(root)
     python_models.model_of(root, "python_add", ADD_CODE, 'backend: "python"' + ADD)

@@ -1,4 +1,4 @@
-"""A client's memory of a GPU: allocated in this process with the stand-in for CUDA, given to a server by its IPC handle.
+"""A client's memory of a GPU: allocated in this process with the stand-in for CUDA, given to servers by its IPC handle.
 
 Knows no server. The driver of this process must be the stand-in (standin_cuda.opened).
 """
@@ -43,3 +43,16 @@ class Memory:
 
     def read(self, size: int, offset: int = 0) -> bytes:
         return self._fake.peek(self._address + offset, size)
+
+
+# The same in a process of its own, ``python -c CLIENT <size> <bytes in hex>``: says its handle in base64 and keeps the
+# memory until the end of its input.
+CLIENT = """
+import sys
+from tests.helpers import standin_cuda
+from tests.helpers.cuda_client import Memory
+with standin_cuda.opened() as fake, Memory(fake, int(sys.argv[1])) as memory:
+    memory.write(bytes.fromhex(sys.argv[2]))
+    print(memory.raw_handle.decode(), flush=True)
+    sys.stdin.read()
+"""

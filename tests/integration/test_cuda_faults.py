@@ -1,5 +1,5 @@
-"""CUDA shared memory when things go wrong: a driver that fails, regions that are taken away while they are used, clients
-that end. Each server and this process have the stand-in for the driver."""
+"""CUDA shared memory when things go wrong: a driver that fails, regions that are taken away while they are used,
+clients that end. Each server and this process have the stand-in for the driver."""
 
 from __future__ import annotations
 
@@ -16,22 +16,13 @@ from typing import Any
 import pytest
 
 from tests.helpers import raw, shm, standin_cuda
-from tests.helpers.cuda_client import Memory
+from tests.helpers.cuda_client import CLIENT, Memory
 from tests.helpers.server import ROOT, Model, ServerProcess, repository, until
 
 SIZE = 1 << 16
 VALUE = raw.fp32([1, 2, 3, 4])
 ILLEGAL = standin_cuda.ILLEGAL_ADDRESS
 FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
-# A client in a process of its own: says its handle and waits for the end of its input.
-CLIENT = """
-import sys
-from tests.helpers import standin_cuda
-from tests.helpers.cuda_client import Memory
-with standin_cuda.opened() as fake, Memory(fake, 4096) as memory:
-    print(memory.raw_handle.decode(), flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +77,28 @@ def data(answer: raw.Answer) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("function", "given", "wanted", "text"),
+    ("function", "side", "text"),
     [
-        ("cuMemcpyDtoHAsync_v2", 0, None, "failed to copy from device memory on GPU 0: "),
-        ("cuMemcpyHtoDAsync_v2", None, 64, "failed to copy to device memory on GPU 0: "),
-        ("cuEventSynchronize", 0, None, "failed in a stream on GPU 0: "),
-        ("cuEventSynchronize", None, 64, "failed in a stream on GPU 0: "),
-        ("cuEventRecord", 0, None, "failed to record an event on GPU 0: "),
-        ("cuStreamCreate", 0, None, "failed to create a stream on GPU 0: "),
+        ("cuMemcpyDtoHAsync_v2", "input", "failed to copy from device memory on GPU 0: "),
+        ("cuMemcpyHtoDAsync_v2", "output", "failed to copy to device memory on GPU 0: "),
+        ("cuEventSynchronize", "input", "failed in a stream on GPU 0: "),
+        ("cuEventSynchronize", "output", "failed in a stream on GPU 0: "),
+        ("cuEventRecord", "input", "failed to record an event on GPU 0: "),
+        ("cuEventRecord", "output", "failed to record an event on GPU 0: "),
+        ("cuStreamCreate", "input", "failed to create a stream on GPU 0: "),
     ],
 )
-def test_an_error_is_the_requests_own(
-    tmp_path: Path, memory: Memory, function: str, given: int | None, wanted: int | None, text: str
-) -> None:
-    at = (None if given is None else placed(given), None if wanted is None else placed(wanted))
+def test_an_error_is_the_requests_own(tmp_path: Path, memory: Memory, function: str, side: str, text: str) -> None:
+    at = (placed(0), None) if side == "input" else (None, placed(64))
     with serving(tmp_path, memory, fail=f"{function}:1:1") as process:
         answer = raw.ask(process.http, infer("m", *at))
         assert answer.status == 500 and answer.error.startswith(text), answer.body
         answer = raw.ask(process.http, infer("m", *at))
         assert answer.status == 200, answer.body
-        if wanted is None:
+        if side == "input":
             assert data(answer) == [1, 2, 3, 4]
         else:
-            assert memory.read(16, wanted) == raw.fp32([9, 9, 9, 9])
+            assert memory.read(16, 64) == raw.fp32([9, 9, 9, 9])
 
 
 def test_one_of_a_batch_fails(tmp_path: Path, memory: Memory) -> None:
@@ -135,12 +125,20 @@ def test_a_step_of_a_sequence_fails(tmp_path: Path, memory: Memory) -> None:
         assert data(answers[0]) == data(answers[2]) == [1, 2, 3, 4]
 
 
-def test_a_gpu_that_has_failed_for_good(tmp_path: Path, memory: Memory) -> None:
-    """Every call of the driver fails from then on: requests of this GPU do, the others do not."""
-    with serving(tmp_path, memory, fail=",".join(f"cuCtxGetCurrent:{i}:{ILLEGAL}" for i in range(4, 12))) as process:
-        answers = [raw.ask(process.http, infer("m", placed(0))) for _ in range(3)]
-        assert {answer.status for answer in answers} <= {200, 500}
+def test_a_gpu_that_is_lost(tmp_path: Path, memory: Memory) -> None:
+    """What ends a context: its requests fail, others do not, and the server says that it needs a new start."""
+    fail = ",".join([f"cuMemcpyDtoHAsync_v2:1:{ILLEGAL}"] * 3)  # the next call each time
+    with serving(tmp_path, memory, fail=fail) as process:
+        assert raw.ask(process.http, raw.get("/v2/health/ready")).status == 200
+        for _ in range(3):
+            answer = raw.ask(process.http, infer("m", placed(0)))
+            assert answer.status == 500 and f"({ILLEGAL})" in answer.error, answer.body
         assert data(raw.ask(process.http, infer("m"))) == [9, 9, 9, 9]
+        assert raw.ask(process.http, raw.get("/v2/health/ready")).status == 400
+        assert raw.ask(process.http, raw.get("/v2/health/live")).status == 200
+        assert raw.ask(process.http, raw.get("/v2/models/m/ready")).status == 200
+        process.wait_for_log("GPU 0 is lost until the server is started anew: ")
+        assert raw.ask(process.http, raw.post("/v2/cudasharedmemory/unregister")).status == 200
 
 
 def test_no_memory_of_requests_is_left(tmp_path: Path, memory: Memory) -> None:
@@ -213,8 +211,8 @@ def test_cycles_leave_nothing_open(tmp_path: Path, memory: Memory) -> None:
 def test_a_client_that_ends(tmp_path: Path, memory: Memory) -> None:
     with serving(tmp_path, memory) as process:
         with subprocess.Popen(
-            [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env=standin_cuda.environment() | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", CLIENT, "4096", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env=standin_cuda.environment() | {"PYTHONPATH": str(ROOT)},
         ) as other:  # fmt: skip
             assert other.stdout is not None
             handle = other.stdout.readline().strip().encode()

@@ -319,7 +319,6 @@ static void finish_all(void) {
     for (int i = 0; i < MAX_DEVICES; i++) run_to(&defaults[i], defaults[i].queued);
 }
 
-/* Kernels of tests may block and call back; a process that hangs in one could not be looked at otherwise. */
 static stream *stream_of(stream *s) { return s ? s : &defaults[current->device]; }
 
 static op *queue(stream *s, kind k) {
@@ -385,6 +384,7 @@ PUBLIC int cuStreamQuery(stream *s) {
     return leave(NOT_READY);
 }
 
+/* For kernels of tests; as in the driver, `call` must not call the driver itself. */
 PUBLIC int cuLaunchHostFunc(stream *s, void (*call)(void *), void *arg) {
     op *o;
     ENTER_CONTEXT;

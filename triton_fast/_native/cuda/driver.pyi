@@ -51,6 +51,12 @@ def open_driver(path: str | None = None) -> int:
 def devices() -> list[Device]:
     """Return the GPUs that `open_driver` found; none before it was called or when it failed."""
 
+def lost() -> list[tuple[int, str]]:
+    """Return the GPUs whose context has ended by an error, each with the driver's name of it.
+
+    They answer every call with that error until the process is started anew.
+    """
+
 def version() -> tuple[int, int]:
     """Return the release of CUDA that the driver is for; (0, 0) before `open_driver`."""
 

@@ -38,3 +38,22 @@ def usage() -> tuple[int, int]:
 
 def stats() -> Stats:
     """Return the counters; exact when no other thread takes or releases blocks."""
+
+class HostBlock:
+    """A block of the server's host memory with ``n`` bytes, writable through the buffer protocol.
+
+    Raises
+    ------
+    MemoryError
+        There is no memory for it.
+    ValueError
+        ``n`` is negative.
+    """
+
+    def __init__(self, n: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def address(self) -> int: ...
+    @property
+    def pinned(self) -> bool:
+        """Whether it is memory that GPUs reach by themselves."""

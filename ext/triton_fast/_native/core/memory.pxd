@@ -41,9 +41,9 @@ cdef Block* body_whole(size_t whole) noexcept nogil
 # bytes. 0, or -1 for the reasons of body_new; then nothing has changed.
 cdef int body_grow(Block** block, size_t at, size_t received, size_t whole) noexcept nogil
 
-# Where memory of size classes from PIN_FROM on is to come from while a GPU is in use: `take` gives n bytes that the
-# GPU can reach by itself, or NULL when its budget is spent, then the allocator is asked as ever; `give` takes them back.
-# Such blocks have kind MEM_PINNED and are kept when they are freed, beyond the budget of others. Called once.
+# Where memory of size classes from PIN_FROM on is to come from while a GPU is in use: `take` gives n bytes that the GPU
+# can reach by itself, or NULL when its budget is spent, then the allocator is asked as ever; `give` takes them back.
+# Such blocks have kind MEM_PINNED and are kept when they are freed, beyond the budget of others.
 ctypedef void* (*pin_fn)(size_t n) noexcept nogil
 ctypedef void (*unpin_fn)(void* data, size_t n) noexcept nogil
 

@@ -1,6 +1,6 @@
 # Device memory in size classes of 2^k and 1.5 * 2^k bytes, kept when freed up to the budget of
 # --cuda-memory-pool-byte-size: the driver's own free waits for the whole device. Knows no tensors.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 

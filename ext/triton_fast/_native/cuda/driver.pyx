@@ -9,7 +9,7 @@ from libc.string cimport memset
 from posix.dlfcn cimport RTLD_LOCAL, RTLD_NOW, dlclose, dlerror, dlopen
 
 from triton_fast._native.core.native cimport (
-    TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, tf_fail, tf_lock, tf_unlock,
+    TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, tf_fail, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 
 from triton_fast.errors import Internal, InvalidArg, NotFound, Unavailable, Unsupported
@@ -27,6 +27,7 @@ cdef bint bound = False
 cdef int n_devices = 0
 cdef tf_cu_handle[MAX_DEVICES] contexts
 cdef tf_cu_device[MAX_DEVICES] ordinals
+cdef int32_t[MAX_DEVICES] lost_by      # atomic; the status that ended the context; 0: it is well
 cdef int32_t making = 0             # a lock: contexts are made one after the other
 cdef void* library = NULL
 cdef str library_path = ""
@@ -35,6 +36,7 @@ cdef object opening = threading.Lock()
 
 memset(&table, 0, sizeof(table))
 memset(contexts, 0, sizeof(contexts))
+memset(lost_by, 0, sizeof(lost_by))
 
 
 cdef const tf_cuda* cuda_api() noexcept nogil:
@@ -49,12 +51,21 @@ cdef tf_cu_handle cuda_context(int device) noexcept nogil:
     return contexts[device] if 0 <= device < n_devices else NULL
 
 
+# Whether a context answers nothing else any more: to use the GPU again, the process must be started anew.
+cdef bint is_final(int status) noexcept nogil:
+    return (status == 214 or status == 220                          # memory or a link that can not be corrected
+            or status == 700 or status == 702 or status == 709      # illegal address, time over, context destroyed
+            or status == 710 or 714 <= status <= 719 or status == 721)      # what a kernel ended by
+
+
 cdef int cuda_fail(tf_error* e, int status, int device, const char* what) noexcept nogil:
     cdef const char* name = NULL
     cdef const char* text = NULL
     cdef int code = TF_UNAVAILABLE if status == TF_CU_OUT_OF_MEMORY else TF_INTERNAL
     table.GetErrorName(status, &name)
     table.GetErrorString(status, &text)
+    if is_final(status) and 0 <= device < n_devices:
+        tf_store32(&lost_by[device], status)
     if name == NULL:
         name = b"unknown error"
     if text == NULL:
@@ -136,7 +147,7 @@ cdef int open_locked(str path) except -1:
         if cuda_check(&e, status, -1, b"the NVIDIA driver can not be started"):
             text = e.text[:e.len].decode("utf-8", "replace")
             if status == TF_CU_SYSTEM_DRIVER_MISMATCH:
-                text += "; the driver's library and its kernel module are of different versions: reboot, or reinstall it"
+                text += "; its library and its kernel module are of different versions: reboot, or reinstall it"
             raise Unavailable(text)
         if cuda_check(&e, table.DriverGetVersion(&version), -1, b"asking for the driver's version") or \
                 cuda_check(&e, table.DeviceGetCount(&count), -1, b"counting GPUs"):
@@ -189,6 +200,19 @@ cdef object describe(int i):
 
 def devices():
     return list(found)
+
+
+def lost():
+    cdef const char* name
+    cdef int i, status
+    result = []
+    for i in range(n_devices):
+        status = tf_load32(&lost_by[i])
+        if status:
+            name = NULL
+            table.GetErrorName(status, &name)
+            result.append((i, (<bytes>name).decode("utf-8", "replace") if name != NULL else str(status)))
+    return result
 
 
 def version():
@@ -253,6 +277,7 @@ def _close():
             if contexts[i] != NULL:
                 table.DevicePrimaryCtxRelease(ordinals[i])
             contexts[i] = NULL
+            lost_by[i] = 0
         bound = False
         n_devices = 0
         found = ()

@@ -6,6 +6,7 @@ from triton_fast._native.core.native cimport tf_lock, tf_unlock
 from triton_fast._native.cuda.copies cimport (
     cuda_copy_in, cuda_copy_out, cuda_copy_peer, cuda_wait, stream_close, stream_open,
 )
+from triton_fast._native.cuda.driver cimport cuda_api
 
 cdef enum:
     KEPT_STREAMS = 32           # of a device
@@ -80,6 +81,8 @@ cdef int flow_end(Flow* flow, tf_error* e) noexcept nogil:
             continue
         if cuda_wait(device, flow.streams[device], e if status == 0 else &later) != 0:
             status = -1
+            # Where only the wait failed, the copies go on, into memory that is soon another's.
+            cuda_api().StreamSynchronize(flow.streams[device])
         give(device, flow.streams[device])
     flow.highest = -1
     return status

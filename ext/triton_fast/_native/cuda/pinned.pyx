@@ -1,11 +1,12 @@
 # Pinned host memory for the blocks of core/memory, within the budget of --pinned-memory-pool-byte-size. Pinning is dear
 # (the kernel locks every page), so blocks are kept when they are freed; another workload gets its share when idle.
-from libc.stdint cimport int64_t
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdint cimport int64_t, uintptr_t
 
 from triton_fast._native.core.memory cimport (
-    PIN_FROM, memory_pin, memory_pinned_free, memory_pinned_trim, memory_unpin,
+    PIN_FROM, Block, block_new, block_unref, memory_pin, memory_pinned_free, memory_pinned_trim, memory_unpin,
 )
-from triton_fast._native.core.native cimport tf_add64, tf_error, tf_load64, tf_store64
+from triton_fast._native.core.native cimport MEM_PINNED, tf_add64, tf_error, tf_load64, tf_store64
 from triton_fast._native.cuda.driver cimport TF_CU_HOST_PORTABLE, TF_CU_SUCCESS, cuda_api, cuda_enter, cuda_error
 
 cdef int64_t budget = 0
@@ -85,3 +86,35 @@ def stats():
         "budget": tf_load64(&budget), "pinned": tf_load64(&pinned), "free": memory_pinned_free(),
         "refused": tf_load64(&refused), "failed": tf_load64(&failed),
     }
+
+
+cdef class HostBlock:
+    cdef Block* block
+    cdef Py_ssize_t size
+
+    def __init__(self, Py_ssize_t n):
+        if self.block != NULL or n < 0:
+            raise ValueError("a block is made once, of 0 bytes or more")
+        with nogil:
+            self.block = block_new(n)
+        if self.block == NULL:
+            raise MemoryError(f"no memory for a block of {n} bytes")
+        self.size = n
+
+    def __dealloc__(self):
+        cdef Block* block = self.block
+        with nogil:
+            block_unref(block)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if self.block == NULL:
+            raise BufferError("the block is not made")
+        PyBuffer_FillInfo(view, self, self.block.data, self.size, False, flags)
+
+    @property
+    def address(self):
+        return <uintptr_t>self.block.data
+
+    @property
+    def pinned(self):
+        return self.block.kind == MEM_PINNED

@@ -1,15 +1,20 @@
 # See fetch.pxd. A tensor whose copy is under way has kind MEM_GPU still and a block that has not. The region that it is
 # copied from is held by its client's request (Request.lent), which outlives all that is made of it.
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from triton_fast._native.core.memory cimport Block, block_unref, body_whole
+from triton_fast._native.core.memory cimport Block, block_ref, block_unref, body_whole
+from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, MEM_GPU, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail
-from triton_fast._native.core.request cimport FLAG_DEVICE, Request, Tensor, response_fail_error
+from triton_fast._native.core.regions cimport FOR_INPUT, SharedRegions, lent_kind, region_lend
+from triton_fast._native.core.request cimport (
+    FLAG_DEVICE, Lent, Request, Tensor, request_alloc, request_free, request_new, response_fail_error,
+)
 from triton_fast._native.core.validate cimport check_strings, text_count
 from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_end, flow_out
 
-from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT
+from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT, make
 
 cdef bytes NO_ROOM_BYTES = NO_ROOM_TEXT.encode()
 cdef const char* NO_ROOM = NO_ROOM_BYTES
@@ -135,3 +140,72 @@ cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil:
         if fetch_tensor(t, e) != 0 or check_strings(r, t, text_count(t), e) != 0:
             return -1
     return 0
+
+
+# ---- tests
+
+cdef int lend(Request* r, SharedRegions regions, Tensor* t, object row) except -1:
+    cdef tf_error e
+    cdef Lent* lent
+    cdef int32_t k
+    name, dtype, shape, offset, nbytes = row
+    cdef bytes text = name
+    lent = region_lend(regions.ptr, r, text, <unsigned int>len(text), <uint64_t>offset, <uint64_t>nbytes, FOR_INPUT, &e)
+    t.dims = <int64_t*>request_alloc(r, (len(shape) + 1) * sizeof(int64_t))
+    if lent == NULL or t.dims == NULL:
+        raise make(e.code, e.text[:e.len].decode()) if lent == NULL else MemoryError()
+    t.name = b"X"
+    t.name_len = 1
+    t.dtype = int(dtype)
+    t.ndim = <int32_t>len(shape)
+    for k in range(t.ndim):
+        t.dims[k] = shape[k]
+    t.ptr = lent.ptr
+    t.nbytes = lent.nbytes
+    t.block = lent.block
+    t.kind = lent_kind(lent)
+    t.device = t.block.device
+    block_ref(t.block)
+    return 0
+
+
+cdef tuple shown(Request* r):
+    cdef Tensor* t
+    cdef int32_t i
+    inputs = []
+    for i in range(r.n_inputs):
+        t = &r.inputs[i]
+        inputs.append((t.kind, t.device, (<char*>t.ptr)[:t.nbytes] if t.kind == MEM_CPU else None))
+    return (r.order, r.response.text[:r.response.text_len].decode() if r.response.code != TF_OK else None, inputs)
+
+
+def fetched(SharedRegions regions not None, ModelHandle model not None, list rows, int32_t device=-1,
+            bint placed=False):
+    cdef Request** requests = <Request**>calloc(len(rows) + 1, sizeof(Request*))
+    cdef Request* r
+    cdef int32_t n = 0, good
+    if requests == NULL:
+        raise MemoryError
+    try:
+        for inputs in rows:
+            r = request_new(model.ptr)
+            if r == NULL:
+                raise MemoryError
+            requests[n] = r
+            r.order = <uint64_t>n
+            r.flags = FLAG_DEVICE
+            n += 1
+            r.inputs = <Tensor*>request_alloc(r, (len(inputs) + 1) * sizeof(Tensor))
+            if r.inputs == NULL:
+                raise MemoryError
+            memset(r.inputs, 0, (len(inputs) + 1) * sizeof(Tensor))
+            for row in inputs:
+                lend(r, regions, &r.inputs[r.n_inputs], row)
+                r.n_inputs += 1
+        with nogil:
+            good = fetch_batch(requests, n, device, placed)
+        return good, [shown(requests[k]) for k in range(n)]
+    finally:
+        for k in range(n):
+            request_free(requests[k])
+        free(requests)

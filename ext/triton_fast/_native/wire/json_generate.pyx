@@ -10,7 +10,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_INVALID, DT_STRING,
-    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MEM_CPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE,
+    DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE,
     dtype_name, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
