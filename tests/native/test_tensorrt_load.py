@@ -125,6 +125,8 @@ def test_a_runtime_that_has_no_device(trt: ModuleType, monkeypatch: pytest.Monke
     monkeypatch.setattr(trt, "_device_is_current", lambda: False)
     with pytest.raises(Internal, match="unable to create TensorRT runtime: createInferRuntime: Error Code 6"):
         context(write(tmp_path, swap()))
+    gc.collect()
+    assert trt.crashes == []
 
 
 def test_a_gpu_that_is_not_there(opened: Opener) -> None:
@@ -141,13 +143,14 @@ def test_a_gpu_that_is_not_there(opened: Opener) -> None:
 
 @pytest.fixture
 def importing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """A list whose first entry ``import tensorrt`` gives, or raises."""
+    """A list of what the imports of TensorRT give or raise, in order."""
     found: list[Any] = []
 
     def given(name: str) -> Any:
-        if isinstance(found[0], BaseException):
-            raise found[0]
-        return found[0]
+        answer = found.pop(0) if found else ModuleNotFoundError(f"No module named '{name}'", name=name)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     monkeypatch.setattr(library.importlib, "import_module", given)
     library.module.cache_clear()
@@ -156,7 +159,6 @@ def importing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def test_without_tensorrt(importing: list[Any]) -> None:
-    importing.append(ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"))
     with pytest.raises(Unavailable) as caught:
         TensorRtBackend()
     assert str(caught.value) == "TensorRT is not installed: pip install 'triton_fast[tensorrt]'"
@@ -170,6 +172,13 @@ def test_with_a_broken_tensorrt(importing: list[Any], error: Exception) -> None:
     importing.append(error)
     with pytest.raises(Unavailable, match=r"TensorRT can not be used, .*: pip install"):
         TensorRtBackend()
+
+
+def test_with_the_lean_runtime(importing: list[Any]) -> None:
+    lean = ModuleType("tensorrt_lean")
+    lean.__version__ = "11.4.0.106"
+    importing += [ModuleNotFoundError("No module named 'tensorrt'", name="tensorrt"), lean]
+    assert TensorRtBackend().version == "11.4.0.106"
 
 
 def test_with_an_old_tensorrt(importing: list[Any]) -> None:

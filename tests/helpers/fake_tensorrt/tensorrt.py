@@ -20,6 +20,7 @@ ALIGNMENT = 256
 cuda_path = "libcuda.so.1"
 kernels_path = os.environ.get("FAKE_TRT_KERNELS", "")
 counts: dict[str, int] = {}  # calls of methods that runs make
+crashes: list[str] = []
 
 
 class DataType(enum.Enum):
@@ -126,12 +127,19 @@ class Runtime:
         self.engine_host_code_allowed = False
         self.DLA_core = -1
         self.num_DLA_cores = 0
-        if not _device_is_current():
+        self._is_broken = not _device_is_current()
+        if self._is_broken:
             _say(
                 logger, "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: 35)"
             )
 
+    def __del__(self) -> None:
+        if self._is_broken:
+            crashes.append("the end of a runtime that was none")  # the real one ends the process
+
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
+        if self._is_broken:
+            crashes.append("a call of a runtime that was none")
         data = bytes(serialized_engine)
         if not data.startswith(MAGIC):
             return _say(self.logger, "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization "

@@ -5,6 +5,7 @@ Knows TensorRT's Python API (10 and later, where tensors have names); no config 
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ DATATYPES = {
     "UINT8": DataType.UINT8, "INT32": DataType.INT32, "INT64": DataType.INT64, "BOOL": DataType.BOOL,
 }  # fmt: skip
 LINEAR = "LINEAR"
-# TensorRT asks that engines are made one at a time.
+# Engines and contexts are made one at a time.
 _making = threading.Lock()
 
 
@@ -98,7 +99,8 @@ class Engine:
         """Return an execution context. Raises Internal with TensorRT's words."""
         kinds = library.module().ExecutionContextAllocationStrategy
         try:
-            made = self.trt.create_execution_context(getattr(kinds, strategy))
+            with _making:
+                made = self.trt.create_execution_context(getattr(kinds, strategy))
         except Exception as error:  # TensorRT's bindings raise what they like
             raise Internal(f"unable to create TensorRT context: {error}") from None
         if made is None:
@@ -117,7 +119,9 @@ def open_engine(model: str, data: bytes, device: int, dla_core: int, plan: RunPl
             runtime = trt.Runtime(logger)
             said = logger.complaints()
             if said:
-                # It gives out an object all the same, whose every call would end the process.
+                # It gives out an object all the same, around nothing: a call of it would end the process, and so
+                # would its end.
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
                 raise Internal(f"unable to create TensorRT runtime: {said}")
             if plan.version_compatible:
                 runtime.engine_host_code_allowed = True

@@ -13,10 +13,11 @@ from collections import deque
 from functools import cache
 from typing import Any
 
-from triton_fast.errors import Unavailable
+from triton_fast.errors import ServerError, Unavailable
 from triton_fast.observability import log
 
 INSTALL = "pip install 'triton_fast[tensorrt]'"
+RUNTIMES = ("tensorrt", "tensorrt_lean", "tensorrt_dispatch")
 OLDEST = 10  # its major version: before, tensors had numbers and not names
 KEPT = 16  # messages of a logger that nobody has asked for yet
 LONGEST = 600  # characters of a message that go into an error
@@ -27,15 +28,27 @@ _lock = threading.Lock()
 
 @cache
 def module() -> Any:
-    """Return the package ``tensorrt``. Raises Unavailable with what to do when it can not be used."""
-    try:
-        found = importlib.import_module("tensorrt")
-    except ModuleNotFoundError as error:
-        if error.name not in ("tensorrt", "tensorrt_bindings"):
+    """Return the package ``tensorrt``, else its lean or dispatch runtime, which open version-compatible plans alone.
+
+    Raises
+    ------
+    Unavailable
+        There is none that can be used, with what to do.
+    """
+    for name in RUNTIMES:
+        try:
+            return _usable(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("tensorrt"):
+                raise Unavailable(f"TensorRT can not be used, {_plain(error)}: {INSTALL}") from None
+        except ServerError:
+            raise
+        except Exception as error:  # the package opens its libraries in many ways
             raise Unavailable(f"TensorRT can not be used, {_plain(error)}: {INSTALL}") from None
-        raise Unavailable(f"TensorRT is not installed: {INSTALL}") from None
-    except Exception as error:  # the package opens its libraries in many ways
-        raise Unavailable(f"TensorRT can not be used, {_plain(error)}: {INSTALL}") from None
+    raise Unavailable(f"TensorRT is not installed: {INSTALL}")
+
+
+def _usable(found: Any) -> Any:
     version = str(getattr(found, "__version__", ""))
     major = version.partition(".")[0]
     if not major.isdecimal() or int(major) < OLDEST:

@@ -249,7 +249,12 @@ cdef class TrtInstance(NativeInstance):
             s.graphs = False        # as in Triton: what depends on values can not be replayed
 
     def output_room(self, int32_t i, size_t size):
-        if not 0 <= i < self.run.arrays.n_outputs or trt_grow(&self.run, i, size if size else 1) != 0:
+        cdef int status
+        if not 0 <= i < self.run.arrays.n_outputs:
+            return 0
+        with nogil:
+            status = trt_grow(&self.run, i, size if size else 1)
+        if status != 0:
             return 0
         return <uintptr_t>self.run.outputs[i].block.data
 
@@ -384,11 +389,14 @@ cdef class TrtInstance(NativeInstance):
     cdef int infer(self, object context, Seen* seen) except -1:
         cdef TrtRun* s = &self.run
         cdef int32_t i
+        cdef int status
         for i in range(s.arrays.n_outputs):
             if s.outputs[i].unknown or s.outputs[i].on_host:
                 continue
             self.note_shape(seen, i, context.get_tensor_shape(self.output_names[i]))
-            if trt_grow(s, i, seen.nbytes[i]) != 0:
+            with nogil:
+                status = trt_grow(s, i, seen.nbytes[i])
+            if status != 0:
                 raise cuda_error(&s.arrays.error)
         seen.known = True
         if s.graphs:
@@ -442,6 +450,7 @@ cdef class TrtInstance(NativeInstance):
         cdef tf_cu_handle graph = NULL
         cdef tf_cu_handle ready = NULL
         cdef tf_error e
+        cdef int status
         said = ""
         if cuda_check(&e, cuda_api().StreamBeginCapture(s.stream, TF_CU_CAPTURE_THREAD_LOCAL), s.device,
                       b"capturing a graph") != 0:
@@ -456,8 +465,11 @@ cdef class TrtInstance(NativeInstance):
                 said = said or text_of(&e)
             elif not done:
                 said = said or self.complain()
-            elif cuda_check(&e, cuda_api().GraphInstantiate(&ready, graph, 0), s.device, b"making a graph") != 0:
-                said = text_of(&e)
+            else:
+                with nogil:     # large graphs take their time
+                    status = cuda_check(&e, cuda_api().GraphInstantiate(&ready, graph, 0), s.device, b"making a graph")
+                if status != 0:
+                    said = text_of(&e)
             if graph != NULL:
                 cuda_api().GraphDestroy(graph)
         if ready == NULL:
