@@ -20,7 +20,11 @@ def main() -> None:
 
     from triton_fast import cli
 
-    options = cli.parse_or_exit(sys.argv[1:])
+    argv = sys.argv[1:]
+    hidden = cli.hide(argv)
+    options = cli.parse_or_exit(argv)
+    if not hidden:
+        print("Warning: secrets of the command line can be read with ps: give them as file:<path>", file=sys.stderr)
 
     from triton_fast.app import run
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import uvloop
 
 from triton_fast import backends, startup
+from triton_fast import memory as gpu_memory
 from triton_fast._native.core import memory
 from triton_fast._native.sched.limiter import Limiter
 from triton_fast._native.sched.model import Epoch
@@ -30,6 +31,7 @@ from triton_fast.dataplane import Dataplane
 from triton_fast.endpoints import Endpoints, Threads
 from triton_fast.errors import STATUS, Code, ServerError
 from triton_fast.frontends.keys import KeyRing
+from triton_fast.memory import Gpus
 from triton_fast.observability import gpu, log
 from triton_fast.observability.access import AccessWriter
 from triton_fast.observability.custom import CustomMetrics
@@ -96,15 +98,33 @@ def run(options: Options) -> int:
     return uvloop.run(server.run())
 
 
+def find_gpus(options: Options) -> Gpus:
+    """Return the GPUs that a server may use, and log what there is to say of them: nothing where there is none."""
+    devices, fault = gpu_memory.find()
+    gpus = Gpus(
+        devices, least=options.min_supported_compute_capability, pinned_bytes=options.pinned_memory_pool_byte_size,
+        pool_bytes=options.cuda_memory_pool_byte_size, peers=options.enable_peer_access,
+        load_limit=options.model_load_gpu_limit,
+    )  # fmt: skip
+    for device in gpus.devices:
+        log.info(f"GPU {device.id}: {device.name}, {device.total_bytes >> 20} MiB", uuid=device.uuid,
+                 capability=gpu_memory.capability(device))  # fmt: skip
+    for line in (*([fault] if fault else []), *gpus.notes, *(() if gpus.ids else options.gpu_notes)):
+        log.warning(line)
+    return gpus
+
+
 class Server:
     """One server in this process. Two may live side by side: only the log and the C allocator's settings are global."""
 
     def __init__(self, options: Options, policies: Mapping[str, HostPolicy] | None = None) -> None:
         self.options = options
+        self.gpus = find_gpus(options)
         self.limits = Limits(
             Limiter(options.rate_limit_resource) if options.rate_limit == "execution_count" else None,
             host_policy.parse(options.host_policy) if policies is None else policies,
             FULL_CODES[options.overload_status],
+            self.gpus.admit,
         )
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
@@ -126,12 +146,15 @@ class Server:
             changed=lambda: self.plane.changed(),  # noqa: PLW0108 - made later
             explicit_control=options.model_control_mode == ControlMode.EXPLICIT.value,
             backend_directory=backend_directory,
+            gpus=self.gpus.ids,
+            use_gpu=self.gpus.use,
         )
         self.agents = Agents(Path(options.repoagent_directory))
         preparer = Preparer(
             lambda name: backends.find(name, backend_directory), host=host, agents=self.agents,
             settings=self._backend_settings, strict=options.strict_model_config,
             config_name=options.model_config_name, cpu_count=usable_cores(),
+            gpus=self.gpus.ids, any_path=options.allow_code_upload,
             backend_names=lambda: backends.names(backend_directory),
         )  # fmt: skip
         counted = options.metrics_config if options.allow_metrics else MetricsConfig()
@@ -143,14 +166,14 @@ class Server:
             mode=ControlMode(options.model_control_mode), load_threads=options.model_load_thread_count,
             load_retries=options.model_load_retry_count, strict_readiness=options.strict_readiness,
             allow_code_upload=options.allow_code_upload, epoch=self.epoch, namespacing=options.model_namespacing,
-            open_source=self.opened.open,
+            open_source=self.opened.open, location_of=cloud.location_of,
         )  # fmt: skip
         self.poller: Poller | None = None
         if options.model_control_mode == ControlMode.POLL.value:
             self.poller = Poller(self.repository, float(options.repository_poll_secs))
         self.plane = Dataplane(
             self.repository, server_id=options.server_id, poller=self.poller,
-            shared_memory=SharedMemory(options.allow_client_shm), tracing=self.tracing,
+            shared_memory=SharedMemory(options.allow_client_shm, self.gpus), gpus=self.gpus, tracing=self.tracing,
         )  # fmt: skip
         self.access = AccessWriter(options.access_log)
         self.endpoints = Endpoints(
@@ -193,7 +216,11 @@ class Server:
             models=self.repository.summary(), cache_enabled=self.cache is not None,
         )  # fmt: skip
         log.info(doors(self.options))
-        lines = await loop.run_in_executor(self.work, startup.failure_lines, self.options, failed) if failed else []
+        lines = []
+        if failed:
+            lines = await loop.run_in_executor(
+                self.work, startup.failure_lines, self.options, failed, self.gpus.ids, self.opened.fetch
+            )
         if failed and self.options.exit_on_error:
             is_over = await self._end(time.monotonic() + self.options.exit_timeout_secs)
             # The last that is said: who looks for the cause need not read the whole log.
@@ -257,7 +284,7 @@ class Server:
             HostSampler(interval_ns) if options.allow_cpu_metrics else None,
             gpu=gpu.find(interval_ns) if options.allow_gpu_metrics and not options.cpu_only else None,
             cache=None if self.cache is None else self.cache.native.stats,
-            custom=self.custom_metrics, lost=self.access.all_lost,
+            custom=self.custom_metrics, lost=self.access.all_lost, pinned=self.gpus.pinned_usage,
         )  # fmt: skip
 
     def _backend_settings(self, name: str) -> dict[str, str]:
@@ -268,6 +295,7 @@ class Server:
     async def _trim_when_idle(self) -> None:
         while True:
             await asyncio.sleep(TRIM_INTERVAL_S)
+            self.plane.gpus_are_well()
             served = self.endpoints.requests
             if served == self._trimmed_at:
                 memory.trim()
@@ -278,6 +306,7 @@ class Server:
     def _trim_models(self) -> None:
         for runtime in self.repository.all_ready():
             runtime.trim(KEEP_IDLE_BYTES)
+        self.gpus.trim()
 
     def _on_signal(self, number: int) -> None:
         # Whoever has read that the signal came must find the server not ready.
@@ -348,3 +377,4 @@ class Server:
         # A load that still waits for its turn is answered by the repository, which is closed.
         self.loads.shutdown(wait=True, cancel_futures=True)
         self.checks.shutdown(wait=True, cancel_futures=True)
+        self.gpus.close()

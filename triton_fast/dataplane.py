@@ -13,6 +13,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast._version import TRITON_COMPAT
 from triton_fast.config import ModelConfig
 from triton_fast.errors import InvalidArg, ServerError, Unavailable
+from triton_fast.memory import Gpus
 from triton_fast.observability import log
 from triton_fast.observability.tracing import Tracing
 from triton_fast.observability.tracing.settings import Changes
@@ -68,6 +69,8 @@ class Dataplane:
         Follows the repositories' changes, in mode poll.
     shared_memory
         Where clients register regions; by default they may not.
+    gpus
+        Those that the server uses: when one of them is lost, the server is not ready.
     tracing
         The server's trace settings; None where it has none.
     """
@@ -79,12 +82,15 @@ class Dataplane:
         server_id: str = "triton",
         poller: Poller | None = None,
         shared_memory: SharedMemory | None = None,
+        gpus: Gpus | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.tracing = tracing
         self.repository = repository
         self._poller = poller
         self.shared_memory = shared_memory or SharedMemory()
+        self._gpus = gpus or Gpus([])
+        self._lost: set[int] = set()
         self.server_id = server_id
         self._started = False
         self._exiting = False
@@ -142,7 +148,17 @@ class Dataplane:
 
     def server_ready(self) -> bool:
         self._refuse_exiting()
-        return self.started and self.repository.ready_state()
+        return self.started and self.repository.ready_state() and self.gpus_are_well()
+
+    def gpus_are_well(self) -> bool:
+        """Whether all GPUs in use answer; the first time that one does not, the log says so."""
+        lost = self._gpus.lost()
+        for device, why in lost:
+            if device not in self._lost:
+                self._lost.add(device)
+                log.error(f"GPU {device} is lost until the server is started anew: {why}; the server is not ready")
+                self._changed()
+        return not lost
 
     def server_metadata(self) -> dict[str, Any]:
         return {"name": self.server_id, "version": TRITON_COMPAT, "extensions": list(EXTENSIONS)}

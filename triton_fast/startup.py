@@ -6,7 +6,7 @@ Knows options and reports; starts nothing. Source: spec/cli.md section 4, spec/u
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast import backends
@@ -83,14 +83,24 @@ def option_rows(options: Options, cache_enabled: bool) -> list[tuple[str, str]]:
     ]
 
 
-def failure_lines(options: Options, failures: Sequence[LoadFailure]) -> list[str]:
-    """Return, of each model that failed, why, and what a look at its files finds: file:line:column and the fix."""
+def failure_lines(
+    options: Options, failures: Sequence[LoadFailure], gpus: Sequence[int] = (),
+    fetch: Callable[[Collection[str]], list[Path]] = lambda _: [],
+) -> list[str]:  # fmt: skip
+    """Return, of each model that failed, why, and what a look at its files finds: file:line:column and the fix.
+
+    ``gpus``: ids of those that the server uses. ``fetch``: names -> local directories that are as the repositories in
+    the cloud are, with the files of those models.
+    """
     findings: dict[str, list[str]] = {}
     try:
         checker = Checker(
-            [Path(path) for path in options.model_repository if Path(path).is_dir()],
+            [
+                *(Path(path) for path in options.model_repository if not cloud.kind_of(path) and Path(path).is_dir()),
+                *fetch([name for name, _ in failures]),
+            ],
             config_name=options.model_config_name, strict=options.strict_model_config,
-            backend_directory=Path(options.backend_directory),
+            backend_directory=Path(options.backend_directory), gpus=gpus,
         )  # fmt: skip
         for finding in checker.run([name for name, _ in failures]):
             if not finding.warning:

@@ -1,4 +1,4 @@
-"""SEC-02: where the log and the traces go is not set over the network, by no protocol, for the server or for a model.
+"""SEC-02: no file location is set over the network: not of the log and the traces, nor by the config of a load.
 
 Source: spec/http.md 8 and 9, spec/grpc.md 7.
 """
@@ -20,6 +20,7 @@ from triton_fast import protos
 LOG = "log file location can not be updated through network protocol"
 TRACE = "trace file location can not be updated through network protocol"
 UNIMPLEMENTED = 12
+INVALID_ARGUMENT = 3
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +96,28 @@ def test_trace_file_over_grpc(served: ServerProcess, place: Path, model: str) ->
                 assert channel.ask("TraceSetting", request).outcome == (UNIMPLEMENTED, TRACE)
         assert channel.ask("TraceSetting", protos.TraceSettingRequest(model_name=model)).message == before
     assert untouched(place)
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_config_of_a_load(place: Path, protocol: str) -> None:
+    """The interpreter of a Python model's workers; every other such place: unit/test_backend_paths.py."""
+    root = repository(place / f"loaded-{protocol}", Model("m"))
+    folder = root / "p" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text("class TritonPythonModel:\n    def execute(self, requests):\n        return []\n")
+    tensor = [{"name": "X", "data_type": "TYPE_FP32", "dims": [1]}]
+    given = {"backend": "python", "input": tensor, "output": tensor,
+             "parameters": {"EXECUTION_ENV_PATH": {"string_value": str(place)}}}  # fmt: skip
+    with ServerProcess(root, "--model-control-mode=explicit", "--load-model=m") as server:
+        if protocol == "http":
+            body = json.dumps({"parameters": {"config": json.dumps(given)}}).encode()
+            answer = raw.ask(server.http, raw.post("/v2/repository/models/p/load", body))
+            status, text = answer.status, answer.error
+        else:
+            request = protos.RepositoryModelLoadRequest(model_name="p")
+            request.parameters["config"].string_param = json.dumps(given)
+            with Channel(server.grpc) as channel:
+                status, text = channel.ask("RepositoryModelLoad", request).outcome
+        assert (status, protocol) in ((400, "http"), (INVALID_ARGUMENT, "grpc"))
+        assert text.startswith("Invalid config override: parameter 'EXECUTION_ENV_PATH' of model 'p' may not be")
+        assert "--allow-code-upload=true" in text

@@ -172,3 +172,21 @@ def test_the_access_log_does_not_need_it(tmp_path: object) -> None:
         assert line["us"] >= found["total"], "the line is written later than the header"
         assert line["queue_us"] <= found["queue"] + 1
         assert "server-timing" not in raw.ask(process.http, raw.infer_json("m", [1])).headers
+
+
+def test_the_access_log_has_the_whole_stream(tmp_path: object) -> None:
+    """The head tells the time to the first event; what comes after it is in the line, over both protocols."""
+    root = with_repeat(repository(tmp_path, Model("m")))  # type: ignore[arg-type]
+    delay_ms = DELAY_US // 1000
+    with ServerProcess(root, "--access-log=1", "--log-format=json") as process, Channel(process.grpc) as channel:
+        body = {"IN": [1, 2], "DELAY": [0, delay_ms], "WAIT": 0, "id": "events"}
+        answer = raw.ask(process.http, raw.generate("repeat", body, ASK, stream=True))
+        assert len(answer.events) == 2
+        with channel.talk() as talk:
+            talk.send(repeat_request([1, 2], [0, delay_ms], id="stream"))
+            talk.end()
+            assert talk.rest().outcome == (0, "")
+        for name in ("events", "stream"):
+            line = json.loads(process.wait_for_log(f'"id":"{name}"'))
+            assert line["responses"] == 2
+            assert line["us"] >= line["compute_us"] >= DELAY_US

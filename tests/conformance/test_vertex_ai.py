@@ -13,6 +13,7 @@ import pytest
 from tests.helpers import raw
 from tests.helpers.clouds import AIP, HEALTH, PREDICT, REDIRECT, VERTEX, binary, binary_values, infer
 from tests.helpers.server import LocalServer, Model, ServerProcess, repository, with_repeat
+from triton_fast.frontends import keyfile
 
 FLAGS = ("--allow-vertex-ai=1", "--vertex-ai-default-model=m")
 
@@ -262,3 +263,15 @@ def test_prediction_mode(tmp_path: Path) -> None:
         answer = raw.ask(process.vertex, infer(PREDICT, [4]))
         assert (answer.json()["model_name"], raw.values_of(answer)) == ("only", [4])
         assert raw.ask(process.vertex, raw.get(HEALTH)).status == 200
+
+
+def test_a_redirect_counts_once(root: Path, tmp_path: Path) -> None:
+    """Of the requests that a key may send."""
+    text, key = keyfile.make(("admin",), rate=3)
+    keyfile.add(tmp_path / "keys", key)
+    with LocalServer(root, *FLAGS, f"--api-keys={tmp_path / 'keys'}", env=AIP) as server:
+        keys = server.server.endpoints._keys
+        assert keys is not None
+        server.call(lambda: setattr(keys.gate, "now", 10**15))
+        ask = raw.post(PREDICT, b"", f"{REDIRECT}: v2", f"X-Api-Key: {text}")
+        assert [raw.ask(server.vertex, ask).status for _ in range(4)] == [200, 200, 200, 429]

@@ -257,3 +257,39 @@ def appended() -> bytes:
     inputs = [_info("INPUT0", "FP32", (1,)), _info("LIST_IN", "FP32", ("n",))]
     outputs = [_info("OUTPUT0", "FP32", ("k",)), _info("LIST_OUT", "FP32", ("k",))]
     return _model(nodes, inputs, outputs).SerializeToString()
+
+
+def double(kind: str = "FP32", dims: Dims = ("batch", 8)) -> bytes:
+    """OUTPUT0 = INPUT0 + INPUT0, of any datatype of numbers; a kernel, where an identity is a copy."""
+    node = helper.make_node("Add", ["INPUT0", "INPUT0"], ["OUTPUT0"])
+    return _model([node], [_info("INPUT0", kind, dims)], [_info("OUTPUT0", kind, dims)]).SerializeToString()
+
+
+def wide_mlp(size: int = 4096, depth: int = 48, seed: int = 3) -> bytes:
+    """``depth`` products with one square matrix, which a GPU's cache is too small for from 4096 on."""
+    weight = np.random.default_rng(seed).standard_normal((size, size), np.float32) / np.float32(size**0.5)
+    names = ["INPUT0", *(f"h{i}" for i in range(1, depth)), "OUTPUT0"]
+    nodes = [helper.make_node("MatMul", [names[i], "w"], [names[i + 1]]) for i in range(depth)]
+    infos = [_info("INPUT0", "FP32", ("batch", size))], [_info("OUTPUT0", "FP32", ("batch", size))]
+    return _model(nodes, *infos, [numpy_helper.from_array(weight, "w")]).SerializeToString()
+
+
+def conv_net(size: int = 32, channels: int = 16, depth: int = 3, classes: int = 10, seed: int = 3) -> bytes:
+    """``depth`` 3x3 convolutions with Relu over images of three colours, the mean of each channel, one dense layer."""
+    rng = np.random.default_rng(seed)
+    nodes, weights, name, width = [], [], "INPUT0", 3
+    for i in range(depth):
+        shape = (channels, width, 3, 3)
+        value = (rng.standard_normal(shape) * (2 / (9 * width)) ** 0.5).astype(np.float32)
+        weights.append(numpy_helper.from_array(value, f"w{i}"))
+        nodes.append(helper.make_node("Conv", [name, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"]))
+        name, width = f"r{i}", channels
+    weights.append(numpy_helper.from_array(rng.standard_normal((channels, classes)).astype(np.float32), "dense"))
+    nodes += [
+        helper.make_node("GlobalAveragePool", [name], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "dense"], ["OUTPUT0"]),
+    ]
+    infos = [_info("INPUT0", "FP32", ("batch", 3, size, size))], [_info("OUTPUT0", "FP32", ("batch", classes))]
+    return _model(nodes, *infos, weights).SerializeToString()

@@ -5,6 +5,7 @@ Knows configs and the backend; no queue and no front end.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.ort import drive
 from triton_fast._native.ort.instance import OrtInstance
 from triton_fast.backends.base import InstanceSpec, LoadContext
+from triton_fast.backends.host import Host
 from triton_fast.backends.onnxruntime import OnnxRuntimeBackend
 from triton_fast.backends.onnxruntime.backend import OnnxModel
 from triton_fast.config import io_specs
@@ -66,17 +68,18 @@ def write(root: Path, blob: bytes | None, config: str = "", name: str = "m", fil
     return root / name
 
 
-def context(model_dir: Path, *, settings: Mapping[str, str] | None = None, threads: int = 1) -> LoadContext:
+def context(
+    model_dir: Path, *, settings: Mapping[str, str] | None = None, threads: int = 1, gpus: Sequence[int] = ()
+) -> LoadContext:
     """Read, complete and check the config, as the repository does."""
     config = configs.load_model_config(model_dir, strict=False)
-    configs.normalize(config, cpu_count=2)
-    configs.validate(config, model_dir, io=False)
-    made = LoadContext(config.name, 1, model_dir, model_dir / "1", config, dict(settings or {}), threads)
-    made = LoadContext(
-        config.name, 1, model_dir, model_dir / "1", OnnxRuntimeBackend().complete_config(made), made.settings, threads
-    )
-    configs.normalize(made.config, cpu_count=2)
-    configs.validate(made.config, model_dir)
+    configs.normalize(config, cpu_count=2, gpus=gpus)
+    configs.validate(config, model_dir, gpus=gpus, io=False)
+    host = Host(gpus=tuple(gpus), use_gpu=lambda _: None) if gpus else Host()
+    made = LoadContext(config.name, 1, model_dir, model_dir / "1", config, dict(settings or {}), threads, host=host)
+    made = dataclasses.replace(made, config=OnnxRuntimeBackend().complete_config(made))
+    configs.normalize(made.config, cpu_count=2, gpus=gpus)
+    configs.validate(made.config, model_dir, gpus=gpus)
     return made
 
 
@@ -107,9 +110,17 @@ def open_model(root: Path, blob: bytes, config: str = "", **options: Any) -> Ope
 
 def open_written(model_dir: Path, **options: Any) -> Opened:
     """Open what is in a model's directory, with one instance."""
-    made = context(model_dir, **options)
+    return _opened(context(model_dir, **options), InstanceSpec("m_0", "KIND_CPU"))
+
+
+def open_on_gpu(model_dir: Path, device: int = 0, **options: Any) -> Opened:
+    """The same on a GPU; CUDA's driver has to be open."""
+    return _opened(context(model_dir, gpus=[device], **options), InstanceSpec("m_0", "KIND_GPU", device))
+
+
+def _opened(made: LoadContext, spec: InstanceSpec) -> Opened:
     model = OnnxRuntimeBackend().load(made)
     assert isinstance(model, OnnxModel)
     inputs, outputs = io_specs(made.config)
     handle = ModelHandle(made.name, 1, made.config.max_batch_size, inputs, outputs)
-    return Opened(model, handle, model.create_instance(InstanceSpec("m_0", "KIND_CPU")), made.config)
+    return Opened(model, handle, model.create_instance(spec), made.config)

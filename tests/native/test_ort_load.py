@@ -213,7 +213,7 @@ def test_plan_from_parameters(tmp_path: Path) -> None:
     made = plan_of(tmp_path, text, threads=8)
     assert (made.intra, made.inter, made.parallel) == (2, 4, True)
     assert (made.mem_arena, made.mem_pattern) == (False, True)
-    assert made.run_entries == {"memory.enable_memory_arena_shrinkage": "cpu:0"}
+    assert made.run_entries(gpu=False, device=0) == {"memory.enable_memory_arena_shrinkage": "cpu:0"}
     assert made.entries["session.intra_op.allow_spinning"] == "1"
     assert made.entries["session.use_device_allocator_for_initializers"] == "1"
 
@@ -274,10 +274,20 @@ def test_bad_entries_are_errors_of_ort(tmp_path: Path) -> None:
 ACCELERATOR = "optimization {{ execution_accelerators {{ {side}_execution_accelerator {{ name: '{name}' {more} }} }} }}"
 
 
-@pytest.mark.parametrize(("side", "name"), [("gpu", "tensorrt"), ("gpu", "cuda"), ("cpu", "openvino")])
-def test_accelerator_that_this_build_lacks(tmp_path: Path, side: str, name: str) -> None:
-    with pytest.raises(Unsupported, match=f"'{name}' is requested but the installed ONNX Runtime has only CPUE"):
-        plan_of(tmp_path, ACCELERATOR.format(side=side, name=name, more=""))
+def test_cpu_accelerator_that_this_build_lacks(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="'openvino' is requested but the installed ONNX Runtime has only CPUE"):
+        plan_of(tmp_path, ACCELERATOR.format(side="cpu", name="openvino", more=""))
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "cuda"])
+def test_gpu_accelerators_mean_nothing_on_the_cpu(tmp_path: Path, name: str) -> None:
+    """A model for both: as in Triton it runs on a CPU as if they were not there; a GPU instance says what lacks."""
+    opened = open_model(tmp_path, models.mlp(), ACCELERATOR.format(side="gpu", name=name, more=""))
+    (answer,) = opened.run({"INPUT": np.ones((1, 16), np.float32)})
+    assert answer["OUTPUT"].shape == (1, 4)
+    message = "unable to load model 'm', KIND_GPU is requested but the installed ONNX Runtime has only "
+    with pytest.raises(Unsupported, match=message + ".*; install onnxruntime-gpu"):
+        opened.model.create_instance(InstanceSpec("m_1", "KIND_GPU"))
 
 
 @pytest.mark.parametrize(("side", "name"), [("gpu", "openvino"), ("cpu", "cuda"), ("gpu", "magic")])
@@ -292,9 +302,9 @@ def test_accelerator_options(tmp_path: Path) -> None:
     )
     available = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
     made = plan_of(tmp_path, ACCELERATOR.format(side="gpu", name="tensorrt", more=more), available=available)
-    assert [(p.name, dict(p.options)) for p in made.providers] == [
-        ("TensorRT", {"trt_fp16_enable": "1", "trt_max_workspace_size": "99"})
-    ]
+    assert [(p.name, dict(p.options), p.gpu) for p in made.providers] == [
+        ("TensorRT", {"trt_fp16_enable": "1", "trt_max_workspace_size": "99"}, True), ("CUDA", {}, True),
+    ]  # fmt: skip
     for more, message in (
         ("parameters { key: 'precision_mode' value: 'FP7' }", "unsupported precision mode 'FP7' is requested"),
         ("parameters { key: 'speed' value: '1' }", "unknown parameter 'speed' is provided for TensorRT"),
@@ -306,10 +316,35 @@ def test_accelerator_options(tmp_path: Path) -> None:
     assert [(p.name, dict(p.options)) for p in made.providers] == [("CUDA", {"gpu_mem_limit": "5"})]
 
 
-def test_gpu_instance_without_a_gpu_build(tmp_path: Path) -> None:
+def test_cuda_is_the_provider_of_gpu_instances_without_any_config(tmp_path: Path) -> None:
+    made = plan_of(tmp_path, "", settings={"gpu_mem_limit": "6", "intra_op_thread_count": "1"})
+    assert [(p.name, dict(p.options), p.gpu) for p in made.providers] == [("CUDA", {"gpu_mem_limit": "6"}, True)]
+    assert made.shareable  # on the CPU
+
+
+def test_bad_options_of_a_gpu_are_errors_on_the_cpu_too(tmp_path: Path) -> None:
+    for key, value, message in (
+        ("gpu_mem_limit", "lots", "'gpu_mem_limit' must be a whole number"),
+        ("cudnn_conv_algo_search", "5", "unsupported cudnn_conv_algo_search value '5' is requested"),
+        ("memory.enable_memory_arena_shrinkage", "gpu", "must be a list as 'gpu:0;cpu:0', got 'gpu'"),
+    ):
+        with pytest.raises(InvalidArg, match=message):
+            open_model(tmp_path, models.mlp(), parameter(key, value))
+
+
+def test_arenas_of_gpus_are_not_shrunk_on_the_cpu(tmp_path: Path) -> None:
+    text = parameter("memory.enable_memory_arena_shrinkage", "gpu:0;cpu:0")
+    (answer,) = open_model(tmp_path, models.mlp(), text).run({"INPUT": np.ones((1, 16), np.float32)})
+    assert answer["OUTPUT"].shape == (1, 4)
+
+
+def test_placement_with_a_build_for_the_cpu(tmp_path: Path) -> None:
     assert "CUDAExecutionProvider" not in capi.providers()
+    backend = OnnxRuntimeBackend()
+    assert not backend.gpu
+    assert "pip install onnxruntime-gpu" in backend.no_gpu
     opened = open_model(tmp_path, models.mlp())
-    with pytest.raises(Unsupported, match="'cuda' is requested but the installed ONNX Runtime has only"):
+    with pytest.raises(Unsupported, match="unable to load model 'm', KIND_GPU is requested but the installed ONNX Run"):
         opened.model.create_instance(InstanceSpec("m_1", "KIND_GPU"))
 
 

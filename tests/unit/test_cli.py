@@ -37,7 +37,7 @@ def bad(flag: str, value: str) -> str:
 
 
 def test_every_field_comes_from_the_table_or_is_derived() -> None:
-    derived = {"log_escape", "cpu_only", "warnings", "notes", "trace"}
+    derived = {"log_escape", "cpu_only", "warnings", "notes", "gpu_notes", "trace"}
     derived |= {f"sagemaker_{part}" for part in ("ping_mode", "default_model", "inference_type")}
     derived |= {"vertex_ai_predict_route", "vertex_ai_health_route"}
     folded = {"help", "disable_auto_complete_config", "response_cache_byte_size"}
@@ -212,6 +212,19 @@ def test_later_flags_say_so_once_when_given() -> None:
     assert parse("--model-control-mode=poll", "--model-load-retry-count=2", "--model-namespacing=1").notes == ()
     assert parse("--metrics-config=summary_latencies=true", "--metrics-config=histogram_latencies=true").notes == ()
     assert "unknown setting 'x' is ignored" in parse("--metrics-config=x=1").notes[0]
+
+
+def test_flags_for_gpus_have_a_word_for_machines_without_one() -> None:
+    o = parse("--pinned-memory-pool-byte-size=0", "--cuda-memory-pool-byte-size=0:1", "--enable-peer-access=false",
+              "--cuda-memory-pool-byte-size=1:1", "--cuda-virtual-address-size=0:1")  # fmt: skip
+    assert o.gpu_notes == (
+        "--pinned-memory-pool-byte-size is accepted, but there is no GPU that it could be for",
+        "--cuda-memory-pool-byte-size is accepted, but there is no GPU that it could be for",
+    )
+    assert o.notes == (
+        "--cuda-virtual-address-size is accepted, but states of sequences are kept in host memory, so it has no effect",
+    )
+    assert parse().gpu_notes == ()
 
 
 def test_deprecated_flags_still_work_and_warn() -> None:

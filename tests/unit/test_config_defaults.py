@@ -172,7 +172,8 @@ def test_an_ensemble_has_no_groups_and_no_optimization() -> None:
         ('backend: "onnxruntime"', 8, (), [("m", "KIND_CPU", 2, [])]),
         ('backend: "onnxruntime"', 1, (), [("m", "KIND_CPU", 1, [])]),
         ('backend: "onnxruntime"', 8, (0, 1), [("m", "KIND_GPU", 1, [0, 1])]),
-        ('backend: "python"', 8, (0,), [("m", "KIND_CPU", 1, [])]),
+        ('backend: "python"', 8, (), [("m", "KIND_CPU", 1, [])]),
+        ('backend: "python"', 8, (0, 1), [("m", "KIND_GPU", 1, [0, 1])]),
         ('backend: "tensorrt"', 8, (0,), [("m", "KIND_GPU", 1, [0])]),
         ('backend: "tensorrt"', 8, (), [("m", "KIND_CPU", 1, [])]),
         (

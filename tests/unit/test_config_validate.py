@@ -250,6 +250,12 @@ def test_groups_against_gpus() -> None:
     check("instance_group { kind: KIND_GPU gpus: [ 0, 1 ] }", gpus=(0, 1))
     with pytest.raises(cfg.ConfigError, match=r"m_0 of model m specifies invalid or unsupported gpu id 7\. .* 0, 1"):
         check("instance_group { kind: KIND_GPU gpus: 7 }", gpus=(0, 1))
+    config = parse.parse_text(b'name: "m" backend: "x" instance_group { kind: KIND_GPU gpus: 0 }', "f").config
+    cfg.normalize(config, cpu_count=1)
+    with pytest.raises(cfg.ConfigError, match=r"kind KIND_GPU but no GPUs are available"):
+        cfg.check_groups(config, (), on_gpu=False)
+    with pytest.raises(cfg.ConfigError, match=r"kind KIND_GPU but backend 'x' as installed runs on the CPU only"):
+        cfg.check_groups(config, (0,), on_gpu=False)
     config = parse.parse_text(b'name: "m" instance_group { name: "g" }', "f").config
     with pytest.raises(Internal, match="instance group g of model m has unexpected kind KIND_AUTO"):
         cfg.check_groups(config)

@@ -35,13 +35,15 @@ SIDEWAYS = {
 # Within _native: what a group may cimport besides itself. Backends (ort is one) know only the contract of sched.
 NATIVE = {
     "core": (),
+    "cuda": ("core",),
     "wire": ("core",),
-    "sched": ("core",),
-    "ort": ("core", "sched.instance"),
+    "sched": ("core", "cuda"),
+    "ort": ("core", "cuda", "sched.instance"),
     "backends": ("core", "sched.instance"),
     "arrays": ("core", "sched.instance"),
     "openvino": ("core", "sched.instance", "arrays"),
     "fil": ("core", "sched.instance", "arrays"),
+    "tensorrt": ("core", "cuda", "sched.instance", "arrays"),
     "pyworker": ("core", "wire", "sched"),
     "net": ("core", "sched"),
     "http": ("core", "wire", "sched", "net"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, os.path.dirname(__file__))
-from test_repository_support import FakeEngine, error_of, manager_for, settle, write_model
+from test_repository_support import FakeEngine, error_of, manager_for, rows, settle, write_model
 
 from triton_fast.errors import InvalidArg, Unsupported
 
@@ -74,12 +74,17 @@ def test_file_override_replaces_the_directory(repo: Path, engine: FakeEngine, tm
     # A version that is not served any more gives its directory back, a failed load too.
     manager.load("m")
     assert manager.resolve("m").text == "ok disk"
+    assert ("brand_new", 5, "READY", "") in rows(manager)
     manager.unload("brand_new")
     text = error_of(InvalidArg, manager.load, "m", config_json=OVERRIDE, files={"file:5/model.fake": b"foreign"})
     assert text.endswith("boom in m/x;\n")
     settle(manager)
     assert list(work.iterdir()) == []
     assert manager.resolve("m").text == "ok disk"
+    # No repository has it: with its end it is out of the index, as in Triton, and a failed load does not enter it.
+    error_of(InvalidArg, manager.load, "broken", config_json=OVERRIDE, files={"file:5/model.fake": b"foreign"})
+    assert {row[0] for row in rows(manager)} == {"m"}
+    assert not manager.is_ready("brand_new")
 
 
 def test_detect_changes(repo: Path, engine: FakeEngine) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from triton_fast.backends.registry import NAMES, Listed, find, get, listed, names
+from triton_fast.backends.registry import NAMES, Listed, find, get, listed, names, path_parameters
 
-__all__ = ["NAMES", "Listed", "find", "get", "listed", "names"]
+__all__ = ["NAMES", "Listed", "find", "get", "listed", "names", "path_parameters"]

@@ -232,7 +232,7 @@ class _ArrayModel(BackendModel):
                 self._runs.append(run)
         call = _Call(backend, context, run)
         batch = context.config.max_batch_size
-        return ArrayInstance(call, len(call.inputs), len(call.outputs), batch, spec.name, True)
+        return ArrayInstance(call, len(call.inputs), len(call.outputs), batch, spec.name, each=True)
 
     def close(self) -> None:
         with self._lock:

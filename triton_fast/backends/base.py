@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
+from triton_fast.backends.paths import PathParameter
+from triton_fast.types import TYPES, DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.sched.instance import NativeInstance
@@ -67,7 +69,8 @@ class InstanceSpec:
 
     ``host_policy`` is in force already on the thread that asks for the instance; a backend applies it where it starts
     threads or processes on others. ``resources`` (name, whether global, amount) and ``priority`` are what the rate
-    limiter is told.
+    limiter is told. ``secondary_devices``: kind (``KIND_NVDLA``) and id of the accelerators beside the GPU.
+    ``profiles``: TensorRT's, as the group names them.
     """
 
     name: str
@@ -77,6 +80,8 @@ class InstanceSpec:
     host_policy: HostPolicy = host_policy.NONE
     resources: tuple[tuple[str, bool, int], ...] = ()
     priority: int = 0
+    secondary_devices: tuple[tuple[str, int], ...] = ()
+    profiles: tuple[str, ...] = ()
 
 
 class BackendModel(ABC):
@@ -117,6 +122,22 @@ class Backend(ABC):
     decoupled: bool = False
     # Whether it makes batch_input tensors and cuts batch_output tensors.
     makes_batch_tensors: bool = False
+    # Everything in a config that it takes for the place of a file (or for an address, or for code).
+    path_parameters: tuple[PathParameter, ...] = ()
+
+    def datatypes(self) -> frozenset[DataType]:
+        """Return the datatypes that tensors of its models may have, with the framework that is installed."""
+        return frozenset(TYPES)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether its instances can run on NVIDIA GPUs, as it is installed. Asked only where there is such a GPU."""
+        return False
+
+    @property
+    def no_gpu(self) -> str:
+        """Why they can not, and what would help; empty where there is no more to say than that. Asked as ``gpu`` is."""
+        return ""
 
     def complete_config(self, context: LoadContext) -> Any:
         """Return the config with what the user left out and the model file knows; never change a given field.

@@ -20,10 +20,14 @@ from typing import Any, NamedTuple
 from triton_fast import protos
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.paths import PathParameter, Place, Takes
 from triton_fast.errors import Internal, ServerError
 from triton_fast.observability import log
+from triton_fast.types import DataType
 
 _LIMIT = 1000
+# Of a backend that does not say by which parameters it is led to files: it may be by any.
+ANY_PARAMETER = (PathParameter(Place.PARAMETER, ("*",), Takes.WORDS, "the backend may take it for the place of a file"),)
 
 
 class File(NamedTuple):
@@ -155,7 +159,22 @@ class Guarded(Backend):
             self.version = str(inner.version)
             self.decoupled = bool(inner.decoupled)
             self.makes_batch_tensors = bool(inner.makes_batch_tensors)
+            self.path_parameters = tuple(inner.path_parameters) or ANY_PARAMETER
         self.inner = inner
+
+    def datatypes(self) -> frozenset[DataType]:
+        with guarded(f"backend '{self.name}'"):
+            return self.inner.datatypes()
+
+    @property
+    def gpu(self) -> bool:
+        with guarded(f"backend '{self.name}'"):
+            return bool(self.inner.gpu)
+
+    @property
+    def no_gpu(self) -> str:
+        with guarded(f"backend '{self.name}'"):
+            return str(self.inner.no_gpu)
 
     def complete_config(self, context: LoadContext) -> Any:
         with guarded(_failed(context, self.name)):

@@ -56,6 +56,10 @@ def _nobody(name: str, version: int) -> NativeModel:
     raise Unavailable("this server resolves no models")
 
 
+def _no_gpu(device: int) -> None:
+    raise Unavailable(f"GPU {device} can not be used: the server uses no GPU")
+
+
 def _nothing() -> None:
     """Nobody listens."""
 
@@ -80,6 +84,11 @@ class Host:
         ``--model-control-mode=explicit``.
     backend_directory
         ``--backend-directory``.
+    gpus
+        Ids of the GPUs that may be used.
+    use_gpu
+        To be called with its id before a GPU is used in this process: makes its context, and pinned memory. Raises
+        ServerError where it can not be used.
     """
 
     control: ModelControl = field(default_factory=NoControl)
@@ -89,3 +98,5 @@ class Host:
     changed: Callable[[], None] = _nothing
     explicit_control: bool = False
     backend_directory: Path | None = None
+    gpus: tuple[int, ...] = ()
+    use_gpu: Callable[[int], None] = _no_gpu

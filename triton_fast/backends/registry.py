@@ -17,6 +17,7 @@ from typing import NamedTuple
 from triton_fast._version import __version__
 from triton_fast.backends import foreign
 from triton_fast.backends.base import Backend
+from triton_fast.backends.paths import PathParameter
 from triton_fast.errors import Unsupported
 from triton_fast.observability import log
 
@@ -45,6 +46,7 @@ BUILT_IN = {
     "python": BuiltIn("triton_fast.backends.python", "PythonBackend"),
     "pytorch": BuiltIn("triton_fast.backends.pytorch", "PyTorchBackend", ("torch",)),
     "repeat": BuiltIn("triton_fast.backends.repeat", "RepeatBackend"),
+    "tensorrt": BuiltIn("triton_fast.backends.tensorrt", "TensorRtBackend", ("tensorrt",)),
 }
 NAMES: tuple[str, ...] = tuple(BUILT_IN)
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
@@ -84,9 +86,28 @@ def get(name: str) -> Backend | None:
     """Return the built-in backend of this name; None when there is none."""
     if name not in BUILT_IN:
         return None
+    return _class(name)()
+
+
+@cache
+def _class(name: str) -> type[Backend]:
     module, attribute, _ = BUILT_IN[name]
-    backend: Backend = getattr(importlib.import_module(module), attribute)()
-    return backend
+    found: type[Backend] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def path_parameters(name: str, directory: Path | None = None) -> tuple[PathParameter, ...]:
+    """Return the places of a config by which this backend is led to files; a built-in's framework need not be there.
+
+    Raises
+    ------
+    ServerError
+        There is such a backend in ``directory`` or a package, but it can not be used.
+    """
+    if name in BUILT_IN:
+        return _class(name).path_parameters
+    backend = find(name, directory)
+    return () if backend is None else backend.path_parameters
 
 
 def find(name: str, directory: Path | None) -> Backend | None:

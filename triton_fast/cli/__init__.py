@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from triton_fast.cli.hide import hide
 from triton_fast.cli.options import Options, TraceOptions
 from triton_fast.cli.parse import CliError, defaults, parse, parse_or_exit
 from triton_fast.cli.usage import markdown, usage
 
-__all__ = ["CliError", "Options", "TraceOptions", "defaults", "markdown", "parse", "parse_or_exit", "usage"]
+__all__ = ["CliError", "Options", "TraceOptions", "defaults", "hide", "markdown", "parse", "parse_or_exit", "usage"]

@@ -144,6 +144,7 @@ class Options:
     cpu_only: bool  # TRITON_SERVER_CPU_ONLY is set
     warnings: tuple[str, ...]  # deprecated flags, in Triton's words; stderr before anything else
     notes: tuple[str, ...]  # flags given whose feature comes later; logged at start-up
+    gpu_notes: tuple[str, ...]  # flags given that are for GPUs; logged at start-up where there is none
 
 
 __all__ = ["Options", "TraceOptions"]

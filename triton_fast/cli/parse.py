@@ -64,8 +64,10 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Opti
     except GetoptError as error:
         hint = f'{str(error)[:1].upper()}{str(error)[1:]}. Did you mean "--{error.hint}"?' if error.hint else ""
         raise CliError(hint, before=f"{PROGRAM}: {error.line}\n") from None
+    _read_secrets(values, env)
     values["warnings"] = _warnings(given, values)
     values["notes"] = _notes(given, values)
+    values["gpu_notes"] = _gpu_notes(given, values)
     return _assemble(values, {flag.name for flag in given}, env)
 
 
@@ -107,7 +109,7 @@ def _defaults(env: Mapping[str, str]) -> dict[str, Any]:
             values["vertex_ai_port"] = v.PORT.convert(env["AIP_HTTP_PORT"])
         except v.BadValue as error:
             raise CliError(f'Bad option: "AIP_HTTP_PORT".\n{error}\n') from None
-    values["warnings"] = values["notes"] = ()
+    values["warnings"] = values["notes"] = values["gpu_notes"] = ()
     values["log_escape"] = env.get("TRITON_SERVER_ESCAPE_LOG_MESSAGES") != "0"
     values["sagemaker_ping_mode"] = env.get("SAGEMAKER_TRITON_PING_MODE", "ready")
     values["sagemaker_default_model"] = env.get(
@@ -118,6 +120,16 @@ def _defaults(env: Mapping[str, str]) -> dict[str, Any]:
     values["vertex_ai_health_route"] = env.get("AIP_HEALTH_ROUTE", "")
     values["cpu_only"] = "TRITON_SERVER_CPU_ONLY" in env
     return values
+
+
+def _read_secrets(values: dict[str, Any], env: Mapping[str, str]) -> None:
+    for field in ("http_restricted_api", "grpc_restricted_protocol"):
+        option = field.replace("_", "-")
+        try:
+            read = {api: (key, v.secret(option, value, env)) for api, (key, value) in values[field].items()}
+        except v.BadValue as error:
+            raise CliError(f'Bad option: "--{option}".\n{error}\n') from None
+        values[field] = MappingProxyType(read)
 
 
 def _warnings(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -153,6 +165,11 @@ def _notes(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:
         if flag.later and values[flag.field] is not False:
             notes[flag.name] = f"--{flag.name} is accepted, but {flag.later}"
     return tuple(notes.values())
+
+
+def _gpu_notes(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:
+    names = {flag.name: None for flag in given if flag.gpu and values[flag.field] is not False}
+    return tuple(f"--{name} is accepted, but there is no GPU that it could be for" for name in names)
 
 
 def _assemble(values: dict[str, Any], given: set[str], env: Mapping[str, str]) -> Options:

@@ -1,7 +1,8 @@
 """THE table of flags: one row each. The parser, --help, docs/flags.md and the tests all derive from it.
 
 A row whose ``later`` is not empty is accepted and checked, and its word is logged at start-up when the flag is given:
-the feature comes later or has no meaning in this server. Rows know nothing of how options are used.
+the feature comes later or has no meaning in this server. One with ``gpu`` says so where there is no GPU. Rows know
+nothing of how options are used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ _TRACE, _BACKEND, _AGENT, _CACHE, _RATE, _MEMORY, _SHM, OURS, DEPRECATED = GROUP
 
 _NO_THREADS = "one event loop serves all connections, so a thread count has no effect"
 _NO_CACHE = "compiled caches are not loaded: local and redis are built in"
-_NO_GPU = "GPU memory is not managed yet"
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Flag:
     repeatable: bool = False
     replaced_by: str = ""
     later: str = ""
+    gpu: bool = False
     dest: str = ""
 
     @property
@@ -102,7 +103,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("model-load-retry-count", v.INT, 0, _REPO, "Attempts after a load that failed."),
     Flag("model-namespacing", v.BOOL, False, _REPO, "Allow one model name in several repositories: each is a "
          "namespace, and ensembles prefer the members of their own."),
-    Flag("enable-peer-access", v.BOOL, True, _REPO, "Let GPUs read each other's memory.", later=_NO_GPU),
+    Flag("enable-peer-access", v.BOOL, True, _REPO, "Let GPUs read each other's memory.", gpu=True),
 
     Flag("allow-http", v.BOOL, True, _HTTP, "Serve HTTP. False by default where AIP_MODE=PREDICTION."),
     Flag("http-address", v.STR, "0.0.0.0", _HTTP, "Address to listen on for HTTP."),
@@ -116,7 +117,8 @@ FLAGS: tuple[Flag, ...] = (
          v.INT64), 67108864, _HTTP, "Largest request body, also after decompression.", unit="bytes"),
     Flag("http-restricted-api", v.restricted("http-restricted-api", "api"), v.EMPTY, _HTTP,
          "<apis>:<key>=<value>. These APIs (comma list of " + ", ".join(v.RESTRICTED) + ") answer only requests with "
-         "header <key> equal to <value>. May be given several times.", repeatable=True),
+         "header <key> equal to <value>, which may be file:<path> or env:<variable>. May be given several times.",
+         repeatable=True),
 
     Flag("allow-grpc", v.BOOL, True, _GRPC, "Serve gRPC. False by default where AIP_MODE=PREDICTION."),
     Flag("grpc-address", v.STR, "0.0.0.0", _GRPC, "Address to listen on for gRPC."),
@@ -201,19 +203,20 @@ FLAGS: tuple[Flag, ...] = (
     Flag("rate-limit-resource", v.RATE_RESOURCE, (), _RATE, "<name>:<count>, or <name>:<count>:<device>: how much of a "
          "resource there is. May be given several times.", repeatable=True),
 
-    Flag("pinned-memory-pool-byte-size", v.SIZE, 268435456, _MEMORY, "Pinned memory for copies between host and GPU; 0 "
-         "switches it off.", unit="bytes", later=_NO_GPU),
-    Flag("cuda-memory-pool-byte-size", v.DEVICE_BYTES, v.EMPTY, _MEMORY, "<gpu>:<bytes>, 64 MiB each by default. May "
-         "be given several times.", repeatable=True, later=_NO_GPU),
+    Flag("pinned-memory-pool-byte-size", v.SIZE, 268435456, _MEMORY, "Pinned memory for copies between host and GPU, "
+         "taken when a GPU is first used; 0 switches it off.", unit="bytes", gpu=True),
+    Flag("cuda-memory-pool-byte-size", v.DEVICE_BYTES, v.EMPTY, _MEMORY, "<gpu>:<bytes>, 64 MiB each by default: "
+         "freed memory of the GPU that is kept for reuse. May be given several times.", repeatable=True, gpu=True),
     Flag("cuda-virtual-address-size", v.DEVICE_BYTES, v.EMPTY, _MEMORY, "<gpu>:<bytes> for growable states, 1 GiB by "
-         "default. May be given several times.", repeatable=True, later=_NO_GPU),
-    Flag("min-supported-compute-capability", v.FLOAT, 6.0, _MEMORY, "GPUs below this are not used.", later=_NO_GPU),
+         "default. May be given several times.", repeatable=True,
+         later="states of sequences are kept in host memory, so it has no effect"),
+    Flag("min-supported-compute-capability", v.FLOAT, 6.0, _MEMORY, "GPUs below this are not used.", gpu=True),
     Flag("buffer-manager-thread-count", v.INT, 0, _MEMORY, "Threads that copy tensors.",
          later="instance threads gather their own batches, so a thread count has no effect"),
     Flag("host-policy", v.HOST_POLICY, v.EMPTY, _MEMORY, "<policy>,<setting>=<value>; settings numa-node and "
          "cpu-cores, for instances of this policy. May be given several times.", repeatable=True),
     Flag("model-load-gpu-limit", v.DEVICE_FRACTION, v.EMPTY, _MEMORY, "<gpu>:<fraction>: no model is loaded on the GPU "
-         "while more of its memory is in use. May be given several times.", repeatable=True, later=_NO_GPU),
+         "while more of its memory is in use. May be given several times.", repeatable=True, gpu=True),
 
     Flag("allow-client-shm", v.BOOL, False, _SHM, "Let clients register regions of system shared memory, which must "
          "lie in /dev/shm of the server and be its own user's or open to all; docs/shared_memory.md."),

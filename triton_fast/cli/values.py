@@ -6,8 +6,9 @@ Knows nothing of flag rows, of the command line or of what a value is used for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -244,6 +245,10 @@ def bounded(low: int, high: int, error: str = "", limits: tuple[int, int] = INT3
     return Kind("integer", convert)
 
 
+# How the value of a restricted group may be said elsewhere than on the command line.
+FROM_ELSEWHERE = ("file:", "env:")
+
+
 def restricted(option: str, feature: str, prefix: str = "") -> Kind:
     """``<api>,<api>:<key>=<value>`` to ``{api: (header, value)}``; an API may stand in one group only."""
 
@@ -268,6 +273,23 @@ def restricted(option: str, feature: str, prefix: str = "") -> Kind:
         return MappingProxyType({**old, **new})
 
     return Kind("<string>:<string>=<string>", convert, merge)
+
+
+def secret(option: str, value: str, environ: Mapping[str, str]) -> str:
+    """Return what ``file:<path>`` or ``env:<name>`` stands for, else the value. Raises BadValue without the secret."""
+    if value.startswith("file:"):
+        try:
+            found = Path(value.removeprefix("file:")).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "not UTF-8"
+            raise BadValue(f"--{option}: '{value.removeprefix('file:')}' can not be read: {why}\n") from None
+    elif value.startswith("env:"):
+        found = environ.get(value.removeprefix("env:"), "")
+    else:
+        return value
+    if not found or not found.isprintable():
+        raise BadValue(f"--{option}: '{value}' is not one line of text\n")
+    return found
 
 
 def _fraction(text: str) -> float:

@@ -31,7 +31,7 @@ __all__ = [
     "added_specs", "check_against_model", "check_groups", "check_members", "check_name", "check_tensors",
     "complete_from_model", "config_path", "controls", "io_specs", "load_model_config", "member_names",
     "normalize", "read_agents", "read_labels", "read_member_names", "read_model_config", "read_warmup_file",
-    "templates", "to_json", "validate", "version_dirs",
+    "read_written", "templates", "to_json", "validate", "version_dirs",
 ]  # fmt: skip
 
 
@@ -117,6 +117,14 @@ def read_agents(model_dir: Path, config_name: str = "", override_json: str | Non
             return None
         config = parse_text(data, path.name).config
     return config if config.model_repository_agents.agents else None
+
+
+def read_written(model_dir: Path, config_name: str = "", override_json: str | None = None) -> ModelConfig:
+    """Return the config as it is written; nothing is filled in. Raises ServerError, OSError."""
+    if override_json is not None:
+        return parse_json(override_json).config
+    path = config_path(model_dir, config_name)
+    return parse_text(read_file(path, path.name) if path.exists() else b"", path.name).config
 
 
 def config_path(model_dir: Path, config_name: str = "") -> Path:

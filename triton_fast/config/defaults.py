@@ -41,8 +41,6 @@ KINDS = (
     Kind("model.py", "python", ""),
 )
 _PLATFORM_ALIASES = {"libtorch": "pytorch_libtorch"}
-# Backends that ask for a kind of instance when the config has no group.
-_PREFERRED = {"python": "KIND_CPU", "tensorrt": "KIND_GPU"}
 _TWO_CPU_INSTANCES = frozenset({"onnxruntime", "tensorflow"})
 
 
@@ -178,17 +176,15 @@ def normalize_blocks(config: Any) -> None:
 def normalize_groups(config: Any, *, cpu_count: int, gpus: Sequence[int] = ()) -> None:
     """Give every instance group a name, a kind and a count.
 
-    ``gpus`` are the ids of the usable GPUs. An ONNX Runtime group on the CPU gets two instances, as in Triton,
-    or one where ``cpu_count`` is 1: two would only share that core.
+    ``gpus`` are the ids of the GPUs that the model's backend can use. An ONNX Runtime group on the CPU gets two
+    instances, as in Triton, or one where ``cpu_count`` is 1: two would only share that core.
     """
     if config.HasField("ensemble_scheduling"):
         return
     kinds = protos.ModelInstanceGroup
-    preferred = _PREFERRED.get(config.backend)
     if not config.instance_group:
-        group = config.instance_group.add(name=config.name)
-        if preferred == "KIND_CPU" or (preferred == "KIND_GPU" and gpus):
-            group.kind = kinds.Kind.Value(preferred)
+        # Backends of Triton that prefer a kind prefer what KIND_AUTO gives.
+        config.instance_group.add(name=config.name)
     for index, group in enumerate(config.instance_group):
         if not group.name:
             group.name = f"{config.name}_{index}"

@@ -31,7 +31,16 @@ for _row in KINDS:
         _PLATFORMS[_row.backend] = (*_PLATFORMS.get(_row.backend, ()), _row.platform)
 
 
-def validate(config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int] = (), io: bool = True) -> None:
+def validate(
+    config: Any,
+    model_dir: Path,
+    *,
+    name: str = "",
+    gpus: Sequence[int] = (),
+    on_gpu: bool = True,
+    no_gpu: str = "",
+    io: bool = True,
+) -> None:
     """Check a normalized config.
 
     Parameters
@@ -44,6 +53,10 @@ def validate(config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int
         The model's name where it is not the directory's.
     gpus
         Ids of the usable GPUs.
+    on_gpu
+        Whether the model's backend can use them.
+    no_gpu
+        Why not, where it can be said.
     io
         False while inputs and outputs may still come from the model (auto-complete): they are checked later.
 
@@ -52,12 +65,19 @@ def validate(config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int
     ConfigError
         With Triton's text.
     """
-    for check in parts(config, model_dir, name=name, gpus=gpus, io=io):
+    for check in parts(config, model_dir, name=name, gpus=gpus, on_gpu=on_gpu, no_gpu=no_gpu, io=io):
         check()
 
 
 def parts(
-    config: Any, model_dir: Path, *, name: str = "", gpus: Sequence[int] = (), io: bool = True
+    config: Any,
+    model_dir: Path,
+    *,
+    name: str = "",
+    gpus: Sequence[int] = (),
+    on_gpu: bool = True,
+    no_gpu: str = "",
+    io: bool = True,
 ) -> list[Callable[[], None]]:
     """Return the checks of `validate`, in its order, so that all faults of a config can be told and not only the first.
 
@@ -69,7 +89,7 @@ def parts(
     ]  # fmt: skip
     if io:
         checks.append(partial(check_tensors, config))
-    checks += [partial(check_groups, config, gpus), partial(_check_warmup, config)]
+    checks += [partial(check_groups, config, gpus, on_gpu=on_gpu, no_gpu=no_gpu), partial(_check_warmup, config)]
     return [*checks, partial(paths.check_files, config, model_dir)]
 
 
@@ -239,8 +259,11 @@ def _check_sources(item: Any, direction: str, message: Any, inputs: Sequence[str
         raise ConfigError(f"unknown source input name '{source}'", hint=did_you_mean(source, inputs))
 
 
-def check_groups(config: Any, gpus: Sequence[int] = ()) -> None:
-    """Check instance groups after their normalization. Raises ConfigError, or Internal for a group left AUTO."""
+def check_groups(config: Any, gpus: Sequence[int] = (), *, on_gpu: bool = True, no_gpu: str = "") -> None:
+    """Check instance groups after their normalization. ``on_gpu``: the backend can use GPUs; ``no_gpu``: why not.
+
+    Raises ConfigError, or Internal for a group left AUTO.
+    """
     if config.HasField("ensemble_scheduling"):
         return
     if not config.instance_group:
@@ -251,6 +274,12 @@ def check_groups(config: Any, gpus: Sequence[int] = ()) -> None:
         where = f"instance group {group.name} of model {config.name}"
         kind = kinds.Kind.Name(group.kind)
         if group.kind == kinds.KIND_GPU:
+            if gpus and not on_gpu:
+                raise ConfigError(
+                    f"{where} has kind KIND_GPU but backend '{config.backend}' as installed runs on the CPU only"
+                    + (f": {no_gpu}" if no_gpu else ""),
+                    hint="use KIND_CPU or KIND_AUTO",
+                )
             _check_group_gpus(group, where, gpus)
         elif group.kind == kinds.KIND_AUTO:
             raise Internal(f"{where} has unexpected kind KIND_AUTO")

@@ -15,6 +15,7 @@ from typing import Any
 
 from triton_fast import backends
 from triton_fast import config as configs
+from triton_fast.backends.paths import faults
 from triton_fast.config.defaults import ENSEMBLE, KINDS
 from triton_fast.config.errors import ConfigError, did_you_mean, one_line
 from triton_fast.config.locate import locate
@@ -64,16 +65,19 @@ class Checker:
         ``--disable-auto-complete-config``.
     backend_directory
         Where Python-based backends are.
+    gpus
+        Ids of the usable GPUs.
     """
 
     def __init__(
         self, paths: Sequence[Path], *, config_name: str = "", strict: bool = False,
-        backend_directory: Path | None = None,
+        backend_directory: Path | None = None, gpus: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.sources = [LocalSource(path) for path in paths]
         self._config_name = config_name
         self._strict = strict
         self._backend_directory = backend_directory
+        self._gpus = tuple(gpus)
         self._found: list[Finding] = []
         # Of the models whose config can be read, with their directories.
         self._configs: dict[str, tuple[Any, Path]] = {}
@@ -115,16 +119,17 @@ class Checker:
             self._check_layout(name, folder, None)
             return
         config = parsed.config
-        configs.normalize(config, cpu_count=1)
+        configs.normalize(config, cpu_count=1, gpus=self._gpus)
         self._configs[name] = config, folder
         io = self._strict or bool(config.input and config.output) or config.platform == ENSEMBLE
-        for check in parts(config, folder, io=io):
+        for check in parts(config, folder, gpus=self._gpus, io=io):
             self._guard(name, folder, check)
         for output in config.output:
             if output.label_filename:
                 self._check_labels(name, folder, output, config)
         self._check_templates(name, folder)
         self._check_backend(name, folder, config)
+        self._check_paths(name, folder, config)
         self._check_layout(name, folder, config)
 
     def _check_members(self, name: str) -> None:
@@ -183,6 +188,15 @@ class Checker:
             known_names = backends.names(self._backend_directory)
             hint = did_you_mean(backend, known_names) or f"this server has {', '.join(known_names)}"
             self._add_at(name, folder, f"unable to find backend library for backend '{backend}'", hint, backend)
+
+    def _check_paths(self, name: str, folder: Path, config: Any) -> None:
+        """Report files that the config names and that are not there: perhaps they are where the server is."""
+        try:
+            places = backends.path_parameters(config.backend, self._backend_directory)
+        except (ServerError, ImportError, OSError):
+            return  # said of the backend
+        for text, hint, value in faults(config, places, folder):
+            self._add_at(name, folder, text, hint, value, warning=True)
 
     # ---- files
 
@@ -296,15 +310,15 @@ class Checker:
         text, hint = (error.text, error.hint) if isinstance(error, ConfigError) else (error.message, "")
         self._add_at(name, folder, text, hint)
 
-    def _add_at(self, name: str, folder: Path, text: str, hint: str, *words: str) -> None:
+    def _add_at(self, name: str, folder: Path, text: str, hint: str, *words: str, warning: bool = False) -> None:
         """Report what the config says wrongly, at the line that says it."""
         path = configs.config_path(folder, self._config_name)
         try:
             line, column = locate(path.read_text(encoding="utf-8", errors="replace"), text, words)
         except OSError:
-            self._add(name, name, text, hint)
+            self._add(name, name, text, hint, warning=warning)
             return
-        self._add(name, self._shown(path), text, hint, line=line, column=column)
+        self._add(name, self._shown(path), text, hint, line=line, column=column, warning=warning)
 
     def _add(
         self, name: str, file: str, text: str, hint: str = "", *, line: int = 0, column: int = 0, warning: bool = False

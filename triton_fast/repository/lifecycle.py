@@ -6,6 +6,7 @@ Source: spec/model_config.md sections 1 and 12, spec/http.md section 7. Must not
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -72,8 +73,8 @@ class ModelRepositoryManager(Generic[R]):
         Advanced whenever a name may resolve to another version.
     namespacing
         ``--model-namespacing``.
-    open_source
-        Path -> repository, for those that are registered later.
+    open_source, location_of
+        Path -> repository, and its location, for those that are registered later.
     """
 
     def __init__(
@@ -93,8 +94,11 @@ class ModelRepositoryManager(Generic[R]):
         epoch: Epoch | None = None,
         namespacing: bool = False,
         open_source: Callable[[str], Source] = LocalSource,
+        location_of: Callable[[str], str] = os.path.abspath,
     ) -> None:
-        self._repositories = Repositories(sources, namespacing=namespacing, open_source=open_source, clock=clock)
+        self._repositories = Repositories(
+            sources, namespacing=namespacing, open_source=open_source, location_of=location_of, clock=clock
+        )
         self._mode = mode
         self._load_threads = max(1, load_threads)
         self._strict_readiness = strict_readiness
@@ -387,7 +391,7 @@ class ModelRepositoryManager(Generic[R]):
         is_nested: bool = False,
     ) -> bool:
         """Load one model in its turn; return False when there was nothing to do."""
-        directory, location, seen = self._planner.open(name, files, keep_reason=keep_reason)
+        directory, location, seen = self._planner.open(name, config_json, files, keep_reason=keep_reason)
         try:
             mark = seen if config_json is None else None
             record = self._table.record(name)

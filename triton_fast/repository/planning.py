@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class Planner:
         model = self._repositories.split(name)[1]
         try:
             check_name(model)
-            directory = self._repositories.locate(name).materialize(model)
+            # Of the model only the config is wanted.
+            directory = self._repositories.locate(name).materialize(model, lambda _: ())
         except ServerError:
             return []
         try:
@@ -112,7 +114,7 @@ class Planner:
         return {*keys, *names, *(key for name in names for key in self._repositories.known(name))}
 
     def open(
-        self, name: str, files: Mapping[str, bytes] | None, *, keep_reason: bool
+        self, name: str, config_json: str | None, files: Mapping[str, bytes] | None, *, keep_reason: bool
     ) -> tuple[MaterializedDir, str, Fingerprint | None]:
         """Return the directory to load from, the repository it belongs to, and how the model looked there.
 
@@ -125,7 +127,8 @@ class Planner:
         try:
             source = self._repositories.locate(name)
             mark = source.fingerprint(model)
-            return source.materialize(model), source.location, mark
+            choose = partial(self._preparer.wanted_versions, model, config_json)
+            return source.materialize(model, choose), source.location, mark
         except (NotFound, InvalidArg) as error:
             cause = str(error)
         log.error(f"failed to poll model '{shown_name(name)}': {cause}", model=shown_name(name))

@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast import config as configs
+from triton_fast.backends import paths
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
 from triton_fast.repository.agents import Agents
 from triton_fast.repository.sources import MaterializedDir
+from triton_fast.repository.versions import discover, select
 
 
 class Preparer:
@@ -34,6 +36,8 @@ class Preparer:
         What backends may ask of the server.
     agents
         The repository agents.
+    any_path
+        The config of a load request may name files outside the model's directory.
     backend_names
         The names that ``find_backend`` knows, for models of which only a file says whose they are.
     """
@@ -49,6 +53,7 @@ class Preparer:
         gpus: Sequence[int] = (),
         host: Host | None = None,
         agents: Agents | None = None,
+        any_path: bool = False,
         backend_names: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._find_backend = find_backend
@@ -60,6 +65,7 @@ class Preparer:
         self._gpus = tuple(gpus)
         self._host = host or Host()
         self._agents = agents or Agents()
+        self._any_path = any_path
 
     def read(
         self, name: str, model_dir: Path, override_json: str | None = None, *, is_renamed: bool = False
@@ -78,11 +84,43 @@ class Preparer:
         )  # fmt: skip
         if is_renamed:
             parsed.config.name = name
-        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus)
+        if override_json is not None and not self._any_path:
+            self._check_paths(parsed.config, model_dir)
+        on_gpu = self._runs_on_gpus(parsed.config.backend)
+        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
-        configs.validate(parsed.config, model_dir, name=name, gpus=self._gpus, io=io)
+        configs.validate(
+            parsed.config, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu,
+            no_gpu="" if on_gpu else self._no_gpu(parsed.config.backend), io=io,
+        )  # fmt: skip
         return parsed
+
+    def wanted_versions(self, name: str, override_json: str | None, model_dir: Path) -> list[str] | None:
+        """Return the version directories that a load takes, as far as the config alone tells; None: perhaps all.
+
+        All where agents are to see the files, or the config names files by paths, which may lie in any version.
+        """
+        try:
+            config = configs.read_written(model_dir, self._config_name, override_json)
+            if config.model_repository_agents.agents or config.model_operations.op_library_filename:
+                return None
+            if any("/" in parameter.string_value for parameter in config.parameters.values()):
+                return None
+            available = discover(model_dir, name)
+            return [available[version] for version in select(config, available, name)]
+        except (ServerError, OSError):
+            return None  # said where it is loaded
+
+    def _check_paths(self, config: configs.ModelConfig, model_dir: Path) -> None:
+        """Refuse a load request's config that leads its backend out of the model's directory. Raises InvalidArg."""
+        backend = self._find_backend(config.backend)
+        places = () if backend is None else backend.path_parameters
+        try:
+            own = configs.read_model_config(model_dir, strict=False, config_name=self._config_name).config
+        except (ServerError, OSError):
+            own = None  # nothing on disk that could be sent as well
+        paths.check(config, places, model_dir, own)
 
     def invoke_agents(self, name: str, directory: MaterializedDir, override_json: str | None) -> MaterializedDir:
         """Have the repository agents that a config names act; return where to load from, which takes over the hold.
@@ -135,9 +173,28 @@ class Preparer:
         if self._strict:
             return context, backend
         own = backend.complete_config(context)
-        configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus)
-        configs.validate(own, model_dir, name=name, gpus=self._gpus)
+        on_gpu = bool(self._gpus) and backend.gpu
+        configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
+        no_gpu = backend.no_gpu if self._gpus and not on_gpu else ""
+        configs.validate(own, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu, no_gpu=no_gpu)
         return dataclasses.replace(context, config=own), backend
+
+    def _runs_on_gpus(self, name: str) -> bool:
+        """Tell whether a backend can use the GPUs that there are."""
+        backend = self._backend_for_gpus(name)
+        return backend is not None and backend.gpu
+
+    def _no_gpu(self, name: str) -> str:
+        backend = self._backend_for_gpus(name)
+        return "" if backend is None else backend.no_gpu
+
+    def _backend_for_gpus(self, name: str) -> Backend | None:
+        if not self._gpus or not name:
+            return None
+        try:
+            return self._find_backend(name)
+        except (ServerError, ImportError, OSError):
+            return None  # said where the model is loaded
 
     def ensemble(self, context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
         """Return the context to start one version of an ensemble with; it is decoupled if a step is."""

@@ -15,7 +15,15 @@ from typing import NamedTuple
 from triton_fast.errors import AlreadyExists, Internal, InvalidArg, NotFound, ServerError
 from triton_fast.observability import log
 from triton_fast.repository.fingerprint import Fingerprint
-from triton_fast.repository.sources import DUPLICATE, LocalSource, MaterializedDir, Source, check_name, name_hint
+from triton_fast.repository.sources import (
+    DUPLICATE,
+    Choose,
+    LocalSource,
+    MaterializedDir,
+    Source,
+    check_name,
+    name_hint,
+)
 
 # How old a listing of a repository that is not on this machine's disks may be when only shown.
 LISTING_AGE_S = 15.0
@@ -51,8 +59,8 @@ class MappedSource:
     def fingerprint(self, name: str) -> Fingerprint:
         return self._inner.fingerprint(self._directory(name))
 
-    def materialize(self, name: str) -> MaterializedDir:
-        directory = self._inner.materialize(self._directory(name))
+    def materialize(self, name: str, choose: Choose | None = None) -> MaterializedDir:
+        directory = self._inner.materialize(self._directory(name), choose)
         directory.is_renamed = name in self.names
         return directory
 
@@ -71,6 +79,8 @@ class Repositories:
         ``--model-namespacing``.
     open_source
         Path -> source, for repositories that are registered; raises ServerError.
+    location_of
+        Path -> the location that its source has; raises ServerError for what can be no path.
     """
 
     def __init__(
@@ -79,12 +89,14 @@ class Repositories:
         *,
         namespacing: bool = False,
         open_source: Callable[[str], Source] = LocalSource,
+        location_of: Callable[[str], str] = os.path.abspath,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lock = threading.Lock()
         self._sources = {source.location: source for source in sources}
         self.namespacing = namespacing
         self._open_source = open_source
+        self._location_of = location_of
         self._clock = clock
         # Key -> (namespace, name), of every key ever made.
         self._keys: dict[str, tuple[str, str]] = {}
@@ -258,8 +270,11 @@ class Repositories:
 
     def unregister(self, path: str) -> None:
         """Forget a repository; what was loaded from it is served still. Raises InvalidArg."""
+        try:
+            location = path if path in self._sources else self._location_of(path)
+        except ServerError:
+            location = ""
         with self._lock:
-            location = path if path in self._sources else os.path.abspath(path)
             if location not in self._sources:
                 raise InvalidArg(f"failed to unregister '{path}', repository not found")
             self._sources = {at: source for at, source in self._sources.items() if at != location}

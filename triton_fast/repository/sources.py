@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,9 @@ from triton_fast.config.errors import did_you_mean
 from triton_fast.errors import Internal, InvalidArg, NotFound
 from triton_fast.repository.fingerprint import Fingerprint, fingerprint
 
+# What to fetch of a model whose files are elsewhere: given its directory without what is in the version directories,
+# the names of those that are needed; None for all.
+Choose = Callable[[Path], Collection[str] | None]
 EMPTY_NAME = "Model name cannot be empty. Please enter a valid name to deploy."
 DUPLICATE = "model appears in two or more repositories"
 _SHOWN_NAME = 256
@@ -74,8 +77,11 @@ class Source(Protocol):
         Raises NotFound for a name that is not listed, Internal when it can not be told whole.
         """
 
-    def materialize(self, name: str) -> MaterializedDir:
-        """Return the model's directory on the local disk. Raises NotFound for a name that is not listed."""
+    def materialize(self, name: str, choose: Choose | None = None) -> MaterializedDir:
+        """Return the model's directory on the local disk. Raises NotFound for a name that is not listed.
+
+        Where it has to be fetched, version directories that ``choose`` does not name are not there.
+        """
 
 
 class LocalSource:
@@ -110,7 +116,7 @@ class LocalSource:
             raise NotFound(f"model '{name}' is not in the repository")
         return fingerprint(self._path / name)
 
-    def materialize(self, name: str) -> MaterializedDir:
+    def materialize(self, name: str, choose: Choose | None = None) -> MaterializedDir:
         if name not in self._entries()[0]:
             raise NotFound(f"model '{name}' is not in the repository")
         return MaterializedDir(self._path / name)

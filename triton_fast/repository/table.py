@@ -104,6 +104,11 @@ class Record(Generic[R]):
         return self.wanted or bool(self.suspended)
 
     @property
+    def lives(self) -> bool:
+        """A version is served, or on its way in or out."""
+        return any(entry.state not in (State.UNAVAILABLE, State.UNKNOWN) for entry in self.entries.values())
+
+    @property
     def ready(self) -> dict[int, Entry[R]]:
         return {v: entry for v, entry in sorted(self.entries.items()) if entry.state is State.READY}
 
@@ -222,7 +227,9 @@ class ModelTable(Generic[R]):
         return [row for row in found if row.state is State.READY] if ready_only else list(found)
 
     def _all_rows(self, listing: Mapping[str, int]) -> list[IndexRow]:
-        keys = sorted({*listing, *self._records}, key=lambda key: (self._split(key)[1], key))
+        # What no repository has (files of a load request, a directory that was removed) is listed while it lives.
+        living = {key for key, record in self._records.items() if record.lives}
+        keys = sorted({*listing, *living}, key=lambda key: (self._split(key)[1], key))
         return [row for key in keys for row in self._rows(key, listing.get(key, 0))]
 
     def _rows(self, key: str, owners: int, shown_as: str = "") -> list[IndexRow]:

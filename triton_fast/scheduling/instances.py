@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,16 +22,22 @@ SPIN_NS = 50_000
 _DEFAULT_POLICY = {"KIND_CPU": "cpu", "KIND_MODEL": "model"}
 
 
+def _admitted(model: str, device: int) -> None:
+    """No GPU has a limit."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What holds for all models: ``--rate-limit`` (None: off) and ``--host-policy``, by name.
 
-    ``full_code`` is the code of the error that a request gets when a queue has no place for it.
+    ``full_code`` is the code of the error that a request gets when a queue has no place for it. ``admit`` is asked
+    before a model is loaded on a GPU, and raises a ServerError where that is full.
     """
 
     limiter: Limiter | None = None
     policies: Mapping[str, HostPolicy] = field(default_factory=dict)
     full_code: Code = Code.UNAVAILABLE
+    admit: Callable[[str, int], None] = _admitted
 
     def policy(self, named: str, kind: str, device: int) -> HostPolicy:
         """Return the policy of an instance: that which its group names, else that of its kind or GPU."""

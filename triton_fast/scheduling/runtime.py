@@ -11,6 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from typing import Any
 
+from triton_fast import protos
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.config import added_specs, io_specs
@@ -31,11 +32,13 @@ NO_METRICS = MetricsConfig()
 def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec]:
     """Return the instances that the normalised config asks for: ``<group>_<n>``, per GPU for GPU groups."""
     kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
+    seconds = protos.ModelInstanceGroup.SecondaryDevice.SecondaryDeviceKind
     specs = []
     for group in config.instance_group:
         kind = kinds.values_by_number[group.kind].name
         devices = list(group.gpus) if kind == "KIND_GPU" else [0]
         resources = tuple((one.name, getattr(one, "global"), one.count) for one in group.rate_limiter.resources)
+        secondary = tuple((seconds.Name(one.kind), one.device_id) for one in group.secondary_devices)
         number = 0
         for device in devices:
             policy = limits.policy(group.host_policy, kind, device)
@@ -43,7 +46,7 @@ def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec
                 specs.append(
                     InstanceSpec(
                         f"{group.name}_{number}", kind, device, group.passive, policy, resources,
-                        group.rate_limiter.priority,
+                        group.rate_limiter.priority, secondary, tuple(group.profile),
                     )
                 )  # fmt: skip
                 number += 1
@@ -185,6 +188,8 @@ class ModelRuntime(ServedVersion):
         specs = instance_specs(config, limits)
         if not specs:
             raise Internal(f"model '{context.name}' has no instances")
+        for device in sorted({spec.device for spec in specs if spec.kind == "KIND_GPU"}):
+            limits.admit(context.name, device)
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
         native = native_model(context, limits, metrics)
         if config.HasField("sequence_batching"):

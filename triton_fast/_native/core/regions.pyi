@@ -1,4 +1,4 @@
-"""Regions of shared memory that clients registered by name, in ``/dev/shm``, mapped until the last request is done.
+"""Regions of shared memory that clients registered by name, kept until the last request is done.
 
 Source: spec/http.md section 7. A file that its client makes smaller does not end the process: see ``faults``.
 """
@@ -30,17 +30,26 @@ class SharedRegions:
             The process has 4096 regions.
         """
 
-    def status(self) -> list[tuple[str, str, int, int]]:
-        """Return (name, key, offset, byte_size) of each region, by name; those that requests still use are in it."""
+    def check_free(self, name: str) -> None:
+        """Raise AlreadyExists where the name is taken, by a region of either kind."""
 
-    def unregister(self, name: str) -> None:
-        """Take a name away; one that is not there, or is leaving, is left alone.
+    def status(self) -> list[tuple[str, str, int, int]]:
+        """Return (name, key, offset, byte_size) of each region in system memory, by name.
+
+        Those that requests still use are in it.
+        """
+
+    def device_status(self) -> list[tuple[str, int, int]]:
+        """Return (name, device, byte_size) of each region in memory of a GPU, likewise."""
+
+    def unregister(self, name: str, cuda: bool = False) -> None:
+        """Take a name away; one that is not there, is leaving or is of the other kind, is left alone.
 
         What requests use stays, name and all, until the last of them is done.
         """
 
-    def unregister_all(self) -> None:
-        """Do the same with every name."""
+    def unregister_all(self, cuda: bool = False) -> None:
+        """Do the same with every name of a kind."""
 
 def faults() -> int:
     """Return how many faults in regions the handler has mended."""

@@ -6,7 +6,9 @@ from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast.errors import ServerError
 
-Inputs = Mapping[str, tuple[int, Sequence[int], bytes | bytearray | memoryview]]
+# Bytes, or (GPU, address in its memory, how many bytes).
+Data = bytes | bytearray | memoryview | tuple[int, int, int]
+Inputs = Mapping[str, tuple[int, Sequence[int], Data]]
 # DataType number, shape, bytes, address
 Output = tuple[int, tuple[int, ...], bytes, int]
 # addresses of a block that is kept, and of the bytes in it; how many
@@ -20,6 +22,7 @@ def run_batch(
     wanted: Sequence[Sequence[str] | None] | None = None,
     misalign: int = 0,
     held: list[Held] | None = None,
+    away: Sequence[Sequence[str]] | None = None,
 ) -> list[dict[str, Output] | ServerError]:
     """Execute one batch and return what each request would answer.
 
@@ -31,6 +34,8 @@ def run_batch(
         Bytes by which the inputs lie off a 64-byte boundary.
     held
         Filled with a reference to each output's block, to be given back with ``release_held``.
+    away
+        Names of inputs per request that count as lying in the memory of GPU 0.
     """
 
 def read_held(held: Sequence[Held]) -> list[bytes]:

@@ -29,6 +29,9 @@ class OrtInstance(NativeInstance):
         number (INT32 or FP32), ONNX element type number.
     cuts
         Outputs that are cut by the shapes of an input: (position of the output, position of the input).
+    device
+        The GPU that the session runs on, -1 for the CPU. Inputs in its memory are given to ORT as they are; the driver
+        must be open then.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class OrtInstance(NativeInstance):
         *,
         batch_inputs: Sequence[tuple[str, int, int, int, int]] = (),
         cuts: Sequence[tuple[int, int]] = (),
+        device: int = -1,
     ) -> None: ...
     def counters(self) -> dict[str, int]:
         """Return counts since the start; exact while no batch runs.
@@ -57,4 +61,6 @@ class OrtInstance(NativeInstance):
             Input tensors used where they lay, and input bytes copied together.
         bound
             Output tensors whose memory was made before the run.
+        device_bytes
+            Input bytes copied together in device memory.
         """

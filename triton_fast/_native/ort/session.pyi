@@ -5,6 +5,9 @@ from typing import TypeAlias
 # name, DataType number (0: none), ONNX element type number, dims with -1 where variable, names of variable dims ("")
 TensorRow: TypeAlias = tuple[str, int, int, tuple[int, ...], tuple[str, ...]]
 
+# ONNX element type number -> DataType number
+TYPE_OF: dict[int, int]
+
 def live() -> int:
     """Return how many ORT sessions exist: 0 when every model, instance and lent output is gone."""
 

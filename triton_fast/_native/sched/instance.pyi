@@ -9,7 +9,14 @@ class NativeInstance:
     ----------
     name : str
         ``<group>_<n>``; the end of it becomes the thread's name.
+    takes_gpu : bool
+        Numbers in memory of GPU ``device`` are given to it as they are; all else it finds in host memory. Set before
+        its thread starts.
+    device : int
+        That GPU.
     """
 
     name: str
+    takes_gpu: bool
+    device: int
     def __init__(self, *args: object, **kwargs: object) -> None: ...

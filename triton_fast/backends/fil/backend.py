@@ -25,12 +25,16 @@ OUTPUT = "output__0"
 TREESHAP = "treeshap_output"
 # Trees are cheap: a batch is many rows.
 DEFAULT_MAX_BATCH_SIZE = 8192
+DATATYPES = frozenset({DataType.FP32})
 _BINARY, _MULTI = 0, 2
 
 
 class FilBackend(Backend):
     name = "fil"
     default_filename = ""  # it depends on model_type
+
+    def datatypes(self) -> frozenset[DataType]:
+        return DATATYPES
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -109,7 +113,7 @@ def _check_names(context: LoadContext) -> None:
                                   "supported: only output__0 is computed")  # fmt: skip
             if tensor.name != wanted:
                 raise ConfigError(f"unexpected inference {side} '{tensor.name}', allowed {side}s are: {wanted}")
-            if tensor.data_type != int(DataType.FP32):
+            if tensor.data_type not in DATATYPES:
                 raise ConfigError(
                     f"unable to load model '{context.name}', configuration expects datatype "
                     f"TYPE_{DataType(tensor.data_type).name} for {side} '{wanted}', model provides TYPE_FP32"

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from triton_fast._native.ort import capi
 from triton_fast._native.ort.instance import OrtInstance
-from triton_fast._native.ort.session import Session, SessionOptions
+from triton_fast._native.ort.session import TYPE_OF, Session, SessionOptions
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.model_file import check_file, shown, without_paths
-from triton_fast.backends.onnxruntime import library
-from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan, need
+from triton_fast.backends.onnxruntime import library, providers
+from triton_fast.backends.onnxruntime.paths import PATHS
+from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan
 from triton_fast.backends.onnxruntime.values import whole
 from triton_fast.config import IoSpec, ModelTensor, added_specs, check_against_model, complete_from_model
+from triton_fast.errors import Unsupported
 from triton_fast.observability import log
 from triton_fast.types import DataType
 
@@ -35,9 +37,28 @@ class OnnxRuntimeBackend(Backend):
     platform = "onnxruntime_onnx"
     default_filename = "model.onnx"
     makes_batch_tensors = True
+    path_parameters = PATHS
+    _said = False
 
     def __init__(self) -> None:
         self.version = library.open_library()
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(map(DataType, TYPE_OF.values()))
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the installed ONNX Runtime can use a GPU here; else KIND_AUTO means the CPU."""
+        reason = providers.why_not("cuda")
+        if reason and not self._said:
+            self._said = True
+            log.warning(f"ONNX Runtime uses no GPU: {reason}")
+        return not reason
+
+    @property
+    def no_gpu(self) -> str:
+        """Why KIND_GPU is refused; empty where it is not."""
+        return providers.why_not("cuda")
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -99,9 +120,10 @@ class OnnxModel(BackendModel):
                     (outputs[tensor.name][:4], lead is None or outputs[tensor.name][4][:1] == (lead,))
                     for tensor in (*config.output, *added.outputs)
                 ],
-                dict(self._plan.run_entries),
+                self._plan.run_entries(gpu=gpu, device=spec.device),
                 batch_inputs=_batch_inputs(config, inputs),
                 cuts=_cuts(config),
+                device=spec.device if gpu else -1,
             )
 
     def close(self) -> None:
@@ -111,17 +133,19 @@ class OnnxModel(BackendModel):
 
     def _session(self, key: Key) -> Session:
         with self._lock:
-            found = self._sessions.get(key) if self._plan.shareable else self._sessions.pop(key, None)
+            shareable = self._plan.shareable and not key[0]
+            found = self._sessions.get(key) if shareable else self._sessions.pop(key, None)
             if found is None:
                 found = self._new_session(key)
-                if self._plan.shareable:
+                if shareable:
                     self._sessions[key] = found
             return found
 
     def _new_session(self, key: Key) -> Session:
         context, (gpu, device) = self._context, key
         if gpu:
-            need("CUDAExecutionProvider", "cuda", context.name, capi.providers())
+            self._need_gpu()
+            context.host.use_gpu(device)
         with _clean(context):
             options = build(self._plan, gpu=gpu, device=device)
         session = _open(context, options)
@@ -131,9 +155,19 @@ class OnnxModel(BackendModel):
         )  # fmt: skip
         log.verbose(
             1, f"opened {shown(context, _model_path(context))}", model=context.name, intra=self._plan.intra,
-            providers=",".join(provider.name for provider in self._plan.providers) or "CPU",
+            providers=",".join(provider.name for provider in self._plan.providers if gpu or not provider.gpu) or "CPU",
+            device=device if gpu else "-",
         )  # fmt: skip
         return session
+
+    def _need_gpu(self) -> None:
+        """Open the libraries that the providers of a GPU session need; raise Unsupported with what they lack."""
+        wanted = {name for name, row in providers.GPU.items() if any(p.name == row[1] for p in self._plan.providers)}
+        for name in sorted(wanted):
+            reason = providers.why_not(name)
+            if reason:
+                what = "KIND_GPU" if name == "cuda" else f"Execution Accelerator '{name}'"
+                raise Unsupported(f"unable to load model '{self._context.name}', {what} is requested but {reason}")
 
 
 def _batch_inputs(config: Any, rows: Mapping[str, TensorRow]) -> list[tuple[str, int, int, int, int]]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 
 from triton_fast._native.ort import capi
@@ -16,28 +18,55 @@ from triton_fast.backends.onnxruntime.values import flag, whole
 from triton_fast.errors import Unavailable
 from triton_fast.observability import log
 
+CUDA_PROVIDER = "libonnxruntime_providers_cuda.so"
 _lock = threading.Lock()
 _pump: threading.Thread | None = None
 
 
 def find_library() -> Path:
-    """Return the library of the installed onnxruntime wheel.
+    """Return the library of the installed onnxruntime package, of the one for GPUs where both are installed.
 
     Raises
     ------
     Unavailable
         No such package, or one without a library that exports the C API.
     """
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
+    folders = _folders()
+    if not folders:
         raise Unavailable("ONNX Runtime is not installed: pip install 'triton_fast[cpu]' or 'triton_fast[gpu]'")
-    folders = [Path(location) / "capi" for location in spec.submodule_search_locations]
+    found = [file for file in map(_library_in, folders) if file is not None]
+    if not found:
+        raise Unavailable("the installed onnxruntime package has no libonnxruntime.so: reinstall onnxruntime")
+    return next((file for file in found if file.with_name(CUDA_PROVIDER).is_file()), found[0])
+
+
+def _folders() -> list[Path]:
+    """The folders with libraries, in Python's order. The package of onnxruntime-gpu has the same name."""
+    try:
+        spec = importlib.util.find_spec("onnxruntime")
+    except ValueError:  # a module put in its place
+        spec = None
+    locations = list(spec.submodule_search_locations or ()) if spec is not None else []
+    locations += [os.path.join(entry, "onnxruntime") for entry in sys.path if entry]
+    folders = dict.fromkeys(Path(location) / "capi" for location in locations)
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _library_in(folder: Path) -> Path | None:
+    found = sorted((path for path in folder.glob("libonnxruntime.so*") if path.is_file()), key=_version)
+    if len(found) > 1 and (folder / CUDA_PROVIDER).is_file():
+        # Both distributions put their files into one folder; the provider fits only the library it came with.
+        for distribution in metadata.distributions(name="onnxruntime-gpu"):
+            own = [path for path in found if path.name == f"libonnxruntime.so.{distribution.version}"]
+            if own and Path(str(distribution.locate_file("onnxruntime/capi"))) == folder:
+                return own[0]
     # Early GPU wheels keep the whole runtime inside the Python extension.
-    for pattern in ("libonnxruntime.so*", "onnxruntime_pybind11_state*.so"):
-        found = sorted(path for folder in folders for path in folder.glob(pattern) if path.is_file())
-        if found:
-            return found[-1]
-    raise Unavailable("the installed onnxruntime package has no libonnxruntime.so: reinstall onnxruntime")
+    found = found or sorted(path for path in folder.glob("onnxruntime_pybind11_state*.so") if path.is_file())
+    return found[-1] if found else None
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in path.name.split(".so")[1].split(".") if part.isdigit())
 
 
 def open_library() -> str:

@@ -12,8 +12,17 @@ from typing import Any
 
 from triton_fast._native.ort.session import SessionOptions
 from triton_fast.backends.base import LoadContext
+from triton_fast.backends.onnxruntime.gpu_options import (
+    SHRINKAGE,
+    arenas,
+    cause,
+    cuda_options,
+    shrinkage,
+    tensorrt_options,
+)
+from triton_fast.backends.onnxruntime.providers import GPU
 from triton_fast.backends.onnxruntime.values import flag, whole
-from triton_fast.errors import InvalidArg, Unsupported
+from triton_fast.errors import Internal, InvalidArg, ServerError, Unsupported
 from triton_fast.observability import log
 
 # optimization.graph.level -> ORT's level: all, basic, extended, none.
@@ -21,19 +30,7 @@ GRAPH_LEVELS = {-1: 1, 1: 2, 2: 0}
 GRAPH_ALL = 99
 # Parameters that are ORT session config entries by their own name.
 ENTRY_PREFIXES = ("session.", "optimization.", "mlas.", "ep.")
-SHRINKAGE = "memory.enable_memory_arena_shrinkage"
-# Accelerator name in the config -> name of the provider in ORT's list and in the append call.
-GPU_ACCELERATORS = {"cuda": ("CUDAExecutionProvider", "CUDA"), "tensorrt": ("TensorrtExecutionProvider", "TensorRT")}
 CPU_ACCELERATORS = {"openvino": ("OpenVINOExecutionProvider", "OpenVINO")}
-PACKAGES = {"cuda": "onnxruntime-gpu", "tensorrt": "onnxruntime-gpu", "openvino": "onnxruntime-openvino"}
-# Deprecated top-level parameters that are options of the CUDA provider.
-CUDA_PARAMETERS = ("cudnn_conv_algo_search", "gpu_mem_limit", "arena_extend_strategy", "do_copy_in_default_stream")
-TENSORRT_PARAMETERS = {
-    "max_workspace_size_bytes": "trt_max_workspace_size",
-    "int8_calibration_table_name": "trt_int8_calibration_table_name",
-    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
-}
-PRECISIONS = {"FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable", "FP32": ""}
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class SessionPlan:
     mem_arena: bool | None
     mem_pattern: bool | None
     entries: Mapping[str, str] = field(default_factory=dict)
-    run_entries: Mapping[str, str] = field(default_factory=dict)
+    shrink: tuple[str, ...] = ()
     libraries: Sequence[str] = ()
     providers: Sequence[Provider] = ()
 
@@ -68,9 +65,16 @@ class SessionPlan:
 
         ORT allows concurrent runs of a session. With one thread per run there is no pool to share out, so instances
         only gain: the weights are loaded once. With a pool, each instance gets its own session as in Triton, so that
-        ``intra_op_thread_count`` means threads of one run.
+        ``intra_op_thread_count`` means threads of one run. So does each on a GPU, where ``gpu_mem_limit`` is that of
+        one instance.
         """
-        return not self.global_pool and self.intra == 1 and not self.parallel and not self.providers
+        cpu_providers = any(not provider.gpu for provider in self.providers)
+        return not self.global_pool and self.intra == 1 and not self.parallel and not cpu_providers
+
+    def run_entries(self, *, gpu: bool, device: int) -> dict[str, str]:
+        """Return the run options of an instance."""
+        text = shrinkage(self.shrink, gpu=gpu, device=device)
+        return {SHRINKAGE: text} if text else {}
 
 
 def parameters(config: Any) -> dict[str, str]:
@@ -124,9 +128,9 @@ def make_plan(context: LoadContext, *, available: Sequence[str], global_pool: bo
         mem_arena=choice("enable_mem_arena"),
         mem_pattern=choice("enable_mem_pattern"),
         entries=entries,
-        run_entries={SHRINKAGE: given[SHRINKAGE]} if SHRINKAGE in given else {},
+        shrink=arenas(given[SHRINKAGE]) if SHRINKAGE in given else (),
         libraries=_libraries(config, context.model_dir),
-        providers=_providers(config, given, available),
+        providers=_providers(config, given, settings, available),
     )
 
 
@@ -151,10 +155,19 @@ def build(plan: SessionPlan, *, gpu: bool, device: int = 0) -> SessionOptions:
     for provider in plan.providers:
         if gpu or not provider.gpu:
             extra = {"device_id": str(device)} if provider.gpu else {}
-            options.provider(provider.name, {**provider.options, **extra})
-    if gpu and not any(provider.name == "CUDA" for provider in plan.providers):
-        options.provider("CUDA", {"device_id": str(device)})
+            try:
+                options.provider(provider.name, {**provider.options, **extra})
+            except Internal as error:
+                raise _refusal(provider, plan.name, str(error)) from None
     return options
+
+
+def _refusal(provider: Provider, model: str, text: str) -> ServerError:
+    short = cause(text, provider.name)
+    if short == text:
+        return Internal(text)
+    kind = InvalidArg if "parameter '" in short else Unsupported
+    return kind(f"unable to load model '{model}', {short}")
 
 
 def _libraries(config: Any, model_dir: Path) -> list[str]:
@@ -166,46 +179,33 @@ def _libraries(config: Any, model_dir: Path) -> list[str]:
     return found
 
 
-def _providers(config: Any, given: Mapping[str, str], available: Sequence[str]) -> list[Provider]:
+def _providers(
+    config: Any, given: Mapping[str, str], settings: Mapping[str, str], available: Sequence[str]
+) -> list[Provider]:
+    """Return the providers in the order in which ORT asks them for a node; on a GPU, CUDA is always among them."""
     accelerators = config.optimization.execution_accelerators
     found: list[Provider] = []
-    for gpu, known, requested in (
-        (True, GPU_ACCELERATORS, accelerators.gpu_execution_accelerator),
-        (False, CPU_ACCELERATORS, accelerators.cpu_execution_accelerator),
-    ):
-        for item in requested:
-            if item.name not in known:
-                raise InvalidArg(f"unknown Execution Accelerator '{item.name}' is requested")
-            listed, name = known[item.name]
-            need(listed, item.name, config.name, available)
-            options = dict(item.parameters)
-            if name == "TensorRT":
-                options = _tensorrt_options(options)
-            elif name == "CUDA":
-                options = {key: given[key] for key in CUDA_PARAMETERS if key in given} | options
-            found.append(Provider(name, options, gpu))
+    cuda: Mapping[str, str] = {}
+    for item in accelerators.gpu_execution_accelerator:
+        _known(item.name, GPU)
+        if item.name == "cuda":
+            cuda = dict(item.parameters)
+        else:
+            found.append(Provider("TensorRT", tensorrt_options(item.parameters), gpu=True))
+    # Last of the GPU's: what TensorRT does not take falls to CUDA, wherever the config names it.
+    found.append(Provider("CUDA", cuda_options(cuda, given, settings), gpu=True))
+    for item in accelerators.cpu_execution_accelerator:
+        _known(item.name, CPU_ACCELERATORS)
+        listed, name = CPU_ACCELERATORS[item.name]
+        if listed not in available:
+            raise Unsupported(
+                f"unable to load model '{config.name}', Execution Accelerator '{item.name}' is requested but the "
+                f"installed ONNX Runtime has only {', '.join(available)}; install onnxruntime-openvino"
+            )
+        found.append(Provider(name, dict(item.parameters), gpu=False))
     return found
 
 
-def need(listed: str, accelerator: str, model: str, available: Sequence[str]) -> None:
-    """Raise Unsupported unless this build of ORT has the provider."""
-    if listed not in available:
-        raise Unsupported(
-            f"unable to load model '{model}', Execution Accelerator '{accelerator}' is requested but the installed "
-            f"ONNX Runtime has only {', '.join(available)}; install {PACKAGES[accelerator]}"
-        )
-
-
-def _tensorrt_options(given: Mapping[str, str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for key, text in given.items():
-        if key == "precision_mode":
-            if text not in PRECISIONS:
-                raise InvalidArg(f"unsupported precision mode '{text}' is requested")
-            if PRECISIONS[text]:
-                options[PRECISIONS[text]] = "1"
-        elif key in TENSORRT_PARAMETERS or key.startswith("trt_"):
-            options[TENSORRT_PARAMETERS.get(key, key)] = text
-        else:
-            raise InvalidArg(f"unknown parameter '{key}' is provided for TensorRT Execution Accelerator")
-    return options
+def _known(name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise InvalidArg(f"unknown Execution Accelerator '{name}' is requested")

@@ -21,7 +21,13 @@ def flag(text: str, key: str) -> bool:
 
 def whole(text: str, key: str) -> int:
     """Return a whole number of at least 0. Raises InvalidArg."""
+    return number(text, key, LIMIT)
+
+
+def number(text: str, key: str, limit: int) -> int:
+    """Return a whole number from 0 to ``limit``. Raises InvalidArg."""
     stripped = text.strip()
-    if not stripped.isascii() or not stripped.isdigit() or len(stripped) > 10 or int(stripped) > LIMIT:
-        raise InvalidArg(f"parameter '{key}' must be a whole number from 0 to {LIMIT}, got '{text}'")
+    digits = len(str(limit))
+    if not stripped.isascii() or not stripped.isdigit() or len(stripped) > digits or int(stripped) > limit:
+        raise InvalidArg(f"parameter '{key}' must be a whole number from 0 to {limit}, got '{text}'")
     return int(stripped)

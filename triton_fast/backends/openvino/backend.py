@@ -9,12 +9,13 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from triton_fast._native.openvino import capi
 from triton_fast._native.openvino.instance import OvInstance
 from triton_fast._native.openvino.model import Compiled, Model
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.model_file import shown
 from triton_fast.backends.openvino import files, library
-from triton_fast.backends.openvino.plan import ModelPlan, make_plan
+from triton_fast.backends.openvino.plan import PATHS, ModelPlan, make_plan
 from triton_fast.config import ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.observability import log
@@ -24,15 +25,20 @@ if TYPE_CHECKING:
     from triton_fast._native.openvino.model import TensorRow
 
 DEFAULT_MAX_BATCH_SIZE = 4
+NOT_SERVED = {DataType.STRING}
 PROBE = 3  # a batch size that is no model's constant but by chance
 
 
 class OpenVinoBackend(Backend):
     name = "openvino"
     default_filename = files.DEFAULT
+    path_parameters = PATHS
 
     def __init__(self) -> None:
         self.version = library.open_library()
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(map(DataType, capi.element_types())) - NOT_SERVED
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -206,7 +212,7 @@ def tensors(
             reason = "it has no name to ask for"
         elif dims is None:
             reason = "it has any number of dimensions"
-        elif dtype == DataType.STRING:
+        elif dtype in NOT_SERVED:
             reason = "OpenVINO's C API does not give out the elements of string tensors"
         elif dtype not in TYPES:
             reason = f"its element type (number {element} of OpenVINO) has no counterpart in the v2 protocol"

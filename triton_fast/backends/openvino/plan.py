@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triton_fast.backends.base import LoadContext
+from triton_fast.backends.paths import PathParameter, Place, Takes
 from triton_fast.errors import InvalidArg
 
 # Names that older releases of the backend used.
@@ -27,6 +28,10 @@ PASSED_ON = (
     "SCHEDULING_CORE_TYPE", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "KV_CACHE_PRECISION", "CPU_DENORMALS_OPTIMIZATION",
     "MODEL_PRIORITY", "ALLOW_AUTO_BATCHING", "AUTO_BATCH_TIMEOUT", "CACHE_DIR", "CACHE_MODE",
 )  # fmt: skip
+PATHS = (
+    PathParameter(Place.PARAMETER, ("CPU_EXTENSION_PATH",), Takes.MODEL, "the library is loaded into the server"),
+    PathParameter(Place.PARAMETER, ("CACHE_DIR",), Takes.NOTHING, "compiled models are written to and read from there"),
+)
 
 
 @dataclass(frozen=True)

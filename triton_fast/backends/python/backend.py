@@ -32,11 +32,16 @@ class PythonBackend(Backend):
     name = "python"
     default_filename = "model.py"
     decoupled = True
+    path_parameters = settings.PATHS
 
     def __init__(self, name: str = "python", directory: Path | None = None) -> None:
         self.name = name
         self._directory = directory
         self._cache = EnvironmentCache()
+
+    @property
+    def gpu(self) -> bool:
+        return True  # a model is told its device; whether it uses it is its own affair
 
     def complete_config(self, context: LoadContext) -> Any:
         plan = self._plan(context)

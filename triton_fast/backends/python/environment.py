@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from triton_fast.backends.paths import DIRECTORY_VARIABLE
 from triton_fast.backends.python.archive import extract
 from triton_fast.backends.python.cache import EnvironmentCache
 from triton_fast.errors import Internal
 from triton_fast.observability import log
 
-DIRECTORY_VARIABLE = "$$TRITON_MODEL_DIRECTORY"
 # Seconds for what runs once: pip may have to download and compile, an activation script only sets variables.
 INSTALL_TIMEOUT_S = 3600.0
 ACTIVATE_TIMEOUT_S = 60.0

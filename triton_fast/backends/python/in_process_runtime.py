@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from triton_fast_worker import tracing
 from triton_fast_worker.errors import TritonModelException
 from triton_fast_worker.response import InferenceResponse
 from triton_fast_worker.runtime import Call, Runtime, set_finder
@@ -104,7 +105,7 @@ class LocalRuntime(Runtime):
     # ---- the server
 
     def log(self, level: int, file: str, line: int, message: str) -> None:
-        fields = {"type": "log", "level": level, "file": file, "line": line, "message": message}
+        fields = {"type": "log", "level": level, "file": file, "line": line, "message": message, **tracing.about()}
         with contextlib.suppress(BadFrame):
             self._messages.take(_Exchange(), fields, b"")
 

@@ -79,9 +79,8 @@ class WorkerMessages:
         text = frames.text(message, "message")
         file = os.path.basename(frames.text(message, "file", frames.MAX_NAME))
         source = (file, frames.whole(message, "line"))
-        fields = self._fields
-        if message.get("id"):
-            fields = {**fields, "id": frames.text(message, "id", frames.MAX_NAME)}
+        about = {key: frames.text(message, key, frames.MAX_NAME) for key in ("id", "ids", "trace") if message.get(key)}
+        fields = {**self._fields, **about}
         if level == 3:
             log.verbose(1, text, source=source, **fields)
         else:

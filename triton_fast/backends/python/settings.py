@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from triton_fast.backends.paths import PathParameter, Place, Takes
 from triton_fast.errors import InvalidArg, Unsupported
 from triton_fast.observability.host import usable_memory
 
@@ -18,6 +19,12 @@ MAX_REGION = 64 << 30
 # Seconds: more is no limit that anybody waits for.
 LONGEST_S = 10 * 365 * 86400
 IN_PROCESS, PROCESS = "in_process", "process"
+PATHS = (
+    PathParameter(
+        Place.PARAMETER, ("EXECUTION_ENV_PATH",), Takes.VARIABLE,
+        "the model's workers run the interpreter that is there",
+    ),
+)  # fmt: skip
 _LIMIT = 2**63 - 1
 
 

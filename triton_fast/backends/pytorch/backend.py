@@ -6,22 +6,26 @@ Knows configs and models of PyTorch; nothing of front ends, schedulers or the re
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from triton_fast._native.arrays.pyarrays import ArrayInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.model_file import shown, without_paths
+from triton_fast.backends.python.settings import PATHS as PYTHON_PATHS
 from triton_fast.backends.pytorch import library, names
 from triton_fast.backends.pytorch.call import Call
+from triton_fast.backends.pytorch.device import Gpu, give_back, health, settle
 from triton_fast.backends.pytorch.exported import open_compiled, open_exported
-from triton_fast.backends.pytorch.files import Form, form, is_class, model_path, shown
+from triton_fast.backends.pytorch.files import Form, form, is_class, model_path
 from triton_fast.backends.pytorch.opened import Opened, tables
 from triton_fast.backends.pytorch.script import open_script
-from triton_fast.backends.pytorch.settings import Settings, read, whole
+from triton_fast.backends.pytorch.settings import PATHS, Settings, read, whole
 from triton_fast.backends.pytorch.tensors import kinds
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
-from triton_fast.errors import Internal, InvalidArg
+from triton_fast.errors import Internal, InvalidArg, Unavailable
 from triton_fast.observability import log
 from triton_fast.types import TYPES, DataType
 
@@ -35,10 +39,19 @@ RUNNER = Path(__file__).with_name("runner")
 class PyTorchBackend(Backend):
     name = "pytorch"
     default_filename = "model.pt"
+    # A class in model.py runs as a Python model does.
+    path_parameters = (*PATHS, *PYTHON_PATHS)
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._classes: PythonBackend | None = None
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(map(DataType, kinds(library.torch()))) | {DataType.STRING}
+
+    @property
+    def gpu(self) -> bool:
+        return library.has_cuda()
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -84,37 +97,64 @@ class TorchModel(BackendModel):
         self._torch = library.torch()
         library.apply(self._torch, self._settings, context.name)
         self._opened: dict[str, Opened] = {}
+        self._calls: list[Call] = []
+        # Of every device that this version ever used, and of the modules that lay there.
+        self._gpus: dict[str, Any] = {}
+        self._modules: list[weakref.ref[Any]] = []
         _check_types(context, self._torch)
         group = next(iter(context.config.instance_group), None)
         kind = "KIND_CPU" if group is None else _kind_name(context.config, group.kind)
         self._runs = sum(max(1, one.count) for one in context.config.instance_group) or 1
         number = group.gpus[0] if group is not None and kind == "KIND_GPU" and group.gpus else 0
-        device = library.device(self._torch, kind, number, context.name)
+        device = self._device(kind, number)
         self._opened[str(device)] = self._new(device)
 
     def create_instance(self, spec: InstanceSpec) -> ArrayInstance:
         call, batch = self.call(spec), self._context.config.max_batch_size
-        return ArrayInstance(call, call.n_inputs, call.n_outputs, batch, spec.name)
+        gpu = spec.device if call.on_gpu else -1
+        return ArrayInstance(call, call.n_inputs, call.n_outputs, batch, spec.name, gpu=gpu)
+
+    def _device(self, kind: str, number: int) -> Any:
+        device = library.device(self._torch, kind, number, self._context.name)
+        if kind == "KIND_GPU":
+            self._context.host.use_gpu(number)
+        return device
 
     def call(self, spec: InstanceSpec) -> Call:
         """Return what an instance calls."""
         context = self._context
-        opened = self._model(library.device(self._torch, spec.kind, spec.device, context.name))
+        opened = self._model(self._device(spec.kind, spec.device))
         config = context.config
         added = added_specs(config)
         inputs = [(one.name, DataType(one.data_type)) for one in config.input]
         inputs += [(one.name, one.dtype) for one in added.inputs]
         outputs = [(one.name, DataType(one.data_type)) for one in config.output]
         outputs += [(one.name, one.dtype) for one in added.outputs]
-        return Call(
+        gpu = Gpu(self._torch, opened.device) if _is_gpu(opened.device) else None
+        call = Call(
             self._torch, opened, self._settings, model=context.name, inputs=inputs, outputs=outputs,
             positions=_positions(context, opened), batched=config.max_batch_size > 0,
             states=[state.output_name for state in config.sequence_batching.state],
+            gpu=gpu, on_lost=context.host.changed,
         )  # fmt: skip
+        with self._lock:
+            self._calls.append(call)
+        return call
+
+    def is_ready(self) -> bool:
+        return not any(health(device.index).lost for device in self._gpus.values())
 
     def close(self) -> None:
         with self._lock:
+            calls, self._calls = self._calls, []
             self._opened.clear()
+        for call in calls:
+            call.release()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._gpus:
+            give_back(self._torch, self._gpus.values(), self._modules)
 
     def _model(self, device: Any) -> Opened:
         """Return the model on a device: the one that is there, for this instance alone unless it may be shared."""
@@ -131,12 +171,33 @@ class TorchModel(BackendModel):
 
     def _new(self, device: Any) -> Opened:
         context = self._context
-        opened = _open(context, self._torch, self._settings, device, self._runs if self._settings.sharing else 1)
-        positions = _positions(context, opened)
-        _check(context, opened, positions)
+        if _is_gpu(device):
+            if reason := health(device.index).lost:
+                raise Unavailable(
+                    f"unable to load model '{context.name}', after the error '{reason}' the server can not use "
+                    f"{device} until it is started again"
+                )
+            self._gpus[str(device)] = device
+        try:
+            with without_paths(context):
+                opened = _open(
+                    context, self._torch, self._settings, device, self._runs if self._settings.sharing else 1
+                )
+                _check(context, opened, _positions(context, opened))
+                if _is_gpu(device):
+                    settle(self._torch, device)
+        except BaseException:
+            self._give_back()
+            raise
+        if _is_gpu(device) and isinstance(opened.module, self._torch.nn.Module):
+            self._modules.append(weakref.ref(opened.module))
         log.verbose(1, f"opened {shown(context, model_path(context))}", model=context.name,
                     intra=self._settings.intra, shared=opened.stateless, device=str(device))  # fmt: skip
         return opened
+
+
+def _is_gpu(device: Any) -> bool:
+    return device is not None and device.type != "cpu"
 
 
 def _open(context: LoadContext, torch: Any, settings: Settings, device: Any, runs: int) -> Opened:

@@ -6,21 +6,25 @@ An exported program tells datatypes and shapes; a compiled package only how its 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triton_fast.backends.pytorch.effects import effects
 from triton_fast.backends.pytorch.opened import Argument, Opened, flatten
 from triton_fast.backends.pytorch.settings import Settings
 from triton_fast.backends.pytorch.tensors import dtype_of
 from triton_fast.backends.pytorch.texts import short
 from triton_fast.errors import Internal, InvalidArg
 
+_LARGE = 1 << 20
 # torch.export keeps what it is reading in a variable of its module, and Python's filters of warnings are the process's.
 _lock = threading.Lock()
 
@@ -44,7 +48,7 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
     with _alone():
         try:
             program = torch.export.load(_by_its_end(path))
-            if device is not None and device.type != "cpu":
+            if device is not None and (device.type != "cpu" or _is_elsewhere(torch, program)):
                 passes = importlib.import_module("torch.export.passes")
                 program = passes.move_to_device_pass(program, str(device))
             module = program.module()
@@ -71,11 +75,20 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
     run = module
     if settings.compile is not None:
         run = torch.compile(module, **settings.compile)
-    mutated = bool(signature.buffers_to_mutate)
+    mutated, writes = effects(program)
+    # What torch.compile records on a GPU may be one memory for all calls.
+    recorded = settings.compile is not None and device is not None and device.type != "cpu"
     return Opened(
-        tuple(inputs), _caller(torch, run, program.call_spec.in_spec, fixed), tuple(outputs), stateless=not mutated,
-        writes_inputs=bool(signature.user_inputs_to_mutate), module=module,
+        tuple(inputs), _caller(torch, run, program.call_spec.in_spec, fixed), tuple(outputs),
+        stateless=not mutated and not recorded,
+        writes_inputs=writes, module=module,
     )  # fmt: skip
+
+
+def _is_elsewhere(torch: Any, program: Any) -> bool:
+    """Whether a program was exported on anything but a CPU."""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return any(isinstance(value, torch.Tensor) and value.device.type != "cpu" for value in values)
 
 
 _OPEN = object()
@@ -99,6 +112,15 @@ def _caller(torch: Any, run: Callable[..., Any], spec: Any, fixed: list[Any]) ->
 
 def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -> Opened:
     """Return a package of AOTInductor, which may run ``runs`` times at once. Raises InvalidArg with the cause."""
+    kind = compiled_for(path)
+    if kind != "cpu" and not torch.cuda.is_available():
+        raise InvalidArg(f"{prefix} is compiled for '{kind}', and PyTorch finds no such device")
+    if device is not None and kind != device.type:
+        wanted, other = ("KIND_GPU", "KIND_CPU") if device.type != "cpu" else ("KIND_CPU", "KIND_GPU")
+        raise InvalidArg(
+            f"{prefix} is compiled for '{kind}', and its instance group has {wanted}: compile it for '{device.type}', "
+            f"or give it {other}"
+        )
     # Without it a package reads past the ends of inputs that are smaller than it was compiled for.
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
     number = -1 if device is None or device.type == "cpu" else device.index
@@ -107,11 +129,8 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
             # The public function does not take the number of runs.
             loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, runs, number)
             given, made = (torch.utils._pytree.treespec_loads(text) for text in loader.get_call_spec())
-            kind = loader.get_metadata().get("AOTI_DEVICE_KEY", "cpu")
         except Exception as error:
             raise InvalidArg(f"{prefix}: {_cause(error)}") from None
-    if kind != "cpu" and not torch.cuda.is_available():
-        raise InvalidArg(f"{prefix} is compiled for '{kind}', and PyTorch finds no such device")
     inputs = tuple(Argument((path,)) for path in _paths(torch, given))
     outputs = tuple(Argument(_result_names(key, where, at)) for at, (where, key) in enumerate(_results(torch, made)))
     boxed = loader.boxed_run
@@ -126,6 +145,23 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
             raise
 
     return Opened(inputs, call, outputs, stateless=False, writes_inputs=True, module=loader)
+
+
+def compiled_for(path: Path) -> str:
+    """Return the type of device that a package was compiled for; it is told before its library is let into the process.
+
+    A package that does not tell is taken for one of the CPU.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if "/aotinductor/" in name and name.endswith("_metadata.json") and archive.getinfo(name).file_size < _LARGE:
+                try:
+                    value = json.loads(archive.read(name))
+                except (ValueError, RecursionError, zipfile.BadZipFile):
+                    continue
+                if isinstance(value, dict) and isinstance(value.get("AOTI_DEVICE_KEY"), str):
+                    return str(value["AOTI_DEVICE_KEY"])[:100]
+    return "cpu"
 
 
 def _by_its_end(path: Path) -> Any:

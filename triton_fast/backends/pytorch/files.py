@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import stat
 import zipfile
 from enum import Enum
 from pathlib import Path
 
 from triton_fast.backends.base import LoadContext
-from triton_fast.errors import InvalidArg, Unavailable
+from triton_fast.backends.model_file import check_file, shown
+from triton_fast.errors import InvalidArg
 
 DEFAULT = "model.pt"
 PACKAGE = "model.pt2"
 CLASS = "model.py"
-_LFS = b"version https://git-lfs"
 _ZIP = b"PK\x03\x04"
 _AOTI = "/data/aotinductor/"
 
@@ -46,14 +45,6 @@ def model_path(context: LoadContext) -> Path:
     return path if path.is_file() else context.version_dir / DEFAULT
 
 
-def shown(context: LoadContext, path: Path) -> str:
-    """Return a path as clients may see it: relative to the repository."""
-    try:
-        return str(path.relative_to(context.model_dir.parent))
-    except ValueError:
-        return path.name
-
-
 def form(context: LoadContext, path: Path) -> Form:
     """Return what the file is.
 
@@ -64,22 +55,8 @@ def form(context: LoadContext, path: Path) -> Form:
     InvalidArg
         It is no model of PyTorch, or not a whole one.
     """
-    name = shown(context, path)
-    prefix = f"unable to load model '{context.name}', '{name}'"
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InvalidArg(f"{prefix} is not a regular file")
-        if status.st_size == 0:
-            raise InvalidArg(f"{prefix} is empty")
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        raise Unavailable(f"unable to find '{name}' for model instance '{context.name}'") from None
-    except OSError as error:
-        raise Unavailable(f"unable to read '{name}' of model '{context.name}': {error.strerror}") from None
-    if head.startswith(_LFS):
-        raise InvalidArg(f"{prefix} is a Git LFS pointer, not a model: run git lfs pull")
+    prefix = f"unable to load model '{context.name}', '{shown(context, path)}'"
+    head = check_file(context, path)
     if not head.startswith(_ZIP):
         raise InvalidArg(f"{prefix} is {_foreign(head)}")
     return _of_archive(path, prefix)

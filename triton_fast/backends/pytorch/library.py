@@ -30,6 +30,14 @@ def torch() -> Any:
         raise Unavailable(f"the installed PyTorch can not be imported: {type(error).__name__}") from None
 
 
+def has_cuda() -> bool:
+    """Tell whether the installed PyTorch is built for CUDA."""
+    try:
+        return torch().version.cuda is not None
+    except Unavailable:
+        return False  # said where a model is loaded
+
+
 def apply(module: Any, settings: Settings, model: str) -> None:
     """Set what is the process's: the inter-op pool, whose first size stays, and switches of the TorchScript engine."""
     global _inter  # noqa: PLW0603

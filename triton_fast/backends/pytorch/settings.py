@@ -11,11 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from triton_fast.backends.base import LoadContext
+from triton_fast.backends.paths import PathParameter, Place, Takes
 from triton_fast.errors import InvalidArg
 
 _TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
 _LIMIT = 2**31 - 1
 COMPILE = "TORCH_COMPILE_OPTIONAL_PARAMETERS"
+PATHS = (
+    PathParameter(
+        Place.PARAMETER, (COMPILE,), Takes.KEYS, "its options name compilers and directories",
+        ("mode", "fullgraph", "dynamic", "disable"),
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

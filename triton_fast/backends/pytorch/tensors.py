@@ -14,6 +14,7 @@ from triton_fast.types import DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.arrays.pyarrays import Input, Output
+    from triton_fast.backends.pytorch.device import Gpu
 
 _NAMES = {
     DataType.BOOL: "bool", DataType.UINT8: "uint8", DataType.UINT16: "uint16", DataType.UINT32: "uint32",
@@ -48,6 +49,7 @@ def to_tensor(torch: Any, given: Input, kind: Any, *, own: bool) -> Any:
     BOOL is always copied: a byte that is neither 0 nor 1 would make torch's kernels read and write past their ends.
     """
     dtype, shape, view = given
+    assert not isinstance(view, list)
     if not len(view):
         return torch.empty(shape, dtype=kind)
     if dtype == DataType.BOOL:
@@ -58,9 +60,34 @@ def to_tensor(torch: Any, given: Input, kind: Any, *, own: bool) -> Any:
     return tensor.reshape(shape)
 
 
+def to_device(torch: Any, gpu: Gpu, given: Input, kind: Any, *, own: bool) -> Any:
+    """Return a tensor on a GPU: over an input's memory where that lies there already, else a copy that is queued."""
+    dtype, shape, view = given
+    pieces = view if isinstance(view, list) else [view]
+    parts = []
+    for piece in pieces:
+        if not len(piece):
+            continue
+        if hasattr(piece, "__cuda_array_interface__"):
+            part = gpu.wrap(piece)
+            # A client may have laid it anywhere; kernels read whole elements.
+            if piece.address % kind.itemsize or (own and len(pieces) == 1):
+                part = part.clone()
+        else:
+            part = gpu.upload(torch.frombuffer(piece, dtype=torch.uint8))
+        parts.append(part)
+    if not parts:
+        return torch.empty(shape, dtype=kind, device=gpu.device)
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    # For BOOL see to_tensor.
+    return whole.ne(0).reshape(shape) if dtype == DataType.BOOL else whole.view(kind).reshape(shape)
+
+
 def to_texts(given: Input) -> list[str]:
     """Return an input of strings as torch takes them. Bytes that are not UTF-8 become U+FFFD: a str has no others."""
-    data = bytes(given[2])
+    view = given[2]
+    assert not isinstance(view, list)
+    data = bytes(view)
     texts, at = [], 0
     while at < len(data):
         (size,) = struct.unpack_from("<I", data, at)
@@ -86,10 +113,7 @@ def from_tensor(torch: Any, tensor: Any, dtype: int, *, lend: bool, scalar: bool
     ``lend``: its memory will not be written again, so no copy is needed; ``scalar``: one without dimensions becomes
     [1].
     """
-    if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
-    if tensor.is_neg():
-        tensor = tensor.resolve_neg()
+    tensor = _plain(torch, tensor)
     if tensor.device.type != "cpu":
         tensor = tensor.cpu()
     elif not tensor.is_contiguous():
@@ -98,3 +122,17 @@ def from_tensor(torch: Any, tensor: Any, dtype: int, *, lend: bool, scalar: bool
         tensor = tensor.clone()
     shape = tuple(tensor.shape) or ((1,) if scalar else ())
     return dtype, shape, tensor.data_ptr(), tensor.nbytes, tensor
+
+
+def from_device(torch: Any, gpu: Gpu, tensor: Any, dtype: int, *, scalar: bool) -> Output:
+    """Return a tensor on a GPU as an output, whose bytes are there after ``gpu.wait()``."""
+    made, view = gpu.download(_plain(torch, tensor).contiguous())
+    shape = tuple(made.shape) or ((1,) if scalar else ())
+    return dtype, shape, made.data_ptr(), made.nbytes, made if view is None else view
+
+
+def _plain(torch: Any, tensor: Any) -> Any:
+    """Return a tensor whose elements lie in memory as they are."""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor

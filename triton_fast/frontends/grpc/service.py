@@ -124,7 +124,7 @@ def system_memory_unregister(plane: Dataplane, message: Message) -> Message:
 
 
 def cuda_memory_register(plane: Dataplane, message: Message) -> Message:
-    plane.shared_memory.register_cuda(message.name)
+    plane.shared_memory.register_cuda(message.name, message.raw_handle, message.device_id, message.byte_size)
     return protos.CudaSharedMemoryRegisterResponse()
 
 

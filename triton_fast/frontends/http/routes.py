@@ -29,7 +29,7 @@ from triton_fast.frontends.http.messages import (
 from triton_fast.frontends.work import Where
 from triton_fast.observability import log
 from triton_fast.observability.tracing import settings
-from triton_fast.shared_memory import check_handle
+from triton_fast.shared_memory import read_handle
 
 Handler = Callable[[Dataplane, Verb], Answer]
 
@@ -136,10 +136,9 @@ def shared_memory_register(plane: Dataplane, verb: Verb) -> Answer:
     if memory == "cuda":
         handle = _needed(asked, "raw_handle")
         text = _text(_member(handle, "b64"))
-        _unsigned(_member(asked, "byte_size"))
-        _check_integer(_member(asked, "device_id"))
-        check_handle(text)
-        plane.shared_memory.register_cuda(region)
+        byte_size = _unsigned(_member(asked, "byte_size"))
+        device = _integer(_member(asked, "device_id"))
+        plane.shared_memory.register_cuda(region, read_handle(text), device, byte_size)
         return empty_answer()
     key = _text(_needed(asked, "key"))
     offset = _unsigned(asked.get("offset", 0))
@@ -251,9 +250,10 @@ def _unsigned(value: Any) -> int:
     return value
 
 
-def _check_integer(value: Any) -> None:
+def _integer(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value >= 1 << 63:
         raise Internal("attempt to access JSON non-signed-integer as signed-integer")
+    return value
 
 
 def _refuse_repository(verb: Verb) -> None:

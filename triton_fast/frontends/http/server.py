@@ -43,8 +43,10 @@ class InferApp(V2App):
     def answer(self, route: routes.Route, verb: Verb, allowed: bool) -> Answer | Awaitable[Answer]:
         """Run the handler of a route for who may use it. ``allowed``: the route has the method."""
         missing = self.authorizer.missing(route.category, verb.headers)
-        if missing:
-            return self.denied(missing)
+        return self.denied(missing) if missing else self.admitted(route, verb, allowed)
+
+    def admitted(self, route: routes.Route, verb: Verb, allowed: bool) -> Answer | Awaitable[Answer]:
+        """As ``answer``, for whom the authorizer has let pass; it counts requests, so it is asked once for each."""
         if not allowed:
             return self.wrong_method(route)
         where = self.place(route.where)

@@ -103,9 +103,11 @@ class VertexApp(CloudApp):
             return empty_answer(400)
         seen = Verb(route.methods[0], target, "", verb.headers, verb.body, params)
         missing = self.authorizer.missing(route.category, verb.headers)
-        if not missing and verb.method == "POST" and route.handler in CHANGES:
+        if missing:
+            return self.denied(missing)
+        if verb.method == "POST" and route.handler in CHANGES:
             return empty_answer(403)
-        return self.answer(route, seen, verb.method == "POST")
+        return self.admitted(route, seen, verb.method == "POST")
 
     def wrong_method(self, route: routes.Route) -> Answer:
         # Of a redirect the method is the predict route's.

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast.repository.cloud.cache import Cache
 from triton_fast.repository.cloud.credentials import Credentials
 from triton_fast.repository.cloud.source import DOWNLOADS, CloudSource, probe
 from triton_fast.repository.cloud.store import ObStore
-from triton_fast.repository.cloud.urls import CloudUrl, kind_of, parse, shown
+from triton_fast.repository.cloud.urls import CloudUrl, kind_of, location_of, parse, shown
 from triton_fast.repository.sources import LocalSource, Source
 from triton_fast.repository.workers import Workers
 
-__all__ = ["Cache", "CloudSource", "Credentials", "OpenedSources", "kind_of", "shown"]
+__all__ = ["Cache", "CloudSource", "Credentials", "OpenedSources", "kind_of", "location_of", "shown"]
 
 MOUNTS = {
     "s3": "TRITON_AWS_MOUNT_DIRECTORY", "gs": "TRITON_GCS_MOUNT_DIRECTORY", "as": "TRITON_AZURE_MOUNT_DIRECTORY",
@@ -63,6 +63,10 @@ class OpenedSources:
         Raises Internal when one can not be listed or downloaded.
         """
         return [source.fetch_all() for source in self.sources if isinstance(source, CloudSource)]
+
+    def fetch(self, names: Collection[str]) -> list[Path]:
+        """As ``fetch_all``, but of all other models there are only the directories."""
+        return [source.fetch_all(names) for source in self.sources if isinstance(source, CloudSource)]
 
     def close(self) -> None:
         """End downloads and remove the model directories made for this run; what was downloaded stays for the next."""

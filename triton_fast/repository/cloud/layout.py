@@ -40,6 +40,11 @@ class Layout:
     def size(self) -> int:
         return sum(item.size for item in self.files.values())
 
+    @property
+    def versions(self) -> frozenset[str]:
+        """Return the directories that are versions, by their names."""
+        return frozenset(path for path in self.folders if "/" not in path and parse_version(path) is not None)
+
     def settle(self, path: str, *, is_folder: bool) -> None:
         """Decide what an unclear path is."""
         self.unclear.discard(path)
@@ -91,11 +96,7 @@ def lay_out(objects: Iterable[Object], prefix: str) -> Layout:
 def fingerprint_of(layout: Layout) -> Fingerprint:
     """Return the fingerprint; an ETag says more than a time: a file that is stored again unchanged is no change."""
     config, common = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-    versions = {
-        path: hashlib.blake2b(digest_size=16)
-        for path in layout.folders
-        if "/" not in path and parse_version(path) is not None
-    }
+    versions = {path: hashlib.blake2b(digest_size=16) for path in layout.versions}
     for path in sorted([*layout.folders, *layout.files]):
         if _BYTE_CODE in path.split("/"):
             continue

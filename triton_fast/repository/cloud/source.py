@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from triton_fast.repository.cloud.faults import Kind, StoreError
 from triton_fast.repository.cloud.layout import FOLDER, Layout, fingerprint_of, is_name, lay_out
 from triton_fast.repository.cloud.store import Object, Store
 from triton_fast.repository.fingerprint import Fingerprint
-from triton_fast.repository.sources import MaterializedDir, check_name, shown
+from triton_fast.repository.sources import Choose, MaterializedDir, check_name, shown
 from triton_fast.repository.workers import Workers
 
 DOWNLOADS = 8
@@ -77,8 +77,10 @@ class CloudSource:
         """Return how the model looks now. Raises NotFound, or Internal when it can not be told whole."""
         return fingerprint_of(self._layout(name, self._swept_objects(name)))
 
-    def materialize(self, name: str) -> MaterializedDir:
+    def materialize(self, name: str, choose: Choose | None = None) -> MaterializedDir:
         """Return the model's directory on the local disk, downloading what is not there yet.
+
+        ``choose`` tells of which versions, from what lies outside them.
 
         Raises
         ------
@@ -91,7 +93,7 @@ class CloudSource:
             layout = self._layout(name)
             tree = self._cache.new_tree()
             try:
-                self._build(layout, tree / name)
+                self._build(layout, tree / name, choose)
             except BaseException as error:
                 self._cache.drop_tree(tree)
                 if not isinstance(error, StoreError) or error.kind is not Kind.CHANGED:
@@ -104,12 +106,18 @@ class CloudSource:
             "load it when its upload has finished"
         )
 
-    def fetch_all(self) -> Path:
-        """Return a directory with all models, which stays until the cache is closed."""
+    def fetch_all(self, only: Collection[str] | None = None) -> Path:
+        """Return a directory with all models, which stays until the cache is closed.
+
+        With ``only``, other models than these have an empty directory.
+        """
         root = self._cache.new_tree()
         for name in self.list_models():
             check_name(name)
-            self._build(self._layout(name), root / name)
+            if only is None or name in only:
+                self._build(self._layout(name), root / name)
+            elif is_name(name):
+                (root / name).mkdir(mode=0o700)
         for name in self.list_others():
             if is_name(name):
                 (root / name).touch(mode=0o600, exist_ok=False)
@@ -171,15 +179,29 @@ class CloudSource:
 
     # ---- downloading
 
-    def _build(self, layout: Layout, target: Path) -> None:
+    def _build(self, layout: Layout, target: Path, choose: Choose | None = None) -> None:
         """Make the model's directory. Nothing exists below ``target`` that was not made here."""
         target.mkdir(mode=0o700)
-        for folder in sorted(layout.folders):
+        versions = layout.versions if choose is not None else frozenset()
+        for folder in sorted(folder for folder in layout.folders if _top(folder) not in versions or folder in versions):
             (target / folder).mkdir(mode=0o700)
-        keys = {path: self._key(item) for path, item in layout.files.items()}
+        common = {path: item for path, item in layout.files.items() if _top(path) not in versions}
+        self._fetch(common, target)
+        if choose is None:
+            return
+        chosen = choose(target)
+        wanted = versions if chosen is None else versions.intersection(chosen)
+        for version in versions - wanted:
+            (target / version).rmdir()
+        for folder in sorted(folder for folder in layout.folders - versions if _top(folder) in wanted):
+            (target / folder).mkdir(mode=0o700)
+        self._fetch({path: item for path, item in layout.files.items() if _top(path) in wanted}, target)
+
+    def _fetch(self, files: Mapping[str, Object], target: Path) -> None:
+        keys = {path: self._key(item) for path, item in files.items()}
         missing = {
             keys[path]: item.size
-            for path, item in layout.files.items()
+            for path, item in files.items()
             if not self._cache.has(keys[path], item.size, item.modified_ns)
         }
         if missing:
@@ -193,7 +215,7 @@ class CloudSource:
                     target / path, resume=bool(item.etag),
                 )
             )
-            for path, item in layout.files.items()
+            for path, item in files.items()
         ]  # fmt: skip
         # All of them end before the tree may go.
         errors = [error for job in jobs if (error := job.exception()) is not None]
@@ -215,6 +237,10 @@ def probe(source: CloudSource) -> None:
     """See whether the repository can be listed. Raises Internal with what to do; an empty one is only warned of."""
     if not source.list_models():
         log.warning(f"model repository '{source.location}' is empty: nothing lies below it")
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
 
 
 def _name(key: str) -> str:

@@ -5,6 +5,7 @@ Source: spec/capi.md section 8. Knows no credentials and no network; importing i
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -55,6 +56,11 @@ def kind_of(path: str) -> str:
 def shown(path: str) -> str:
     """Return a repository path as it may stand in a log: a cloud path without what could be a secret."""
     return _SECRET.sub("", path) if kind_of(path) else path
+
+
+def location_of(path: str) -> str:
+    """Return the location of the repository that a path names, local or not. Raises InvalidArg."""
+    return parse(path).location if kind_of(path) else os.path.abspath(path)
 
 
 def parse(path: str) -> CloudUrl:

@@ -5,12 +5,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
-from triton_fast._native.core.model cimport IoSpec
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_CPU, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_size, tf_fail,
 )
 from triton_fast._native.core.request cimport (
-    Tensor, request_alloc, request_needs, request_wants, response_fail_error, response_outputs,
+    request_alloc, request_needs, request_wants, response_fail_error, response_outputs,
 )
 
 cdef uint8_t[64] nothing
@@ -45,7 +44,6 @@ cdef void arrays_free(Arrays* a) noexcept nogil:
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
-# The shape of input i: the batch's rows first, the config's reshape applied.
 cdef int shape_of(Array* array, const IoSpec* spec, const Tensor* t, int64_t rows, bint batched) noexcept nogil:
     cdef int32_t k, source = 0
     if t.ndim > MAX_RANK:
@@ -123,11 +121,18 @@ cdef int gather_input(Arrays* a, Request** requests, int32_t n, int32_t i) noexc
     if not array.present:
         return 0
     array.dtype = t.dtype
+    array.apart = False
     for k in range(n):
         if requests[k].by_index[i].kind == MEM_GPU:
-            return tf_fail(&a.error, TF_UNSUPPORTED, b"input '%s' must be in CPU memory", spec.name)
+            if not a.takes_gpu:
+                return tf_fail(&a.error, TF_UNSUPPORTED, b"input '%s' must be in CPU memory", spec.name)
+            array.apart = True
     if shape_of(array, spec, t, a.rows, a.max_batch > 0) != 0:
         return tf_fail(&a.error, TF_INTERNAL, b"the shape of input '%s' can not be passed on", spec.name)
+    if array.apart:
+        array.data = NULL
+        array.nbytes = 0
+        return 0
     block = keeper(requests[0], t)
     if n == 1 and (size == 0 or (<size_t>t.ptr & (size - 1)) == 0) and (block != NULL or not a.lasting):
         array.data = t.ptr

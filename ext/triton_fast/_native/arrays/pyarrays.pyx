@@ -8,10 +8,10 @@ from libc.string cimport memcpy
 from triton_fast._native.arrays.arrays cimport (
     Array, Arrays, arrays_free, arrays_gather, arrays_init, arrays_release, arrays_scatter,
 )
-from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_wrap
+from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.model cimport MAX_RANK
-from triton_fast._native.core.native cimport TF_INTERNAL, now_ns, tf_lock, tf_unlock
-from triton_fast._native.core.request cimport Request, response_fail, response_fail_error
+from triton_fast._native.core.native cimport MEM_GPU, TF_INTERNAL, now_ns, tf_lock, tf_unlock
+from triton_fast._native.core.request cimport Request, Tensor, response_fail, response_fail_error
 from triton_fast._native.core.view cimport BlockView
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
@@ -67,6 +67,69 @@ cdef BlockView view_of(Array* array):
     return view
 
 
+cdef class DeviceView:
+    """One tensor in a GPU's memory, as the CUDA array interface tells of it: bytes."""
+
+    cdef Block* block           # one reference; NULL: its request keeps it
+    cdef uintptr_t start
+    cdef size_t size
+    cdef readonly int32_t device
+
+    @property
+    def address(self):
+        return self.start
+
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": (self.size,), "typestr": "|u1", "data": (self.start, False), "strides": None, "version": 3}
+
+    def __len__(self):
+        return self.size
+
+    def __dealloc__(self):
+        if self.block != NULL:
+            with nogil:         # device memory is given back without it
+                block_unref(self.block)
+
+
+# An input of which some lies on a GPU: the tensors of all requests, in the order of the batch.
+cdef list pieces_of(Request** requests, int32_t n, int32_t i):
+    cdef const Tensor* t
+    cdef DeviceView there
+    cdef BlockView here
+    cdef int32_t k
+    pieces = []
+    for k in range(n):
+        t = requests[k].by_index[i]
+        if t.kind == MEM_GPU:
+            there = DeviceView.__new__(DeviceView)
+            if t.block != NULL:
+                block_ref(t.block)
+            there.block = t.block
+            there.start = <uintptr_t>t.ptr
+            there.size = t.nbytes
+            there.device = t.device
+            pieces.append(there)
+        else:
+            here = BlockView.__new__(BlockView)
+            here.data = <uint8_t*>t.ptr
+            here.size = <Py_ssize_t>t.nbytes
+            pieces.append(here)
+    return pieces
+
+
+def room(size_t nbytes):
+    """See the stub."""
+    cdef BlockView view = BlockView.__new__(BlockView)
+    cdef Block* block = block_new(nbytes)
+    if block == NULL:
+        raise MemoryError
+    view.block = block
+    view.data = block.data
+    view.size = <Py_ssize_t>nbytes
+    return view
+
+
 # What the function made for one output: (DataType number, shape, address, bytes, owner of the memory).
 cdef int take(Array* array, object made) except -1:
     cdef Owned* note
@@ -81,7 +144,10 @@ cdef int take(Array* array, object made) except -1:
         array.dims[i] = shape[i]
     array.nbytes = nbytes
     array.data = <uint8_t*><uintptr_t>address
-    if array.nbytes <= LARGE:
+    if isinstance(owner, BlockView) and (<BlockView>owner).data == array.data and (<BlockView>owner).block != NULL:
+        array.block = (<BlockView>owner).block
+        block_ref(array.block)
+    elif array.nbytes <= LARGE:
         array.block = block_new(array.nbytes)
         if array.block == NULL:
             raise MemoryError
@@ -116,6 +182,8 @@ cdef class ArrayInstance(NativeInstance):
     each : bool
         The function is told of requests, and may fail some of them: ``function(inputs, wanted, rows) -> (outputs,
         failed)``, see the stub.
+    gpu : int
+        The device in whose memory the function takes pieces of an input; -1: it takes host memory only.
     """
 
     cdef object function
@@ -126,13 +194,15 @@ cdef class ArrayInstance(NativeInstance):
     cdef int64_t calls
     cdef int64_t lent
 
-    def __init__(self, function, int32_t n_inputs, int32_t n_outputs, int64_t max_batch, str name="",
-                 bint each=False):
+    def __init__(self, function, int32_t n_inputs, int32_t n_outputs, int64_t max_batch, str name="", *,
+                 bint each=False, int gpu=-1):
         if self.arrays.inputs != NULL:
             raise InvalidArg("an instance can not be initialised twice")
         if arrays_init(&self.arrays, n_inputs, n_outputs, max_batch) != 0:
             raise MemoryError
         self.arrays.lasting = True
+        self.arrays.takes_gpu = self.takes_gpu = gpu >= 0
+        self.device = gpu if gpu >= 0 else 0
         self.function = function
         self.each = each
         self.name = name
@@ -154,7 +224,8 @@ cdef class ArrayInstance(NativeInstance):
         self.calls += 1
         self.any_failed = False
         given = [
-            (a.inputs[i].dtype, tuple([a.inputs[i].dims[k] for k in range(a.inputs[i].ndim)]), view_of(&a.inputs[i]))
+            (a.inputs[i].dtype, tuple([a.inputs[i].dims[k] for k in range(a.inputs[i].ndim)]),
+             pieces_of(requests, n, i) if a.inputs[i].apart else view_of(&a.inputs[i]))
             if a.inputs[i].present else None
             for i in range(a.n_inputs)
         ]

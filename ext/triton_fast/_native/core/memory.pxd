@@ -27,6 +27,9 @@ cdef struct Block:
 cdef Block* block_new(size_t n) noexcept nogil
 # block_wrap: a block over memory that somebody else owns; NULL when memory ran out (then the caller still owns it).
 cdef Block* block_wrap(void* data, size_t n, void (*free_fn)(Block*) noexcept nogil, void* owner) noexcept nogil
+# The same over memory of a GPU, which counts for no limit of the host's.
+cdef Block* block_wrap_device(void* data, size_t n, int32_t device, void (*free_fn)(Block*) noexcept nogil,
+                              void* owner) noexcept nogil
 cdef void block_free(Block* block) noexcept nogil
 
 # Bytes from a network, `whole` of them promised: a block for the first of them, at most FIRST_BODY. NULL when memory
@@ -37,6 +40,23 @@ cdef Block* body_whole(size_t whole) noexcept nogil
 # block[0] is full with received bytes from `at` on: replace it by a larger one that holds them, of at most `whole`
 # bytes. 0, or -1 for the reasons of body_new; then nothing has changed.
 cdef int body_grow(Block** block, size_t at, size_t received, size_t whole) noexcept nogil
+
+# Where memory of size classes from PIN_FROM on is to come from while a GPU is in use: `take` gives n bytes that the
+# GPU can reach by itself, or NULL when its budget is spent, then the allocator is asked as ever; `give` takes them back.
+# Such blocks have kind MEM_PINNED and are kept when they are freed, beyond the budget of others. Called once.
+ctypedef void* (*pin_fn)(size_t n) noexcept nogil
+ctypedef void (*unpin_fn)(void* data, size_t n) noexcept nogil
+
+cdef enum:
+    PIN_FROM = 16384
+
+cdef void memory_pin(pin_fn take, unpin_fn give) noexcept nogil
+# No new ones; those in use come back by and by.
+cdef void memory_unpin() noexcept nogil
+# Bytes of pinned blocks that are free.
+cdef int64_t memory_pinned_free() noexcept nogil
+# Give free pinned blocks back, largest first, until at most `keep` bytes of them are left.
+cdef void memory_pinned_trim(int64_t keep) noexcept nogil
 
 
 cdef inline void block_ref(Block* block) noexcept nogil:

@@ -6,7 +6,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.stdlib cimport posix_memalign
 
-from triton_fast._native.core.native cimport MEM_CPU, tf_add64, tf_load64, tf_lock, tf_store64, tf_unlock
+from triton_fast._native.core.native cimport (
+    MEM_CPU, MEM_GPU, MEM_PINNED, tf_add64, tf_load64, tf_lock, tf_store64, tf_unlock,
+)
 from triton_fast._native.core.poison cimport tf_poison, tf_unpoison
 
 cdef extern from "<malloc.h>" nogil:
@@ -20,6 +22,7 @@ cdef enum:
     MAX_SHIFT = 26
     N_CLASSES = 2 * (MAX_SHIFT - MIN_SHIFT) + 1
     ALIGN = 64
+    PIN_CLASS = 10              # class_of(PIN_FROM)
     GROWTH = 4                  # of a body's block; each growth copies what came: a third of the body in all
 
 # A length past this is refused before any arithmetic on it: 2^46 bytes is beyond the address space of a process.
@@ -37,6 +40,10 @@ cdef int64_t live_blocks = 0
 cdef int64_t live_bytes = 0
 cdef int64_t keep_bytes = <int64_t>256 << 20
 cdef int64_t body_limit = 0     # 0 = none
+# The budget of cached blocks as block_free compares it: keep_bytes and all pinned memory, which is always kept.
+cdef int64_t kept_bytes = keep_bytes
+cdef pin_fn pin_take = NULL
+cdef unpin_fn pin_give = NULL       # set before pin_take, never taken back: blocks may outlive the GPU's use
 
 
 cdef inline size_t class_size(int c) noexcept nogil:
@@ -86,6 +93,23 @@ cdef inline void header_free(Block* block) noexcept nogil:
     free(block)
 
 
+cdef void* pinned_new(size_t cap) noexcept nogil:
+    cdef pin_fn take = pin_take
+    cdef void* data = take(cap) if take != NULL else NULL
+    if data != NULL:
+        tf_add64(&kept_bytes, <int64_t>cap)
+    return data
+
+
+# Memory of a size class back to where it came from.
+cdef void data_free(Block* block) noexcept nogil:
+    if block.kind == MEM_PINNED:
+        tf_add64(&kept_bytes, -<int64_t>block.cap)
+        pin_give(block.data, block.cap)
+    else:
+        free(block.data)
+
+
 cdef Block* block_new(size_t n) noexcept nogil:
     cdef int c
     cdef Block* block = NULL
@@ -109,13 +133,15 @@ cdef Block* block_new(size_t n) noexcept nogil:
         block = header_new()
         if block == NULL:
             return NULL
-        if posix_memalign(&data, ALIGN, cap) != 0:
+        if pin_take != NULL and c >= PIN_CLASS:
+            data = pinned_new(cap)
+        block.kind = MEM_CPU if data == NULL else MEM_PINNED
+        if data == NULL and posix_memalign(&data, ALIGN, cap) != 0:
             header_free(block)
             return NULL
         block.data = <uint8_t*>data
         block.cap = cap
         block.size_class = c
-        block.kind = MEM_CPU
         block.device = 0
         block.free_fn = NULL
         block.owner = NULL
@@ -144,16 +170,28 @@ cdef Block* block_wrap(void* data, size_t n, void (*free_fn)(Block*) noexcept no
     return block
 
 
+cdef Block* block_wrap_device(void* data, size_t n, int32_t device, void (*free_fn)(Block*) noexcept nogil,
+                              void* owner) noexcept nogil:
+    cdef Block* block = block_wrap(data, n, free_fn, owner)
+    if block != NULL:
+        block.kind = MEM_GPU
+        block.device = device
+        tf_add64(&live_bytes, -<int64_t>n)
+    return block
+
+
 cdef void block_free(Block* block) noexcept nogil:
     cdef int c = block.size_class
     tf_add64(&live_blocks, -1)
     tf_add64(&live_bytes, -<int64_t>block.cap)
     if c == -2:
+        if block.kind == MEM_GPU:
+            tf_add64(&live_bytes, <int64_t>block.cap)
         if block.free_fn != NULL:
             block.free_fn(block)
         header_free(block)
         return
-    if c >= 0 and tf_add64(&cached_bytes, <int64_t>block.cap) <= keep_bytes:
+    if c >= 0 and (tf_add64(&cached_bytes, <int64_t>block.cap) <= kept_bytes or block.kind == MEM_PINNED):
         tf_poison(block.data, block.cap)
         tf_lock(&lists[c].lock)
         block.next = lists[c].head
@@ -163,7 +201,7 @@ cdef void block_free(Block* block) noexcept nogil:
         return
     if c >= 0:
         tf_add64(&cached_bytes, -<int64_t>block.cap)
-    free(block.data)
+    data_free(block)
     header_free(block)
 
 
@@ -184,6 +222,10 @@ cdef int body_grow(Block** block, size_t at, size_t received, size_t whole) noex
     if grown == NULL:
         return -1
     memcpy(grown.data + at, block[0].data + at, received)
+    if block[0].kind == MEM_PINNED:
+        block_free(block[0])
+        block[0] = grown
+        return 0
     # Its memory goes back at once: kept, the steps of one large body would be as much again.
     tf_add64(&live_blocks, -1)
     tf_add64(&live_bytes, -<int64_t>block[0].cap)
@@ -200,24 +242,71 @@ def set_body_limit(int64_t n):
     tf_store64(&body_limit, n)
 
 
-def trim(int64_t keep=0):
-    """Give cached blocks back to the allocator, largest first, until at most `keep` bytes are cached."""
+cdef void memory_pin(pin_fn take, unpin_fn give) noexcept nogil:
+    global pin_take, pin_give
+    pin_give = give
+    # What lies here unpinned would be handed out again and again.
+    drop(0, MEM_CPU, PIN_CLASS)
+    pin_take = take
+
+
+cdef void memory_unpin() noexcept nogil:
+    global pin_take
+    pin_take = NULL
+
+
+cdef int64_t memory_pinned_free() noexcept nogil:
     cdef int c
     cdef Block* block
-    for c in range(N_CLASSES - 1, -1, -1):
+    cdef int64_t total = 0
+    for c in range(PIN_CLASS, N_CLASSES):
+        tf_lock(&lists[c].lock)
+        block = lists[c].head
+        while block != NULL:
+            if block.kind == MEM_PINNED:
+                total += <int64_t>block.cap
+            block = block.next
+        tf_unlock(&lists[c].lock)
+    return total
+
+
+cdef void memory_pinned_trim(int64_t keep) noexcept nogil:
+    cdef int64_t idle = memory_pinned_free()
+    if idle > keep:
+        drop(tf_load64(&cached_bytes) - (idle - keep), MEM_PINNED, PIN_CLASS)
+
+
+# Give cached blocks of one kind back, largest first, down to class `least`, until at most `keep` bytes are cached.
+cdef void drop(int64_t keep, int32_t kind, int least) noexcept nogil:
+    cdef int c
+    cdef Block* block
+    cdef Block** at
+    for c in range(N_CLASSES - 1, least - 1, -1):
         while tf_load64(&cached_bytes) > keep:
             tf_lock(&lists[c].lock)
-            block = lists[c].head
+            at = &lists[c].head
+            while at[0] != NULL and at[0].kind != kind:
+                at = &at[0].next
+            block = at[0]
             if block != NULL:
-                lists[c].head = block.next
+                at[0] = block.next
                 lists[c].count -= 1
             tf_unlock(&lists[c].lock)
             if block == NULL:
                 break
             tf_add64(&cached_bytes, -<int64_t>block.cap)
             tf_unpoison(block.data, block.cap)
-            free(block.data)
+            data_free(block)
             header_free(block)
+
+
+def trim(int64_t keep=0):
+    """Give cached blocks back to the allocator, largest first, until at most `keep` bytes are cached.
+
+    Pinned ones stay, since making them is dear: cuda.pinned.trim is for them.
+    """
+    with nogil:
+        drop(keep + (memory_pinned_free() if pin_give != NULL else 0), MEM_CPU, 0)
 
 
 def return_large_memory():
@@ -236,6 +325,7 @@ def set_keep_bytes(int64_t n):
     global keep_bytes
     if n < 0:
         raise ValueError(f"the budget of cached blocks must be >= 0, got {n}")
+    tf_add64(&kept_bytes, n - keep_bytes)
     keep_bytes = n
 
 

@@ -1,9 +1,10 @@
 # Regions: stretches of shared memory that clients registered by name, and their loan to requests. Any thread may look
-# one up; nothing here needs the GIL but registering. Knows no protocol and no scheduler.
+# one up; nothing here needs the GIL but registering. Those of GPUs are opened elsewhere (cuda/regions.pyx) and listed
+# here. Knows no protocol and no scheduler.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
-from triton_fast._native.core.native cimport tf_error, tf_load32
+from triton_fast._native.core.native cimport MEM_CPU, MEM_GPU, tf_error, tf_load32
 from triton_fast._native.core.request cimport Lent, Request, Tensor
 
 cdef enum:
@@ -11,14 +12,16 @@ cdef enum:
     FOR_INPUT = -1          # for region_lend: not for an output
 
 
-# One name. Its block (kind MEM_CLIENT, cap 0: it is not memory of the pool's) is what requests hold references of, the
-# registry one until the name is unregistered. The last reference unmaps; until then the name is taken, as in Triton.
+# One name. Its block (kind MEM_CLIENT, or MEM_GPU with the device; cap 0: it is not memory of the pool's) is what
+# requests hold references of, the registry one until the name is unregistered. The last reference gives the memory
+# back; until then the name is taken, as in Triton.
 cdef struct Region:
     Region* next            # in its bucket
     Registry* home          # one ref
     Block* block
     int32_t broken          # atomic; its file was made smaller: what is read from it is not what its client wrote
-    int32_t slot            # of the fault handler
+    int32_t slot            # of the fault handler; -1: no file
+    void (*close)(Block* block) noexcept nogil     # gives the memory back
     bint leaving            # unregistered while requests used it
     uint32_t name_len
     uint32_t key_len
@@ -44,7 +47,7 @@ cdef Lent* region_lend(Registry* home, Request* r, const char* name, uint32_t n,
 cdef int lent_check(Request* r, tf_error* e) noexcept nogil
 # Copy an input out of its region, so that nobody else can change it any more. 0, or -1 with e filled.
 cdef int lent_settle(Request* r, Tensor* t, tf_error* e) noexcept nogil
-# The same for all inputs of r.
+# The same for all inputs of r. Neither touches memory of a GPU.
 cdef int lent_settle_all(Request* r, tf_error* e) noexcept nogil
 
 
@@ -52,6 +55,17 @@ cdef inline Region* region_of(Block* block) noexcept nogil:
     return <Region*>block.owner
 
 
+# The kind of memory, as tensors name it.
+cdef inline int32_t lent_kind(Lent* lent) noexcept nogil:
+    return MEM_GPU if lent.block.kind == MEM_GPU else MEM_CPU
+
+
 cdef class SharedRegions:
     cdef Registry* ptr
     cdef bint knows(self, bytes name) noexcept
+
+
+# Take over a stretch of a GPU's memory under a name; close gives it back, once, on whatever thread. Raises what the
+# client gets, and has closed it then.
+cdef int region_take(SharedRegions regions, str name, void* data, size_t nbytes, int32_t device,
+                     void (*close)(Block*) noexcept nogil) except -1

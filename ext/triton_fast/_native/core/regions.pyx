@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from triton_fast._native.core.memory cimport block_ref, block_unref, block_wrap, body_whole
 from triton_fast._native.core.native cimport (
-    MEM_CLIENT, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE, tf_add32, tf_cas32, tf_fail, tf_lock, tf_unlock,
+    MEM_CLIENT, MEM_GPU, TF_INVALID_ARG, TF_NOT_FOUND, TF_UNAVAILABLE, tf_add32, tf_cas32, tf_fail, tf_lock, tf_unlock,
 )
 from triton_fast._native.core.request cimport request_alloc, request_free, request_new
 
@@ -32,6 +32,7 @@ cdef extern from "tf_fault.h" nogil:
 
 cdef enum:
     NAME_CUT = 256          # bytes of a client's text that an error repeats
+    MAX_DEVICE_REGIONS = 4096
 
 DIRECTORY = "/dev/shm"
 MAX_KEY = 255
@@ -96,12 +97,16 @@ cdef void region_end(Block* block) noexcept nogil:
         link[0] = region.next
         home.count -= 1
     tf_unlock(&home.lock)
-    tf_lock(&fault_lock)
-    tf_fault_forget(region.slot)
-    tf_unlock(&fault_lock)
-    munmap(block.data, region.nbytes)
+    region.close(block)
     free(region)
     registry_unref(home)
+
+
+cdef void unmap(Block* block) noexcept nogil:
+    tf_lock(&fault_lock)
+    tf_fault_forget(region_of(block).slot)
+    tf_unlock(&fault_lock)
+    munmap(block.data, region_of(block).nbytes)
 
 
 # ---- loans
@@ -251,7 +256,8 @@ cdef class SharedRegions:
 
     def __dealloc__(self):
         if self.ptr != NULL:
-            leave_all(self.ptr)
+            leave_all(self.ptr, False)
+            leave_all(self.ptr, True)
             registry_unref(self.ptr)
 
     def __len__(self):
@@ -261,8 +267,6 @@ cdef class SharedRegions:
         cdef bytes encoded = name.encode("utf-8", "surrogateescape")
         cdef bytes encoded_key = key.encode("utf-8", "surrogateescape")
         cdef Region* region
-        cdef Region** bucket
-        cdef bint taken
         cdef str file = file_of(name, key)
         cdef int fd
         if self.knows(encoded):
@@ -275,17 +279,7 @@ cdef class SharedRegions:
             region = region_new(self.ptr, name, encoded, encoded_key, fd, offset, byte_size)
         finally:
             os.close(fd)
-        bucket = &self.ptr.buckets[bucket_of(region.name, region.name_len)]
-        tf_lock(&self.ptr.lock)
-        taken = find(self.ptr, region.name, region.name_len) != NULL
-        if not taken:
-            region.next = bucket[0]
-            bucket[0] = region
-            self.ptr.count += 1
-        tf_unlock(&self.ptr.lock)
-        if taken:
-            block_unref(region.block)
-            raise AlreadyExists(f"shared memory region '{name}' already in manager")
+        enlist(self.ptr, region, name)
 
     cdef bint knows(self, bytes name) noexcept:
         cdef bint known
@@ -294,45 +288,23 @@ cdef class SharedRegions:
         tf_unlock(&self.ptr.lock)
         return known
 
-    def status(self):
-        """Return (name, key, offset, byte_size) of each region, by name; those that requests still use are in it."""
-        cdef Region* region
-        cdef int32_t i
-        # References are taken under the lock, names are copied outside: making objects may run anything.
-        cdef list rows = []
-        cdef size_t n = 0, k
-        cdef size_t room = <size_t>self.ptr.count + 64
-        cdef Region** found = <Region**>calloc(room, sizeof(Region*))
-        if found == NULL:
-            raise MemoryError
-        tf_lock(&self.ptr.lock)
-        for i in range(BUCKETS):
-            region = self.ptr.buckets[i]
-            while region != NULL:
-                if n < room and try_ref(region.block):
-                    found[n] = region
-                    n += 1
-                region = region.next
-        tf_unlock(&self.ptr.lock)
-        try:
-            for k in range(n):
-                rows.append((found[k].name[:found[k].name_len], found[k].key[:found[k].key_len], found[k].offset,
-                             found[k].nbytes))
-        finally:
-            for k in range(n):
-                block_unref(found[k].block)
-            free(found)
-        rows.sort()
-        return [(name.decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape"), offset, size)
-                for name, key, offset, size in rows]
+    def check_free(self, str name not None):
+        if self.knows(name.encode("utf-8", "surrogateescape")):
+            raise AlreadyExists(f"shared memory region '{name}' already in manager")
 
-    def unregister(self, str name not None):
-        """Take a name away; one that is not there, or is leaving, is left alone."""
+    def status(self):
+        return [(name, key, offset, size) for name, key, offset, size, device in rows_of(self.ptr) if device < 0]
+
+    def device_status(self):
+        return [(name, device, size) for name, _, _, size, device in rows_of(self.ptr) if device >= 0]
+
+    def unregister(self, str name not None, bint cuda=False):
+        """Take a name away; one that is not there, is leaving or of the other kind, is left alone."""
         cdef bytes encoded = name.encode("utf-8", "surrogateescape")
         cdef Region* region
         tf_lock(&self.ptr.lock)
         region = find(self.ptr, encoded, <uint32_t>len(encoded))
-        if region != NULL and region.leaving:
+        if region != NULL and (region.leaving or is_device(region) != cuda):
             region = NULL
         if region != NULL:
             region.leaving = True
@@ -341,18 +313,56 @@ cdef class SharedRegions:
             with nogil:
                 block_unref(region.block)
 
-    def unregister_all(self):
+    def unregister_all(self, bint cuda=False):
         with nogil:
-            leave_all(self.ptr)
+            leave_all(self.ptr, cuda)
 
 
-cdef void leave_all(Registry* home) noexcept nogil:
+cdef inline bint is_device(Region* region) noexcept nogil:
+    return region.block.kind == MEM_GPU
+
+
+# (name, key, offset, byte_size, device) of each region, by name; device -1: system memory. Those that requests still
+# use are in it.
+cdef list rows_of(Registry* home):
+    cdef Region* region
+    cdef int32_t i
+    # References are taken under the lock, names are copied outside: making objects may run anything.
+    cdef list rows = []
+    cdef size_t n = 0, k
+    cdef size_t room = <size_t>home.count + 64
+    cdef Region** found = <Region**>calloc(room, sizeof(Region*))
+    if found == NULL:
+        raise MemoryError
+    tf_lock(&home.lock)
+    for i in range(BUCKETS):
+        region = home.buckets[i]
+        while region != NULL:
+            if n < room and try_ref(region.block):
+                found[n] = region
+                n += 1
+            region = region.next
+    tf_unlock(&home.lock)
+    try:
+        for k in range(n):
+            rows.append((found[k].name[:found[k].name_len], found[k].key[:found[k].key_len], found[k].offset,
+                         found[k].nbytes, found[k].block.device if is_device(found[k]) else -1))
+    finally:
+        for k in range(n):
+            block_unref(found[k].block)
+        free(found)
+    rows.sort()
+    return [(name.decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape"), offset, size, device)
+            for name, key, offset, size, device in rows]
+
+
+cdef void leave_all(Registry* home, bint cuda) noexcept nogil:
     cdef Region* region
     cdef int32_t i = 0
     while i < BUCKETS:
         tf_lock(&home.lock)
         region = home.buckets[i]
-        while region != NULL and region.leaving:
+        while region != NULL and (region.leaving or is_device(region) != cuda):
             region = region.next
         if region != NULL:
             region.leaving = True
@@ -363,29 +373,53 @@ cdef void leave_all(Registry* home) noexcept nogil:
             block_unref(region.block)
 
 
-cdef Region* region_new(Registry* home, str name, bytes encoded, bytes key, int fd, uint64_t offset,
-                        size_t nbytes) except NULL:
+# A region without memory and without a place among the names; region.block is NULL.
+cdef Region* region_make(Registry* home, bytes encoded, bytes key, size_t nbytes) except NULL:
     cdef size_t n = len(encoded), m = len(key)
     cdef Region* region = <Region*>calloc(1, sizeof(Region) + n + m + 2)
-    cdef void* data
-    cdef int32_t slot
-    cdef bint guarded
     if region == NULL:
         raise MemoryError
-    data = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, <int64_t>offset)
-    if data == MAP_FAILED:
-        text = strerror(errno).decode()
-        free(region)
-        raise InvalidArg(f"failed to register shared memory region '{name}': unable to process address space{text}")
     region.name = <char*>(region + 1)
     region.name_len = <uint32_t>n
     region.key = region.name + n + 1
     region.key_len = <uint32_t>m
     memcpy(region.name, <const char*>encoded, n)
     memcpy(region.key, <const char*>key, m)
-    region.offset = offset
     region.nbytes = nbytes
     region.home = home
+    region.slot = -1
+    return region
+
+
+cdef int enlist(Registry* home, Region* region, str name) except -1:
+    cdef Region** bucket = &home.buckets[bucket_of(region.name, region.name_len)]
+    cdef bint taken
+    tf_lock(&home.lock)
+    taken = find(home, region.name, region.name_len) != NULL
+    if not taken:
+        region.next = bucket[0]
+        bucket[0] = region
+        home.count += 1
+    tf_unlock(&home.lock)
+    if taken:
+        with nogil:
+            block_unref(region.block)
+        raise AlreadyExists(f"shared memory region '{name}' already in manager")
+    return 0
+
+
+cdef Region* region_new(Registry* home, str name, bytes encoded, bytes key, int fd, uint64_t offset,
+                        size_t nbytes) except NULL:
+    cdef Region* region = region_make(home, encoded, key, nbytes)
+    cdef void* data = mmap(NULL, nbytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, <int64_t>offset)
+    cdef int32_t slot
+    cdef bint guarded
+    if data == MAP_FAILED:
+        text = strerror(errno).decode()
+        free(region)
+        raise InvalidArg(f"failed to register shared memory region '{name}': unable to process address space{text}")
+    region.offset = offset
+    region.close = unmap
     # cap 0: it takes nothing of the memory that requests may have.
     region.block = block_wrap(data, 0, region_end, region)
     tf_lock(&fault_lock)
@@ -407,6 +441,31 @@ cdef Region* region_new(Registry* home, str name, bytes encoded, bytes key, int 
     region.block.kind = MEM_CLIENT
     tf_add32(&home.refs, 1)
     return region
+
+
+cdef int region_take(SharedRegions regions, str name, void* data, size_t nbytes, int32_t device,
+                     void (*close)(Block*) noexcept nogil) except -1:
+    cdef Region* region
+    cdef Block* block = block_wrap(data, 0, region_end, NULL)
+    if block == NULL:
+        raise MemoryError       # a few bytes: what was opened stays open
+    block.kind = MEM_GPU
+    block.device = device
+    try:
+        if regions.ptr.count >= MAX_DEVICE_REGIONS:
+            raise Unavailable(f"failed to register shared memory region '{name}': there may be {MAX_DEVICE_REGIONS} "
+                              "at a time")
+        region = region_make(regions.ptr, name.encode("utf-8", "surrogateescape"), b"", nbytes)
+    except BaseException:
+        block.free_fn = close
+        with nogil:
+            block_unref(block)
+        raise
+    block.owner = region
+    region.block = block
+    region.close = close
+    tf_add32(&regions.ptr.refs, 1)
+    return enlist(regions.ptr, region, name)
 
 
 # ---- tests

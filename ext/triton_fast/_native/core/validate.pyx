@@ -375,6 +375,16 @@ cdef int check_batch(Request* r, tf_error* e) noexcept nogil:
     return 0
 
 
+cdef int fail_strings(Request* r, Tensor* t, int64_t count, const char* got, int64_t seen, tf_error* e) noexcept nogil:
+    begin_with_id(r, e)
+    lit(e, b"expected ")
+    number(e, count)
+    about(e, b" string elements for inference input ", t.name, t.name_len, b"")
+    for_model(r, e, b" for model ", got)
+    number(e, seen)
+    return -1
+
+
 # The wire form of STRING: uint32 little-endian length and bytes, count times, and nothing after.
 cdef int check_strings(Request* r, Tensor* t, int64_t count, tf_error* e) noexcept nogil:
     cdef const uint8_t* p = t.ptr
@@ -408,13 +418,7 @@ cdef int check_strings(Request* r, Tensor* t, int64_t count, tf_error* e) noexce
         p += n
         left -= n
     if seen != count:
-        begin_with_id(r, e)
-        lit(e, b"expected ")
-        number(e, count)
-        about(e, b" string elements for inference input ", t.name, t.name_len, b"")
-        for_model(r, e, b" for model ", b", got ")
-        number(e, seen)
-        return -1
+        return fail_strings(r, t, count, b", got ", seen, e)
     if short_by:
         begin(e)
         about(e, b"incomplete string data for inference input ", t.name, t.name_len, b", expecting string of length ")
@@ -451,8 +455,9 @@ cdef int check_input(Request* r, Tensor* t, tf_error* e) noexcept nogil:
         elif mul_overflow(count, dim, &count):
             return fail_elements(t, e)
     if t.dtype == DT_STRING:
-        if t.kind == MEM_GPU:       # cannot be walked from here; the backend must
-            return 0
+        if t.kind == MEM_GPU:       # cannot be walked from here; but there must be room for as many
+            nbytes = <int64_t>(t.nbytes // 4)
+            return 0 if empty or count <= nbytes else fail_strings(r, t, count, b", got at most ", nbytes, e)
         # Where its client may still write, lengths that were checked may be others by the time they are used.
         if t.block != NULL and lent_settle(r, t, e) != 0:
             return -1

@@ -71,6 +71,7 @@ typedef void (*tf_ort_log_fn)(void *param, int severity, const char *category, c
     F(62, OrtStatus *, GetDimensions, (const OrtShapeInfo *, int64_t *, size_t))                                       \
     F(63, OrtStatus *, GetSymbolicDimensions, (const OrtShapeInfo *, const char **, size_t))                           \
     F(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtShapeInfo **))                                     \
+    F(68, OrtStatus *, CreateMemoryInfo, (const char *name, int allocator, int id, int memory, OrtMemoryInfo **))      \
     F(69, OrtStatus *, CreateCpuMemoryInfo, (int allocator, int memory, OrtMemoryInfo **))                             \
     F(76, OrtStatus *, AllocatorFree, (OrtAllocator *, void *))                                                        \
     F(78, OrtStatus *, GetAllocatorWithDefaultOptions, (OrtAllocator **))                                              \

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.arrays.arrays cimport (
-    Array, Arrays, arrays_free, arrays_gather, arrays_init, arrays_release, arrays_scatter,
+    Array, Arrays, arrays_free, arrays_gather, arrays_init, arrays_release, arrays_scatter, elements,
 )
 from triton_fast._native.core.memory cimport Block, block_new, block_unref, block_wrap
 from triton_fast._native.core.model cimport MAX_RANK
@@ -85,6 +85,9 @@ cdef int set_inputs(OvRun* s, Request** requests) noexcept nogil:
             return -1
         shape.rank = array.ndim
         shape.dims = array.dims
+        # The protocol's [1] is a model's tensor without dimensions.
+        if s.inputs[i].rank == 0 and elements(array.dims, array.ndim) == 1:
+            shape.rank = 0
         tensor = NULL
         status = s.api.tensor_create_from_host_ptr(s.inputs[i].element, shape, array.data, &tensor)
         if status == 0:
@@ -197,6 +200,9 @@ cdef int read_outputs(OvRun* s) noexcept nogil:
         if s.fixed_batch > a.rows and array.ndim > 0 and array.dims[0] == s.fixed_batch:
             array.dims[0] = a.rows
             array.nbytes = array.nbytes // <size_t>s.fixed_batch * <size_t>a.rows
+        if array.ndim == 0 and a.max_batch == 0:
+            array.ndim = 1
+            array.dims[0] = 1
         array.present = True
     return 0
 

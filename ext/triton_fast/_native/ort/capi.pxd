@@ -79,6 +79,7 @@ cdef extern from "tf_ort.h" nogil:
         OrtStatus* (*GetDimensions)(const OrtShapeInfo*, int64_t*, size_t) noexcept nogil
         OrtStatus* (*GetSymbolicDimensions)(const OrtShapeInfo*, text*, size_t) noexcept nogil
         OrtStatus* (*GetTensorTypeAndShape)(const OrtValue*, OrtShapeInfo**) noexcept nogil
+        OrtStatus* (*CreateMemoryInfo)(text, int, int, int, OrtMemoryInfo**) noexcept nogil
         OrtStatus* (*CreateCpuMemoryInfo)(int, int, OrtMemoryInfo**) noexcept nogil
         OrtStatus* (*AllocatorFree)(OrtAllocator*, void*) noexcept nogil
         OrtStatus* (*GetAllocatorWithDefaultOptions)(OrtAllocator**) noexcept nogil

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
-from triton_fast._native.core.native cimport TF_OK, now_ns
+from triton_fast._native.core.native cimport MEM_GPU, TF_OK, now_ns
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
     Request, Response, Tensor, Wanted, request_alloc, request_free, request_new,
@@ -50,11 +50,15 @@ cdef Request* build(ModelHandle model, dict inputs, wanted, int misalign) except
                 t.dims[k] = shape[k]
             at = ((at + 63) & ~63) + misalign
             t.ptr = r.body.data + at
-            t.nbytes = len(data)
-            if len(data):
+            if isinstance(data, tuple):
+                t.device, address, t.nbytes = data
+                t.kind = MEM_GPU
+                t.ptr = <uint8_t*><size_t>address
+            elif len(data):
                 view = data
+                t.nbytes = len(data)
                 memcpy(t.ptr, &view[0], len(data))
-            at += len(data)
+                at += len(data)
             r.by_index[t.index] = t
             if model.ptr.max_batch > 0 and len(shape):
                 r.batch = shape[0]
@@ -89,7 +93,7 @@ cdef object answer(Request* r):
 
 
 def run_batch(NativeInstance instance not None, ModelHandle model not None, requests, *, wanted=None, int misalign=0,
-              held=None):
+              held=None, away=None):
     cdef Request* made[MAX_BATCH]
     cdef Batch batch
     cdef Py_ssize_t i, n = 0
@@ -101,6 +105,9 @@ def run_batch(NativeInstance instance not None, ModelHandle model not None, requ
         for i in range(len(requests)):
             made[i] = build(model, requests[i], wanted[i] if wanted else None, misalign)
             n = i + 1
+            for k in range(made[i].n_inputs):
+                if away and model.ptr.inputs[made[i].inputs[k].index].name.decode() in away[i]:
+                    made[i].inputs[k].kind = MEM_GPU
         batch.requests = made
         batch.n = <int32_t>n
         batch.rows = 0

@@ -5,9 +5,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strstr
 
 from triton_fast._native.core.memory cimport Block
-from triton_fast._native.core.native cimport DT_STRING, dtype_size, now_ns
+from triton_fast._native.core.native cimport DT_STRING, dtype_size, now_ns, tf_error
 from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.core.request cimport Request, response_fail_error
+from triton_fast._native.cuda.driver cimport cuda_api, cuda_enter
 from triton_fast._native.ort.capi cimport (
     OrtStatus, OrtValue, TF_ORT_DEVICE_ALLOCATOR, TF_ORT_MEMORY_DEFAULT, ort_api, ort_check, ort_fail, value_in,
 )
@@ -22,9 +23,25 @@ from triton_fast.errors import InvalidArg
 
 
 cdef OrtStatus* run_session(OrtRun* s) noexcept nogil:
+    cdef OrtStatus* status
     s.runs += 1
-    return s.api.Run(s.hold.session, s.options, s.in_names, <value_in*>s.in_values, <size_t>s.n_in, s.out_names,
-                     <size_t>s.n_out, s.out_values)
+    status = s.api.Run(s.hold.session, s.options, s.in_names, <value_in*>s.in_values, <size_t>s.n_in, s.out_names,
+                       <size_t>s.n_out, s.out_values)
+    if status != NULL and s.gpu != NULL:
+        settle(s)
+    return status
+
+
+# A run that fails may leave copies from and to our blocks under way, which others would get while a GPU writes to them.
+cdef void settle(OrtRun* s) noexcept nogil:
+    cdef tf_error ignored
+    if cuda_api() != NULL and cuda_enter(s.device, &ignored) == 0:
+        cuda_api().CtxSynchronize()
+
+
+# ORT's words for an output that does not fit, the second where it is copied from a GPU.
+cdef inline bint about_shape(const char* message) noexcept nogil:
+    return strstr(message, b"shape") != NULL or strstr(message, b"size mismatch") != NULL
 
 
 # Run once more with memory that ORT chooses, when the first run may have failed only because an output did not have the
@@ -36,7 +53,7 @@ cdef OrtStatus* run_again(OrtRun* s, Request** requests, int32_t n, int64_t rows
     for k in range(s.n_out):
         if s.out_blocks[k] != NULL:
             bound = True
-    if not bound or strstr(s.api.GetErrorMessage(status), b"shape") == NULL:
+    if not bound or not about_shape(s.api.GetErrorMessage(status)):
         return status
     release_outputs(s)
     if plan(s, requests, n, rows, False) != 0:
@@ -150,6 +167,8 @@ cdef void free_run(OrtRun* s) noexcept nogil:
             free(s.outputs[i].dims)
     if s.cpu != NULL:
         s.api.ReleaseMemoryInfo(s.cpu)
+    if s.gpu != NULL:
+        s.api.ReleaseMemoryInfo(s.gpu)
     if s.options != NULL:
         s.api.ReleaseRunOptions(s.options)
     hold_unref(s.hold)
@@ -175,7 +194,7 @@ cdef void free_run(OrtRun* s) noexcept nogil:
 cdef class OrtInstance(NativeInstance):
 
     def __init__(self, str name not None, Session session not None, int64_t max_batch, inputs, outputs,
-                 dict run_entries=None, *, batch_inputs=(), cuts=()):
+                 dict run_entries=None, *, batch_inputs=(), cuts=(), int device=-1):
         cdef OrtRun* s
         cdef Py_ssize_t i, n_in = len(inputs), n_out = len(outputs), n_batch = len(batch_inputs)
         if self.run != NULL:
@@ -226,6 +245,11 @@ cdef class OrtInstance(NativeInstance):
         s.views = <View*>room(n_out, sizeof(View))
         ort_check(s.api.GetAllocatorWithDefaultOptions(&s.allocator))
         ort_check(s.api.CreateCpuMemoryInfo(TF_ORT_DEVICE_ALLOCATOR, TF_ORT_MEMORY_DEFAULT, &s.cpu))
+        if device >= 0:
+            ort_check(s.api.CreateMemoryInfo(b"Cuda", TF_ORT_DEVICE_ALLOCATOR, device, TF_ORT_MEMORY_DEFAULT, &s.gpu))
+            s.device = device
+            self.device = device
+            self.takes_gpu = True
         ort_check(s.api.CreateRunOptions(&s.options))
         for key, value in (run_entries or {}).items():
             k = key.encode()
@@ -244,4 +268,4 @@ cdef class OrtInstance(NativeInstance):
     def counters(self):
         cdef OrtRun* s = self.run
         return {"runs": s.runs, "reruns": s.reruns, "borrowed": s.borrowed, "copied_bytes": s.copied_bytes,
-                "bound": s.bound}
+                "bound": s.bound, "device_bytes": s.device_bytes}

@@ -46,6 +46,8 @@ cdef struct OrtRun:
     SessionHold* hold
     OrtAllocator* allocator         # ORT's default one; it owns itself
     OrtMemoryInfo* cpu
+    OrtMemoryInfo* gpu              # of `device`, where inputs may lie that ORT gets as they are; NULL: runs on the CPU
+    int32_t device
     OrtRunOptions* options
     int64_t max_batch               # 0: no batch dimension
     int32_t n_inputs
@@ -76,6 +78,7 @@ cdef struct OrtRun:
     int64_t borrowed                # input tensors used where they lay
     int64_t copied_bytes            # input bytes copied together
     int64_t bound                   # output tensors allocated before the run
+    int64_t device_bytes            # input bytes copied together in device memory
 
 
 # Bytes that nobody reads, for tensors without elements.

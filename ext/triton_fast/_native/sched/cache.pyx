@@ -13,7 +13,8 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.regions cimport lent_settle_all
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Request, Response, Sink, T_COMPUTED, T_INPUT,
+    FLAG_DEVICE, FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Request, Response, Sink,
+    T_COMPUTED, T_INPUT,
     T_OUTPUT, T_QUEUED, T_STARTED, request_alloc, response_fail_error,
 )
 from triton_fast._native.core.respond cimport request_cancel
@@ -371,6 +372,9 @@ cdef bint more_flights(Store* s) noexcept nogil:
 # own answer under the inputs of others. -1: it can not be had, so the request is not looked up.
 cdef int settle(Request* r) noexcept nogil:
     cdef tf_error e
+    # Its memory is a GPU's, and whoever submits must not wait for that. Triton's cache too knows host memory only.
+    if r.flags & FLAG_DEVICE:
+        return -1
     return lent_settle_all(r, &e)
 
 

@@ -8,7 +8,8 @@ from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
 from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response,
+    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param,
+    Request, Response,
     T_DECODED, T_RECEIVED, Tensor, WATCH_TRACE, Wanted, request_alloc, request_free, request_new, request_wants,
     response_outputs,
 )
@@ -153,7 +154,7 @@ cdef Request* child_new(Exec* x, Member* m, tf_error* e) noexcept nogil:
     c.correlation = x.mark.correlation
     c.correlation_text = x.mark.text
     c.correlation_len = x.mark.text_len
-    c.flags = x.mark.flags
+    c.flags = x.mark.flags | (r.flags & FLAG_DEVICE)
     if s.opens >= 0:
         c.max_responses = stream_limit(x, m)
     c.inputs = <Tensor*>request_alloc(c, (<size_t>s.n_inputs + 1) * sizeof(Tensor))

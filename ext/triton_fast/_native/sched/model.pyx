@@ -16,13 +16,14 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.collector cimport TraceSwitch
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
+    FLAG_DEVICE, FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
 )
 from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_clear, stats_execution, stats_measure, stats_snapshot, stats_summaries,
 )
 from triton_fast._native.sched.due cimport due_histogram
+from triton_fast._native.sched.fetch cimport fetch_batch
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
 from triton_fast._native.sched.limiter cimport (
     LimiterPlace, Place, place_acquire, place_asked, place_interrupt, place_release,
@@ -48,6 +49,7 @@ cdef struct Runner:
     execute_fn execute
     before_fn before
     void* state
+    int32_t device          # GPU whose memory the backend takes; -1: none
     Place* place            # in the rate limiter; NULL: the instance may always run
     int64_t spin_ns
     pthread_mutex_t joining     # several callers of stop may wait for the same thread
@@ -106,10 +108,33 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         sink.deliver(sink, first, last)
 
 
+# Execute a batch with inputs in GPU memory, but for what the backend must not see.
+cdef int execute_fetched(Runner* run, Batch* batch) noexcept nogil:
+    cdef bint placed = run.source != NULL and run.source.executed != NULL
+    cdef Batch whole = batch[0]
+    cdef Response* p
+    cdef int32_t i
+    cdef int status = 0
+    batch.n = fetch_batch(batch.requests, batch.n, run.device, placed)
+    for i in range(batch.n, whole.n):
+        batch.rows -= batch.requests[i].batch
+    if batch.n > 0:
+        status = run.execute(run.state, batch)
+    batch.n = whole.n
+    batch.rows = whole.rows
+    for i in range(batch.n if placed else 0):
+        p = &batch.requests[i].response if batch.requests[i] != NULL else NULL
+        if p != NULL and p.code != TF_OK and p.n_outputs > 0:   # made of zeros
+            response_fail(p, p.code, p.text, p.text_len)
+    return status
+
+
 # Execute what was taken and answer it.
 cdef void run_batch(Runner* run, int32_t n, int64_t started) noexcept nogil:
     cdef Batch batch
     cdef int32_t i
+    cdef int status
+    cdef uint32_t flags = 0
     cdef const char* silent = b"the backend gave neither outputs nor an error"
     batch.n = n
     batch.requests = run.taken
@@ -120,9 +145,11 @@ cdef void run_batch(Runner* run, int32_t n, int64_t started) noexcept nogil:
     batch.t_computed = 0
     for i in range(n):
         batch.rows += run.taken[i].batch
+        flags |= run.taken[i].flags
         if run.taken[i].flags & FLAG_PADDING:
             batch.padding += run.taken[i].batch
-    if run.execute(run.state, &batch) != 0:
+    status = execute_fetched(run, &batch) if flags & FLAG_DEVICE else run.execute(run.state, &batch)
+    if status != 0:
         for i in range(n):
             if run.taken[i] == NULL:
                 continue
@@ -185,6 +212,7 @@ cdef void run_once(NativeModel self, NativeInstance instance, Request** requests
     run.stats = &self.stats
     run.execute = instance.execute
     run.state = instance.state
+    run.device = instance.device if instance.takes_gpu else -1
     run.taken = requests
     with nogil:
         run_batch(&run, n, now_ns())
@@ -417,6 +445,7 @@ cdef class NativeModel(ModelHandle):
         run.execute = instance.execute
         run.before = instance.before
         run.state = instance.state
+        run.device = instance.device if instance.takes_gpu else -1
         run.spin_ns = spin_ns
         run.place = place.ptr if place is not None else NULL
         run.number = <int32_t>len(self.instances)

@@ -9,7 +9,7 @@ from triton_fast._native.core.native cimport (
     tf_fence, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.request cimport (
-    FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request, Response, Sink,
+    FLAG_DEVICE, FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request, Response, Sink,
     T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, Wanted, request_alloc, request_free,
     request_new, response_fail,
 )
@@ -17,6 +17,7 @@ from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
     stats_failure,
 )
+from triton_fast._native.sched.fetch cimport fetch_texts
 from triton_fast._native.sched.instance cimport request_count
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_REFUSED, NativeScheduler, Scheduler, layer_begin
@@ -418,6 +419,9 @@ cdef int split_submit(Scheduler* layer, Request* r, bint* wake, tf_error* e) noe
     if r.batch <= r.model.max_batch:
         return inner.submit(inner, r, wake, e)
     wake[0] = False
+    # A text's length tells where the next one begins.
+    if r.flags & FLAG_DEVICE and fetch_texts(r, e) != 0:
+        return SUBMIT_REFUSED
     s = cut(layer, r)
     if s == NULL:
         tf_fail(e, TF_UNAVAILABLE, "the request can not be cut into parts: out of memory, or a string input is not "

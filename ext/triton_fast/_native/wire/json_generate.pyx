@@ -14,7 +14,7 @@ from triton_fast._native.core.native cimport (
     dtype_name, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
-from triton_fast._native.core.regions cimport FOR_INPUT, Registry, region_lend
+from triton_fast._native.core.regions cimport FOR_INPUT, Registry, lent_kind, region_lend
 from triton_fast._native.core.request cimport (
     MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Lent, Param, Request, Tensor, Wanted,
     request_alloc, request_free, request_new,

@@ -15,7 +15,7 @@ from triton_fast._native.core.native cimport (
     dtype_name, dtype_size, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
-from triton_fast._native.core.regions cimport FOR_INPUT, Registry, SharedRegions, region_lend
+from triton_fast._native.core.regions cimport FOR_INPUT, Registry, SharedRegions, lent_kind, region_lend
 from triton_fast._native.core.request cimport (
     FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING,
     Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,

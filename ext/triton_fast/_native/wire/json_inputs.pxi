@@ -354,6 +354,8 @@ cdef int finish_input(Decoder* d, Input* t) noexcept nogil:
             t.ptr = lent.ptr
             t.nbytes = lent.nbytes
             t.block = lent.block
+            t.kind = lent_kind(lent)
+            t.device = lent.block.device
             block_ref(t.block)
             return 0
     if t.filled:
@@ -415,8 +417,8 @@ cdef int add_input(Decoder* d, Input* t) noexcept nogil:
     o.dims = dims
     o.ptr = t.ptr
     o.nbytes = t.nbytes
-    o.kind = MEM_CPU
-    o.device = 0
+    o.kind = t.kind
+    o.device = t.device
     o.block = t.block
     t.block = NULL
     r.n_inputs += 1

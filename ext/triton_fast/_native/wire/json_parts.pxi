@@ -81,6 +81,8 @@ cdef struct Input:
     uint8_t* ptr
     size_t nbytes
     Block* block
+    int32_t kind            # of the memory, MEM_*
+    int32_t device
     Extras extras
     int64_t dims[MAX_RANK]
 

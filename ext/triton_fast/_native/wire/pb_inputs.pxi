@@ -406,6 +406,8 @@ cdef int finish_side(Decoder* d, Side* s, Tensor* t) noexcept nogil:
         t.ptr = lent.ptr
         t.nbytes = lent.nbytes
         t.block = lent.block
+        t.kind = lent_kind(lent)
+        t.device = lent.block.device
         block_ref(t.block)
         return 0
     if not s.has_contents:

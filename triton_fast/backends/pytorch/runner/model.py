@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -22,6 +23,8 @@ except ModuleNotFoundError:
 
 COMPILE = "TORCH_COMPILE_OPTIONAL_PARAMETERS"
 FILES = ("model.py",)
+# How long a worker whose GPU takes no more work answers what it has before another one takes its place.
+LAST_S = 1.0
 
 
 class TritonPythonModel:
@@ -32,6 +35,8 @@ class TritonPythonModel:
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._scalar = not self._batched
+        self._name = args["model_instance_name"]
+        self._lost = ""
         self._threads()
         folder = os.path.join(args["model_repository"], args["model_version"])
         path = _model_path(folder, config.get("default_model_filename", ""))
@@ -44,6 +49,8 @@ class TritonPythonModel:
             pb_utils.Logger.log_info("Model parameter file not found for '" + args["model_name"] + "'")
         module.to(self._device)
         module.eval()
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
         # Compiling needs a C++ compiler and makes the first calls slow, so it is done where the config asks for it.
         options = self._compile()
         self._module = module if options is None else torch.compile(module, **options)
@@ -51,6 +58,8 @@ class TritonPythonModel:
         self._guard = torch.no_grad if wanted in ("0", "false", "off", "no") else torch.inference_mode
 
     def execute(self, requests: list[Any]) -> list[Any]:
+        if self._lost:
+            return [_response_of(self._lost) for _ in requests]
         given = [
             [self._tensor(pb_utils.get_input_tensor_by_name(request, name)) for name in self._inputs]
             for request in requests
@@ -61,7 +70,8 @@ class TritonPythonModel:
             try:
                 results = self._run([torch.cat(column) for column in zip(*given, strict=True)])
             except Exception as error:
-                return [_failed(error) for _ in requests]
+                text = self._failed(error)
+                return [_response_of(text) for _ in requests]
             return [
                 self._response([one[start:end] for one in results])
                 for start, end in _ranges(sizes)
@@ -72,7 +82,7 @@ class TritonPythonModel:
         try:
             return self._response(self._run(tensors))
         except Exception as error:
-            return _failed(error)
+            return _response_of(self._failed(error))
 
     def _run(self, tensors: list[Any]) -> list[Any]:
         with self._guard():
@@ -89,7 +99,11 @@ class TritonPythonModel:
         return results
 
     def _tensor(self, tensor: Any) -> Any:
-        return torch.from_dlpack(tensor.to_dlpack()).to(self._device)
+        made = torch.from_dlpack(tensor.to_dlpack())
+        if made.dtype is torch.bool:
+            # A client may send any byte; kernels count on 0 and 1.
+            made = made.view(torch.uint8).ne(0)
+        return made.to(self._device)
 
     def _response(self, results: list[Any]) -> Any:
         outputs = []
@@ -98,6 +112,21 @@ class TritonPythonModel:
             made = made.reshape(1) if self._scalar and made.dim() == 0 else made
             outputs.append(pb_utils.Tensor.from_dlpack(name, made.cpu().contiguous()))
         return pb_utils.InferenceResponse(output_tensors=outputs)
+
+    def _failed(self, error: Exception) -> str:
+        """Return what requests are told, and see to the GPU if it has a part in it."""
+        line = _line(error)
+        if torch.cuda.is_initialized():
+            if "CUDA out of memory" in str(error):
+                line = line.split(" GPU ")[0].rstrip(".")
+                torch.cuda.empty_cache()
+            elif "CUDA" in line and not _is_alive():
+                self._lost = line
+                pb_utils.Logger.log_error(f"'{self._name}' starts again, its GPU takes no more work from it: {line}")
+                last = threading.Timer(LAST_S, os._exit, (1,))
+                last.daemon = True
+                last.start()
+        return line
 
     def _threads(self) -> None:
         # Instances are processes: each has one thread unless the config says otherwise, as in Triton.
@@ -127,8 +156,19 @@ def _ranges(sizes: list[int]) -> list[tuple[int, int]]:
     return ranges
 
 
-def _failed(error: Exception) -> Any:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _is_alive() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except Exception:
+        return False
+    return True
+
+
+def _response_of(line: str) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"PyTorch execute failure: {line}"))
 
 
@@ -165,8 +205,7 @@ def _load_weights(module: Any, path: str, device: Any) -> None:
         weights = torch.load(path, map_location=device, weights_only=True)
         module.load_state_dict(weights)
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        line = line.replace(os.path.dirname(path) + os.sep, "")
+        line = _line(error).replace(os.path.dirname(path) + os.sep, "")
         raise pb_utils.TritonModelException(f"unable to load the weights '{os.path.basename(path)}': {line}") from None
 
 
@@ -174,6 +213,10 @@ def _device(kind: str, number: str, module: Any) -> Any:
     if kind == "GPU":
         if not torch.cuda.is_available():
             raise pb_utils.TritonModelException("an instance group asks for KIND_GPU and PyTorch finds no CUDA GPU")
+        if int(number) >= torch.cuda.device_count():
+            raise pb_utils.TritonModelException(
+                f"an instance group asks for GPU {number}, PyTorch finds {torch.cuda.device_count()}"
+            )
         return torch.device("cuda:" + number)
     if kind == "CPU":
         return torch.device("cpu")

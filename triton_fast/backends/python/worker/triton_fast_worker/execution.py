@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from typing import Any
 
@@ -34,6 +35,13 @@ class Execution:
 
         Results are None when a decoupled execution ended without anything to say.
         """
+        tracing.now.requests = requests
+        try:
+            return self._run(requests)
+        finally:
+            tracing.now.requests = ()
+
+    def _run(self, requests: list[InferenceRequest]) -> tuple[str | None, list[Any] | None]:
         try:
             if self._execute is None:
                 # Looked up late: a model may get it while it runs.
@@ -42,14 +50,11 @@ class Execution:
                     return self._fail(
                         requests, f"Python model {self._model_path} does not implement `execute` method."
                     )
-            tracing.now.requests = requests
             returned = self._execute(requests)
             if type(returned) is not list and asyncio.iscoroutine(returned):
                 returned = self._run_coroutine(returned, requests)
         except BaseException as error:
             return self._fail(requests, describe(error))
-        finally:
-            tracing.now.requests = ()
         fault = self._fault(requests, returned)
         if fault is not None:
             return self._fail(requests, fault)
@@ -160,12 +165,17 @@ class Execution:
         loop.close()
 
     def _run_coroutine(self, coroutine: Any, requests: list[InferenceRequest]) -> Any:
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
+        token = tracing.told.set(tracing.about_of(requests))
+        try:
+            context = contextvars.copy_context()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._event_loop())
+        finally:
+            tracing.told.reset(token)
         if not self._runtime.decoupled:
             return future.result()
         # Not waited for: the next batch starts meanwhile.
         senders = [request.get_response_sender() for request in requests]
-        future.add_done_callback(lambda done: self._background_done(done, senders))
+        future.add_done_callback(lambda done: context.run(self._background_done, done, senders))
         return None
 
     def _background_done(self, future: Any, senders: list[Any]) -> None:

@@ -30,7 +30,6 @@ class Worker:
         self._runtime: Any = None
         self._execution: Any = None
         self._set_parent: Any = None
-        self._set_request_id: Any = None
         self._model: Any = None
         self._client: Any = None
         self._transport: Any = None
@@ -95,10 +94,9 @@ class Worker:
     def _load(self, context: dict[str, Any]) -> Any:
         # What the classes derive from is decided here: until now none has been imported.
         cores.use(context["native"])
-        from .worker_runtime import WorkerRuntime, parent, request_id
+        from .worker_runtime import WorkerRuntime, parent
 
         self._set_parent = parent.set
-        self._set_request_id = request_id.set
         self._runtime = WorkerRuntime(self._control, context)
         runtime.set_default(self._runtime)
         return loader.import_model(context)
@@ -130,7 +128,6 @@ class Worker:
         requests = client.decode_batch(pipe, off, length)
         if requests:
             self._set_parent(requests[0]._ticket)
-            self._set_request_id(requests[0].request_id() if len(requests) == 1 else "")
         error, results = execution.run(requests)
         if error is None and results is None:
             pipe.publish_done(number)

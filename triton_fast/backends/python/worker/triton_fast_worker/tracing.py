@@ -1,15 +1,19 @@
-"""The server's span of a model's execution, for spans that the model makes itself.
+"""What a model's execution is about: the server's span, for spans of the model's own, and the requests, for the log.
 
-Knows only the text that a request brings; OpenTelemetry's API is the model's environment's, imported when asked for.
+Knows only the texts that a request brings; OpenTelemetry's API is the model's environment's, imported when asked for.
 """
 
 from __future__ import annotations
 
+import contextvars
 import json
 import threading
 from collections.abc import Sequence
 from typing import Any
 
+MAX_ID = 128
+# Of a batch, the most ids that one line of the log has.
+MAX_IDS = 16
 
 class _Now(threading.local):
     """The requests that this thread executes."""
@@ -18,6 +22,31 @@ class _Now(threading.local):
 
 
 now = _Now()
+# What the log says of the requests of a coroutine, which runs on another thread.
+told: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("triton_fast_told")
+
+
+def about() -> dict[str, str]:
+    """The fields of the log for what this thread, or this coroutine, executes."""
+    return about_of(now.requests) if now.requests else told.get({})
+
+
+def about_of(requests: Sequence[Any]) -> dict[str, str]:
+    """``id`` and ``trace`` of one request; ``ids`` of several, in the batch's order, those that have one."""
+    if len(requests) == 1:
+        return {name: text for name, text in (("id", requests[0].request_id()[:MAX_ID]),
+                                              ("trace", _trace_id(requests[0]))) if text}  # fmt: skip
+    ids = [name[:MAX_ID] for name in (request.request_id() for request in requests) if name]
+    if not ids:
+        return {}
+    more = [f"and {len(ids) - MAX_IDS} more"] if len(ids) > MAX_IDS else []
+    return {"ids": ", ".join(ids[:MAX_IDS] + more)}
+
+
+def _trace_id(request: Any) -> str:
+    text = request._trace_text()
+    parts = json.loads(text).get("traceparent", "").split("-") if text else []
+    return parts[1] if len(parts) == 4 else ""
 
 
 def current_span(request: Any = None) -> Any:

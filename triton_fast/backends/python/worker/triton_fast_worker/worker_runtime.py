@@ -6,6 +6,7 @@ import contextvars
 import time
 from typing import Any, Callable
 
+from . import tracing
 from .answers import Answers, WorkerCall
 from .control import Control
 from .errors import TritonError, TritonModelException
@@ -17,9 +18,6 @@ _HOLD_LOOK_MOST_S = 0.002
 NO_PARENT = (0, 0)
 # The first request of the batch on whose behalf the calling context works.
 parent: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("triton_fast_parent", default=NO_PARENT)
-# The id of the request on whose behalf it works, where that is one alone; for the log.
-request_id: contextvars.ContextVar[str] = contextvars.ContextVar("triton_fast_request_id", default="")
-MAX_ID = 128
 
 
 class WorkerRuntime(Runtime):
@@ -78,8 +76,7 @@ class WorkerRuntime(Runtime):
 
     def log(self, level: int, file: str, line: int, message: str) -> None:
         told = {"type": "log", "level": level, "file": file, "line": line, "message": message}
-        known = request_id.get()
-        self._control.tell({**told, "id": known[:MAX_ID]} if known else told)
+        self._control.tell({**told, **tracing.about()})
 
     def ask(self, verb: str, fields: dict[str, Any], blob: bytes = b"") -> Any:
         return self._control.ask({"type": verb, **fields}, blob)

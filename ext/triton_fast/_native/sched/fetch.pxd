@@ -1,0 +1,16 @@
+# Inputs that lie in GPU memory, brought to the host: by the thread of the instance that needs them, all of a batch at
+# once, before the backend sees them. So whatever lies before may pass such a tensor on and must not look at its bytes.
+from libc.stdint cimport int32_t
+
+from triton_fast._native.core.native cimport tf_error
+from triton_fast._native.core.request cimport Request, Tensor
+
+
+# n requests of a batch, some with FLAG_DEVICE. Numbers stay on `device` (-1: nothing does), where the backend takes
+# them. A request whose inputs can not be had is failed and moved behind the others; with `placed`, where its place in
+# the batch has a meaning, it stays where it is with zeros for its inputs. Returns how many to execute.
+cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed) noexcept nogil
+# The same at once for the inputs of r that are texts, for who must know their lengths. 0, or -1 with e.
+cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil
+# One tensor, at once, into a block of its own that counts as memory of requests. 0, or -1 with e.
+cdef int fetch_tensor(Tensor* t, tf_error* e) noexcept nogil

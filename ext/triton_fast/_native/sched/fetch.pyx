@@ -1,0 +1,137 @@
+# See fetch.pxd. A tensor whose copy is under way has kind MEM_GPU still and a block that has not. The region that it is
+# copied from is held by its client's request (Request.lent), which outlives all that is made of it.
+from libc.stdint cimport int32_t
+from libc.string cimport memset
+
+from triton_fast._native.core.memory cimport Block, block_unref, body_whole
+from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, MEM_GPU, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail
+from triton_fast._native.core.request cimport FLAG_DEVICE, Request, Tensor, response_fail_error
+from triton_fast._native.core.validate cimport check_strings, text_count
+from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_end, flow_out
+
+from triton_fast.errors import NO_ROOM as NO_ROOM_TEXT
+
+cdef bytes NO_ROOM_BYTES = NO_ROOM_TEXT.encode()
+cdef const char* NO_ROOM = NO_ROOM_BYTES
+
+
+cdef inline bint is_away(Tensor* t) noexcept nogil:
+    return t.block == NULL or t.block.kind == MEM_GPU
+
+
+# Begin to copy t. -1 with e: with memory of its own all the same, unless there was none.
+cdef int begin(Flow* flow, Tensor* t, tf_error* e) noexcept nogil:
+    # The client says how much; it counts as if it had sent it.
+    cdef Block* block = body_whole(t.nbytes)
+    cdef void* origin = t.ptr
+    if block == NULL:
+        return tf_fail(e, TF_UNAVAILABLE, "%s", NO_ROOM)
+    block_unref(t.block)
+    t.block = block
+    t.ptr = block.data
+    return flow_out(flow, t.device, t.ptr, origin, t.nbytes, e)
+
+
+# What the backend gets for a tensor that could not be had, if it must get one.
+cdef void clear(Tensor* t) noexcept nogil:
+    if t.dtype == DT_STRING:
+        t.nbytes = <size_t>text_count(t) * 4    # empty ones; request_validate saw that there is room
+    memset(t.ptr, 0, t.nbytes)
+
+
+cdef inline bint stays(Tensor* t, int32_t device) noexcept nogil:
+    return t.device == device and t.dtype != DT_STRING
+
+
+cdef inline bint is_wanted(Tensor* t, int32_t device) noexcept nogil:
+    return t.kind == MEM_GPU and not stays(t, device)
+
+
+cdef void begin_all(Flow* flow, Request* r, int32_t device) noexcept nogil:
+    cdef tf_error e
+    cdef int32_t i
+    for i in range(r.n_inputs):
+        if is_wanted(&r.inputs[i], device) and begin(flow, &r.inputs[i], &e) != 0:
+            response_fail_error(&r.response, &e)
+
+
+# The copies have ended, or failed with `broken`. -1: an input got no memory, so nothing can be executed in r's place.
+cdef int finish_all(Request* r, int32_t device, tf_error* broken) noexcept nogil:
+    cdef tf_error e
+    cdef Tensor* t
+    cdef int32_t i
+    for i in range(r.n_inputs):
+        t = &r.inputs[i]
+        if not is_wanted(t, device):
+            continue
+        if is_away(t):
+            return -1
+        t.kind = MEM_CPU
+        t.device = 0
+        if broken != NULL:
+            response_fail_error(&r.response, broken)
+        elif t.dtype == DT_STRING and r.response.code == TF_OK and check_strings(r, t, text_count(t), &e) != 0:
+            response_fail_error(&r.response, &e)
+        if r.response.code != TF_OK:
+            clear(t)
+    return 0
+
+
+cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed) noexcept nogil:
+    cdef Flow flow
+    cdef Request* r
+    cdef tf_error e
+    cdef tf_error* broken
+    cdef int32_t i, good = 0
+    cdef bint lacking = False
+    flow_begin(&flow)
+    for i in range(n):
+        if requests[i].flags & FLAG_DEVICE:
+            begin_all(&flow, requests[i], device)
+    broken = &e if flow_end(&flow, &e) != 0 else NULL
+    for i in range(n):
+        if requests[i].flags & FLAG_DEVICE and finish_all(requests[i], device, broken) != 0:
+            lacking = True
+    if placed and lacking:
+        tf_fail(&e, TF_UNAVAILABLE, "%s", NO_ROOM)
+        for i in range(n):
+            if requests[i].response.code == TF_OK:
+                response_fail_error(&requests[i].response, &e)
+    elif placed:
+        return n
+    for i in range(n):
+        r = requests[i]
+        if r.response.code == TF_OK:
+            requests[i] = requests[good]
+            requests[good] = r
+            good += 1
+    return good
+
+
+cdef int fetch_tensor(Tensor* t, tf_error* e) noexcept nogil:
+    cdef Flow flow
+    cdef tf_error later
+    cdef int status
+    flow_begin(&flow)
+    status = begin(&flow, t, e)
+    if flow_end(&flow, &later if status != 0 else e) != 0:
+        status = -1
+    if is_away(t):
+        return -1
+    t.kind = MEM_CPU
+    t.device = 0
+    if status != 0:
+        memset(t.ptr, 0, t.nbytes)
+    return status
+
+
+cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil:
+    cdef Tensor* t
+    cdef int32_t i
+    for i in range(r.n_inputs):
+        t = &r.inputs[i]
+        if t.kind != MEM_GPU or t.dtype != DT_STRING:
+            continue
+        if fetch_tensor(t, e) != 0 or check_strings(r, t, text_count(t), e) != 0:
+            return -1
+    return 0

@@ -1,0 +1,250 @@
+"""CUDA shared memory when things go wrong: a driver that fails, regions that are taken away while they are used, clients
+that end. Each server and this process have the stand-in for the driver."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import raw, shm, standin_cuda
+from tests.helpers.cuda_client import Memory
+from tests.helpers.server import ROOT, Model, ServerProcess, repository, until
+
+SIZE = 1 << 16
+VALUE = raw.fp32([1, 2, 3, 4])
+ILLEGAL = standin_cuda.ILLEGAL_ADDRESS
+FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
+# A client in a process of its own: says its handle and waits for the end of its input.
+CLIENT = """
+import sys
+from tests.helpers import standin_cuda
+from tests.helpers.cuda_client import Memory
+with standin_cuda.opened() as fake, Memory(fake, 4096) as memory:
+    print(memory.raw_handle.decode(), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Memory]:
+    with standin_cuda.opened() as fake, Memory(fake, SIZE) as made:
+        made.write(VALUE)
+        yield made
+
+
+@contextmanager
+def serving(tmp_path: Path, memory: Memory | None, *flags: str, **driver: object) -> Iterator[ServerProcess]:
+    root = repository(
+        tmp_path, Model("m"), Model("slow", delay_ms=600), Model("text", "BYTES"),
+        Model("sequence", "FP32", (-1,), extra="sequence_batching { direct { } }"),
+        Model("four", dims=(4,), max_batch=4, extra=FOUR),
+    )  # fmt: skip
+    env = standin_cuda.environment(**driver)  # type: ignore[arg-type]
+    with ServerProcess(root, "--allow-client-shm=true", *flags, env=env) as process:
+        if memory is not None:
+            assert raw.ask(process.http, register(memory)).status == 200
+        yield process
+
+
+def register(memory: Memory, name: str = "r", handle: bytes | None = None, size: int | None = None) -> bytes:
+    body = {
+        "raw_handle": {"b64": (handle or memory.raw_handle).decode()}, "device_id": 0,
+        "byte_size": memory.size if size is None else size,
+    }  # fmt: skip
+    return raw.post(f"/v2/cudasharedmemory/region/{name}/register", json.dumps(body).encode())
+
+
+def placed(offset: int, size: int = 16) -> dict[str, Any]:
+    return {"shared_memory_region": "r", "shared_memory_byte_size": size, "shared_memory_offset": offset}
+
+
+def infer(
+    model: str = "m", given: dict[str, Any] | None = None, wanted: dict[str, Any] | None = None, **parameters: Any
+) -> bytes:
+    tensor: dict[str, Any] = {"name": "INPUT0", "shape": [1, 4], "datatype": "FP32"}
+    tensor.update({"data": [9, 9, 9, 9]} if given is None else {"parameters": given})
+    output = {"name": "OUTPUT0", **({"parameters": wanted} if wanted else {})}
+    body = {"inputs": [tensor], "outputs": [output], "parameters": parameters}
+    return raw.post(raw.infer_path(model), json.dumps(body).encode())
+
+
+def data(answer: raw.Answer) -> Any:
+    assert answer.status == 200, answer.body
+    return answer.json()["outputs"][0]["data"]
+
+
+# ---- a driver that fails
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "wanted", "text"),
+    [
+        ("cuMemcpyDtoHAsync_v2", 0, None, "failed to copy from device memory on GPU 0: "),
+        ("cuMemcpyHtoDAsync_v2", None, 64, "failed to copy to device memory on GPU 0: "),
+        ("cuEventSynchronize", 0, None, "failed in a stream on GPU 0: "),
+        ("cuEventSynchronize", None, 64, "failed in a stream on GPU 0: "),
+        ("cuEventRecord", 0, None, "failed to record an event on GPU 0: "),
+        ("cuStreamCreate", 0, None, "failed to create a stream on GPU 0: "),
+    ],
+)
+def test_an_error_is_the_requests_own(
+    tmp_path: Path, memory: Memory, function: str, given: int | None, wanted: int | None, text: str
+) -> None:
+    at = (None if given is None else placed(given), None if wanted is None else placed(wanted))
+    with serving(tmp_path, memory, fail=f"{function}:1:1") as process:
+        answer = raw.ask(process.http, infer("m", *at))
+        assert answer.status == 500 and answer.error.startswith(text), answer.body
+        answer = raw.ask(process.http, infer("m", *at))
+        assert answer.status == 200, answer.body
+        if wanted is None:
+            assert data(answer) == [1, 2, 3, 4]
+        else:
+            assert memory.read(16, wanted) == raw.fp32([9, 9, 9, 9])
+
+
+def test_one_of_a_batch_fails(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, memory, fail="cuMemcpyDtoHAsync_v2:2:1") as process:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda i: raw.ask(process.http, infer("four", placed(0) if i else None)), range(4)))
+        assert data(answers[0]) == [9, 9, 9, 9]
+        assert sorted(answer.status for answer in answers) == [200, 200, 200, 500]
+        assert all(data(answer) == [1, 2, 3, 4] for answer in answers[1:] if answer.status == 200)
+
+
+def test_a_step_of_a_sequence_fails(tmp_path: Path, memory: Memory) -> None:
+    """In its place in the batch, with zeros, while the sequence goes on."""
+    with serving(tmp_path, memory, fail="cuMemcpyDtoHAsync_v2:2:1") as process:
+        answers = [
+            raw.ask(
+                process.http,
+                infer("sequence", placed(0), sequence_id=5, sequence_start=i == 0, sequence_end=i == 2),
+            )
+            for i in range(3)
+        ]
+        assert [answer.status for answer in answers] == [200, 500, 200]
+        assert answers[1].error.startswith("failed to copy from device memory on GPU 0: ")
+        assert data(answers[0]) == data(answers[2]) == [1, 2, 3, 4]
+
+
+def test_a_gpu_that_is_lost(tmp_path: Path, memory: Memory) -> None:
+    """What ends a context: its requests fail, others do not, and the server says that it needs a new start."""
+    fail = ",".join([f"cuMemcpyDtoHAsync_v2:1:{ILLEGAL}"] * 3)  # the next call each time
+    with serving(tmp_path, memory, fail=fail) as process:
+        assert raw.ask(process.http, raw.get("/v2/health/ready")).status == 200
+        for _ in range(3):
+            answer = raw.ask(process.http, infer("m", placed(0)))
+            assert answer.status == 500 and f"({ILLEGAL})" in answer.error, answer.body
+        assert data(raw.ask(process.http, infer("m"))) == [9, 9, 9, 9]
+        assert raw.ask(process.http, raw.get("/v2/health/ready")).status == 400
+        assert raw.ask(process.http, raw.get("/v2/health/live")).status == 200
+        assert raw.ask(process.http, raw.get("/v2/models/m/ready")).status == 200
+        process.wait_for_log("GPU 0 is lost until the server is started anew: ")
+        assert raw.ask(process.http, raw.post("/v2/cudasharedmemory/unregister")).status == 200
+
+
+def test_no_memory_of_requests_is_left(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, memory, f"--request-memory-limit={16 << 10}") as process:
+        tensor = {"name": "INPUT0", "shape": [1, SIZE // 4], "datatype": "FP32", "parameters": placed(0, SIZE)}
+        body = json.dumps({"inputs": [tensor], "outputs": [{"name": "OUTPUT0", "parameters": placed(0, SIZE)}]})
+        answer = raw.ask(process.http, raw.post(raw.infer_path("m"), body.encode()))
+        assert (answer.status, answer.error[:46]) == (503, "the request needs more memory than is left (--")
+        assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
+
+
+def test_without_a_driver_or_a_gpu(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, None, devices=0) as process:
+        answer = raw.ask(process.http, register(memory))
+        assert (answer.status, answer.error) == (
+            400, "failed to register CUDA shared memory region: 'r', GPUs not supported"
+        )  # fmt: skip
+
+
+# ---- life
+
+
+def opened_memory(process: ServerProcess) -> int:
+    """Count the device memory of others that a process has mapped."""
+    return sum("memfd:" in line for line in Path(f"/proc/{process.process.pid}/maps").read_text().splitlines())
+
+
+def test_unregistering_waits_for_requests(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, None) as process, raw.Client(process.http) as client:
+        before = opened_memory(process)
+        assert client.ask(register(memory)).status == 200
+        assert opened_memory(process) > before
+        status = raw.get("/v2/cudasharedmemory/status")
+        with raw.several(process.http, 2) as others:
+            for other in others:  # one executes, one waits
+                other.send(infer("slow", placed(0), placed(128)))
+            assert until(lambda: b'pending_request_count{model="slow",version="1"} 1\n' in scrape(process))
+            assert client.ask(raw.post("/v2/cudasharedmemory/unregister")).status == 200
+            assert [row["name"] for row in client.ask(status).json()] == ["r"]
+            assert "already in manager" in client.ask(register(memory)).error
+            assert [other.answer().status for other in others] == [200, 200]
+        assert memory.read(16, 128) == VALUE
+        assert client.ask(status).json() == []
+        assert opened_memory(process) == before
+        assert raw.ask(process.http, infer("m", placed(0))).error == "Unable to find shared memory region: 'r'"
+
+
+def scrape(process: ServerProcess) -> bytes:
+    return raw.ask(process.metrics, raw.get("/metrics")).body
+
+
+def test_cycles_leave_nothing_open(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, None) as process, raw.Client(process.http) as client:
+
+        def cycle() -> None:
+            assert client.ask(register(memory)).status == 200
+            assert client.ask(infer("m", placed(0), placed(64))).status == 200
+            assert client.ask(raw.post("/v2/cudasharedmemory/region/r/unregister")).status == 200
+            assert client.ask(register(memory, size=SIZE * 2)).status == 400
+
+        for _ in range(5):
+            cycle()
+        before = process.fds(), shm.mappings(process.process.pid)
+        for _ in range(200):
+            cycle()
+        assert process.fds() == before[0]
+        assert abs(shm.mappings(process.process.pid) - before[1]) <= 4
+
+
+def test_a_client_that_ends(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, memory) as process:
+        with subprocess.Popen(
+            [sys.executable, "-c", CLIENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env=standin_cuda.environment() | {"PYTHONPATH": str(ROOT)},
+        ) as other:  # fmt: skip
+            assert other.stdout is not None
+            handle = other.stdout.readline().strip().encode()
+            assert raw.ask(process.http, register(memory, "gone", handle, 4096)).status == 200
+            other.kill()
+        answer = raw.ask(process.http, register(memory, "late", handle, 4096))
+        assert (answer.status, answer.error) == (400, "failed to register shared memory region: invalid args")
+        given = placed(0) | {"shared_memory_region": "gone"}
+        assert raw.ask(process.http, infer("m", given, given)).status in (200, 500)
+        assert raw.ask(process.http, raw.post("/v2/cudasharedmemory/region/gone/unregister")).status == 200
+        assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
+
+
+def test_handles_are_never_printed(tmp_path: Path, memory: Memory) -> None:
+    with serving(tmp_path, memory, "--log-verbose=5", "--log-error=true") as process:
+        wrong = bytes(range(64))
+        answer = raw.ask(process.http, register(memory, "x", base64.b64encode(wrong)))
+        assert raw.ask(process.http, infer("m", placed(0), placed(64))).status == 200
+        shown = raw.ask(process.http, raw.get("/v2/cudasharedmemory/status")).body + answer.body
+        process.wait_for_log("failed to open the CUDA IPC handle")
+        text = process.log() + shown.decode()
+    for handle in (memory.handle, wrong):
+        assert base64.b64encode(handle).decode() not in text
+        assert handle.hex() not in text
+        assert repr(handle)[2:-1] not in text

@@ -1,0 +1,120 @@
+"""A GPU as an instance uses it: one stream, on which copies and the model are queued in order and waited for once.
+
+All that is asked of CUDA stands in ``Gpu`` and ``give_back``, in torch's words; a test puts the CPU in their place.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from triton_fast._native.arrays.pyarrays import room
+
+if TYPE_CHECKING:
+    from triton_fast._native.core.view import BlockView
+
+
+@dataclass
+class Health:
+    """Of one GPU in this process. ``lost``: the error after which CUDA refuses everything, until the process ends."""
+
+    lost: str = ""
+
+
+_lock = threading.Lock()
+_health: dict[int, Health] = {}
+
+
+def health(number: int) -> Health:
+    """Return what all models of PyTorch know of a GPU."""
+    with _lock:
+        return _health.setdefault(number, Health())
+
+
+class Gpu:
+    """One instance's stream on a device. Used by one thread at a time."""
+
+    def __init__(self, torch: Any, device: Any) -> None:
+        self._torch = torch
+        self.device = device
+        self.health = health(device.index)
+        self._stream = torch.cuda.Stream(device)
+        # Who waits for it sleeps instead of asking again and again, and without the GIL.
+        self._done = torch.cuda.Event(blocking=True)
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """Return a context in which this thread's work goes to the stream."""
+        stream: AbstractContextManager[Any] = self._torch.cuda.stream(self._stream)
+        return stream
+
+    def has(self, tensor: Any) -> bool:
+        return bool(tensor.device.type != "cpu")
+
+    def upload(self, tensor: Any) -> Any:
+        """Queue a copy to the device; the source may be let go of after ``wait``."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def wrap(self, array: Any) -> Any:
+        """Return a tensor of bytes over device memory, a copy if that is another device's."""
+        return self._torch.as_tensor(array, device=self.device)
+
+    def download(self, tensor: Any) -> tuple[Any, BlockView | None]:
+        """Queue a copy to the host: (the copy, complete after ``wait``; its memory where that is the server's pool)."""
+        if tensor.nbytes:
+            view = room(tensor.nbytes)
+            made = self._torch.frombuffer(view, dtype=tensor.dtype).view(tensor.shape)
+            if self.is_pinned(made):
+                self.copy(made, tensor)
+                return made, view
+        # Copies to memory that is not pinned would be waited for one by one. torch keeps what it pins for the next.
+        made = self.pinned(tensor)
+        self.copy(made, tensor)
+        return made, None
+
+    def copy(self, into: Any, tensor: Any) -> None:
+        into.copy_(tensor, non_blocking=True)
+
+    def is_pinned(self, tensor: Any) -> bool:
+        return bool(tensor.is_pinned())
+
+    def pinned(self, like: Any) -> Any:
+        return self._torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+    def wait(self) -> None:
+        """Return when all that was queued is done; raises what went wrong on the device meanwhile."""
+        self._done.record(self._stream)
+        self._done.synchronize()
+
+    def is_alive(self) -> bool:
+        """Whether the device still takes work from this process."""
+        try:
+            self._torch.cuda.synchronize(self.device)
+        except Exception:
+            return False
+        return True
+
+    def clean(self) -> None:
+        """Give memory that torch keeps for the next allocation back to the device."""
+        with self._torch.cuda.device(self.device):
+            self._torch.cuda.empty_cache()
+
+
+def settle(torch: Any, device: Any) -> None:
+    """Wait for what loading has queued: instances use other streams."""
+    torch.cuda.synchronize(device)
+
+
+def give_back(torch: Any, devices: Iterable[Any], modules: Iterable[weakref.ref[Any]]) -> None:
+    """Give the memory of models that nobody refers to any more back to their devices."""
+    # Graphs of exported programs refer to themselves.
+    if any(module() is not None for module in modules):
+        gc.collect()
+    for device in devices:
+        if not health(device.index).lost:
+            with torch.cuda.device(device):
+                torch.cuda.empty_cache()
