@@ -259,7 +259,7 @@ def test_broken_strings(data: bytes) -> None:
 
 
 def telling(function: Callable[..., Any], max_batch: int = 8) -> Any:
-    instance = ArrayInstance(function, 1, 1, max_batch, "a", True)
+    instance = ArrayInstance(function, 1, 1, max_batch, "a", each=True)
     return served(instance, inputs=IN, outputs=OUT, max_batch=max_batch)
 
 
