@@ -253,3 +253,63 @@ def test_broken_strings(data: bytes) -> None:
     serve, _ = serving(answer, *specs)
     with serve as model, pytest.raises(Internal, match="output 'OUT' has string data that does not fit its shape"):
         call(model, rows(1)).wait(LONG_S)
+
+
+# --- functions that are told of requests ------------------------------------------------------------------------------
+
+
+def telling(function: Callable[..., Any], max_batch: int = 8) -> Any:
+    instance = ArrayInstance(function, 1, 1, max_batch, "a", each=True)
+    return served(instance, inputs=IN, outputs=OUT, max_batch=max_batch)
+
+
+def test_a_function_fails_some_of_a_batch() -> None:
+    echo = Echo(held=True)
+    told: list[tuple[int, ...]] = []
+
+    def each(inputs: list[Any], wanted: tuple[bool, ...], sizes: tuple[int, ...]) -> Any:
+        told.append(sizes)
+        return echo(inputs, wanted), [(1, InvalidArg("not this one"))] if len(sizes) > 1 else ()
+
+    with telling(each) as model:
+        first = call(model, rows(1))
+        assert echo.entered.acquire(timeout=LONG_S)
+        calls = [call(model, rows(n, 3, 10 * n)) for n in (1, 3, 2)]
+        echo.gate.release(100)
+        result(first)
+        assert (result(calls[0]) == rows(1, 3, 10) + 1).all()
+        with pytest.raises(InvalidArg, match=r"^not this one$"):
+            calls[1].wait(LONG_S)
+        assert (result(calls[2]) == rows(2, 3, 20) + 1).all()
+    assert told == [(1,), (1, 3, 2)]
+
+
+def test_without_batches_a_request_is_told_as_one_row() -> None:
+    told: list[tuple[int, ...]] = []
+
+    def each(inputs: list[Any], wanted: tuple[bool, ...], sizes: tuple[int, ...]) -> Any:
+        told.append(sizes)
+        return [output(array_of(inputs[0]))], []
+
+    with telling(each, 0) as model:
+        assert (result(call(model, rows(1)[0])) == rows(1)[0]).all()
+    assert told == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        [(1, Internal("x"))], [(-1, Internal("x"))], [(1 << 70, Internal("x"))], [("0", Internal("x"))], [(0,)], [0], 7,
+        None,
+    ],
+)  # fmt: skip
+def test_failures_that_name_no_request_fail_the_batch(failed: Any) -> None:
+    given = [failed]
+
+    def each(inputs: list[Any], wanted: tuple[bool, ...], sizes: tuple[int, ...]) -> Any:
+        return [output(array_of(inputs[0]))], given.pop() if given else []
+
+    with telling(each) as model:
+        with pytest.raises(Internal):
+            call(model, rows(1)).wait(LONG_S)
+        assert (result(call(model, rows(1))) == rows(1)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.helpers.models import LONG_S, counters_at_base
 from tests.helpers.onnx_repository import NUMPY, wire_strings
 from triton_fast._native.arrays import pyarrays
 from triton_fast._native.sched.inprocess import InferCall
+from triton_fast.backends import array_values
 from triton_fast.backends.arrays import ArrayBackend, Batch, Model, Signature, Tensor
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.repository.prepare import Preparer
@@ -58,15 +60,15 @@ def double(batch: Batch) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving(
-    root: Path, backend: ArrayBackend, text: str = DYNAMIC, files: Mapping[str, str] | None = None,
-    settings: Mapping[str, str] | None = None,
+    root: Path, backend: ArrayBackend, text: str = DYNAMIC, files: Mapping[str, str] | None = None, *,
+    settings: Mapping[str, str] | None = None, gpus: Sequence[int] = (),
 ) -> Iterator[ModelRuntime]:  # fmt: skip
     folder = root / "m"
     (folder / "1").mkdir(parents=True)
     for name, content in (files or {}).items():
         (folder / "1" / name).write_text(content)
     (folder / "config.pbtxt").write_text(f'backend: "given"\n{text}')
-    preparer = Preparer(lambda _: backend, settings=lambda _: settings or {})
+    preparer = Preparer(lambda _: backend, settings=lambda _: settings or {}, gpus=gpus)
     made = preparer.version("m", 1, folder, folder / "1", preparer.read("m", folder))
     runtime = ModelRuntime.start(*made)
     try:
@@ -532,6 +534,37 @@ def test_instances_share_a_model_or_not(tmp_path: Path, shared: bool) -> None:
     names = [model.instance for model in backend.models]
     assert names == ([""] if shared else ["m_0_0", "m_0_1", "m_0_2"])
     assert run.closed == len(names)
+
+
+@pytest.mark.parametrize("kind", ["KIND_GPU", "KIND_AUTO"])
+def test_each_instance_is_told_its_gpu(tmp_path: Path, kind: str) -> None:
+    backend = Given(double)
+    backend.shared, backend.uses_gpu = False, True
+    text = DYNAMIC + f"instance_group {{ count: 1 kind: {kind} gpus: [ 0, 3 ] }}"
+    with serving(tmp_path, backend, text, gpus=(0, 3)) as runtime:
+        assert (values(ask(runtime, IN=rows(1))) == rows(1) * 2).all()
+    assert [model.device for model in backend.models] == ["cuda:0", "cuda:3"]
+
+
+def test_a_backend_that_uses_no_gpu(tmp_path: Path) -> None:
+    backend = Given(double)
+    backend.shared = False
+    said = refused(tmp_path / "a", backend, DYNAMIC + "instance_group { kind: KIND_GPU }", gpus=(0,))
+    assert "KIND_GPU" in said
+    assert not backend.models
+    with serving(tmp_path / "b", backend, gpus=(0,)):
+        pass
+    assert [model.device for model in backend.models] == ["cpu"]
+
+
+def test_datatypes_are_those_that_numpy_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Given(double).datatypes() == set(TYPES)
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    array_values.kind_of.cache_clear()
+    try:
+        assert Given(double).datatypes() == set(TYPES) - {DataType.BF16}
+    finally:
+        array_values.kind_of.cache_clear()
 
 
 def test_an_end_that_fails_is_only_logged(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from triton_fast import backends
 from triton_fast.backends.arrays import ArrayBackend, Batch, Model
+from triton_fast.backends.base import Backend
 from triton_fast.backends.registry import BUILT_IN, CLASS_FILE, GROUP, TRITON_FILE
 from triton_fast.config.defaults import KINDS
 
@@ -33,6 +35,14 @@ def test_what_is_built_in_is_said_to_be() -> None:
     said = {row[0].strip("`") for row in table() if row[3] == "built in"}
     assert said == {*backends.NAMES, "(ensemble)"}
     assert {row[0].strip("`") for row in table() if row[3].startswith("not served")} & set(backends.NAMES) == set()
+
+
+def test_who_can_use_gpus() -> None:
+    for row in table():
+        if row[3] == "built in" and row[0] != "(ensemble)":
+            module, attribute, _ = BUILT_IN[row[0].strip("`")]
+            says = getattr(importlib.import_module(module), attribute).gpu is not Backend.gpu
+            assert row[5].startswith("yes" if says else "no"), row[0]
 
 
 def test_needs_are_the_extras_with_the_frameworks() -> None:

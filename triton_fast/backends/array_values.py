@@ -57,6 +57,15 @@ def kind_of(dtype: int) -> Any:
     return np.dtype(name)
 
 
+def has_kind(dtype: int) -> bool:
+    """Tell whether there is a numpy dtype of a datatype, as it is installed."""
+    try:
+        kind_of(dtype)
+    except InvalidArg:
+        return False
+    return True
+
+
 def to_array(given: Input) -> Any:
     """Return an input as an array that may not be written to: others may have the same memory.
 
@@ -64,6 +73,7 @@ def to_array(given: Input) -> Any:
     """
     np = numpy()
     dtype, shape, view = given
+    assert not isinstance(view, list)  # those are of instances that take device memory
     if dtype == DataType.STRING:
         return _texts(np, bytes(view), shape)
     if not len(view):

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from triton_fast._native.arrays.pyarrays import ArrayInstance
-from triton_fast.backends.array_values import from_array, kind_of, numpy, to_array
+from triton_fast.backends.array_values import from_array, has_kind, kind_of, numpy, to_array
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.foreign import cause, guarded
 from triton_fast.backends.model_file import check_file, without_paths
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg, ServerError
-from triton_fast.observability import log
-from triton_fast.types import BY_WIRE, DataType
+from triton_fast.types import BY_WIRE, TYPES, DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.arrays.pyarrays import Input, Output
@@ -137,7 +136,7 @@ class ArrayBackend(Backend):
 
     # One ``Run`` for all instances, which call it at the same time; False: each opens the model for itself.
     shared: bool = True
-    # Whether it can use GPUs; where not, an instance of KIND_GPU runs on the CPU, with a warning.
+    # Whether it can use GPUs; where not, a config that asks for one is refused.
     uses_gpu: bool = False
     # Whether an array that was returned is never written again: large ones are then sent from where they are.
     lends_outputs: bool = False
@@ -154,6 +153,13 @@ class ArrayBackend(Backend):
         """Open the model. A ServerError is told as it is, what else is raised as Internal with its cause."""
 
     # ---- what is given
+
+    @property
+    def gpu(self) -> bool:
+        return self.uses_gpu
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(dtype for dtype in TYPES if has_kind(dtype))
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
@@ -193,7 +199,7 @@ class ArrayBackend(Backend):
             return None if found is None else Signature(*found)
 
     def _model(self, context: LoadContext, spec: InstanceSpec | None = None) -> Model:
-        on_gpu = spec is not None and spec.kind == "KIND_GPU" and self.uses_gpu
+        on_gpu = spec is not None and spec.kind == "KIND_GPU"
         return Model(
             name=context.name, version=context.version, path=_path(context, getattr(self, "default_filename", "")),
             parameters={key: value.string_value for key, value in context.config.parameters.items()},
@@ -221,9 +227,6 @@ class _ArrayModel(BackendModel):
 
     def create_instance(self, spec: InstanceSpec) -> ArrayInstance:
         context, backend = self._context, self._backend
-        if spec.kind == "KIND_GPU" and not backend.uses_gpu:
-            log.warning(f"backend '{backend.name}' runs on the CPU, also in an instance of KIND_GPU",
-                        model=context.name)  # fmt: skip
         if backend.shared:
             run = self._runs[0]
         else:
