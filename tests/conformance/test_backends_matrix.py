@@ -117,9 +117,7 @@ def over_grpc(server: ServerProcess, model: str, given: Arrays, names: dict[str,
     made = protos.ModelInferRequest(model_name=model)
     for name, array in given.items():
         made.inputs.add(name=name, datatype=WIRE[array.dtype], shape=array.shape)
-        made.raw_input_contents.append(
-            wire_strings(list(array.flat)) if array.dtype == object else array.tobytes()
-        )
+        made.raw_input_contents.append(wire_strings(list(array.flat)) if array.dtype == object else array.tobytes())
     with Channel(server.grpc) as channel:
         answer = channel.infer(made).message
     found = {}
