@@ -1,4 +1,4 @@
-"""XGBoost models as files without xgboost: gradient-boosted trees of scikit-learn in its JSON, UBJSON and old binary form.
+"""XGBoost models as files without xgboost: boosted trees of scikit-learn in its JSON, UBJSON and old binary form.
 
 Knows the formats and scikit-learn's trees; knows no backend.
 """
