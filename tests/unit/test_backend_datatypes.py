@@ -1,4 +1,4 @@
-"""The table of datatypes in docs/backends.md says what each backend says."""
+"""The table of datatypes in docs/frameworks.md says what each backend says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triton_fast import backends
 from triton_fast.errors import Unavailable
 from triton_fast.types import TYPES
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "backends.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "frameworks.md"
 
 
 def table() -> dict[str, set[str]]:
@@ -28,7 +28,8 @@ def table() -> dict[str, set[str]]:
 
 
 def test_the_table_has_every_backend_that_reads_models() -> None:
-    assert set(table()) == set(backends.NAMES) - {"repeat"}
+    # The tensors of repeat are always the same; what TensorRT takes depends on its release and the GPU.
+    assert set(table()) == set(backends.NAMES) - {"repeat", "tensorrt"}
 
 
 @pytest.mark.parametrize("name", sorted(table()))
