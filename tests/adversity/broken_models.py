@@ -49,7 +49,8 @@ class Kind:
     """``files``: of a good model y = x + x, the first is the one to be harmed.
 
     ``cuts``: parts of it that are no model: treelite's checkpoints end with statistics that it can do without, and a
-    script that lacks its end may still be one. ``cause``: what an error of a harmed file must hold, one of them. ``claims``: the file with a huge size in it.
+    script that lacks its end may still be one. ``cause``: what an error of a harmed file must hold, one of them.
+    ``claims``: the file with a huge size in it.
     """
 
     backend: str
@@ -217,18 +218,20 @@ KINDS: dict[str, Kind] = {
         onnx_claim, configs=WRONG,
     ),
     "openvino": Kind(
-        "openvino", openvino_files, r"openvino error in reading model : |is not an OpenVINO IR|is empty", openvino_claim,
-        missing=NO_OPENVINO, configs=WRONG,
+        "openvino", openvino_files, r"openvino error in reading model : |is not an OpenVINO IR|is empty",
+        openvino_claim, missing=NO_OPENVINO, configs=WRONG,
     ),
     "fil": Kind(
         "fil", forest_files, r"'broken/1/checkpoint.tl' is no treelite_checkpoint model that can be read: |is empty",
-        forest_claim, missing=NO_TREELITE, cuts=(0.001, 0.1, 0.5, 0.9), names=("input__0", "output__0"), width=(4, 3), configs=FOREST_WRONG,
+        forest_claim, missing=NO_TREELITE, cuts=(0.001, 0.1, 0.5, 0.9),
+        names=("input__0", "output__0"), width=(4, 3), configs=FOREST_WRONG,
         more='parameters { key: "predict_proba" value { string_value: "true" } }\n',
     ),
     "torchscript": Kind("pytorch", script_files, ARCHIVE, zip_claim, missing=NO_TORCH, configs=SCRIPT_WRONG),
     "exported": Kind("pytorch", exported_files, ARCHIVE, zip_claim, missing=NO_TORCH, configs=EXPORTED_WRONG),
     "python": Kind(
         "python", python_files, r"\w+Error\b|TritonPythonModel|null bytes|source code", None,
+        cuts=(0.001, 0.1, 0.5, 0.9),
     ),
 }  # fmt: skip
 
@@ -279,33 +282,33 @@ def foreign(name: str) -> dict[str, bytes]:
 # ---- models that fail while they run
 
 
-def onnx_of(nodes: list[Any], inputs: str, x: tuple[int | str, ...], output: str, y: tuple[Any, ...],
-            weights: list[Any] | None = None) -> Files:  # fmt: skip
+def onnx_of(nodes: list[Any], output: str, size: int | None, *weights: Any) -> Files:
+    """A model of one INT64; ``size``: elements of y."""
     info = onnx_models._info
-    made = onnx_models._model(nodes, [info("x", inputs, x)], [info("y", output, y)], weights or [])
+    made = onnx_models._model(nodes, [info("x", "INT64", (1,))], [info("y", output, (size,))], weights)
     return {"model.onnx": made.SerializeToString()}
 
 
 def onnx_index() -> Files:
     table = helper.make_tensor("table", TensorProto.FLOAT, [4], [0.0, 1.0, 2.0, 3.0])
-    return onnx_of([helper.make_node("Gather", ["table", "x"], ["y"])], "INT64", (1,), "FP32", (1,), [table])
+    return onnx_of([helper.make_node("Gather", ["table", "x"], ["y"])], "FP32", 1, table)
 
 
 def onnx_division() -> Files:
     hundred = helper.make_tensor("hundred", TensorProto.INT64, [1], [100])
-    return onnx_of([helper.make_node("Div", ["hundred", "x"], ["y"])], "INT64", (1,), "INT64", (1,), [hundred])
+    return onnx_of([helper.make_node("Div", ["hundred", "x"], ["y"])], "INT64", 1, hundred)
 
 
 def onnx_shape() -> Files:
     """x ones, added to three."""
     three = helper.make_tensor("three", TensorProto.FLOAT, [3], [0.0] * 3)
     nodes = [helper.make_node("ConstantOfShape", ["x"], ["made"]), helper.make_node("Add", ["made", "three"], ["y"])]
-    return onnx_of(nodes, "INT64", (1,), "FP32", (3,), [three])
+    return onnx_of(nodes, "FP32", 3, three)
 
 
 def onnx_memory() -> Files:
     """As many zeros as x says."""
-    return onnx_of([helper.make_node("ConstantOfShape", ["x"], ["y"])], "INT64", (1,), "FP32", (None,))
+    return onnx_of([helper.make_node("ConstantOfShape", ["x"], ["y"])], "FP32", None)
 
 
 def openvino_of(build: Callable[[Any, Any], Any]) -> Files:
@@ -366,7 +369,8 @@ FAULTS: dict[str, tuple[str, Callable[[], Files], str, str, int, int, str]] = {
     "openvino shape": ("openvino", openvino_shape, "FP32", "-1,-1", 3, 4, "openvino error in inference : "),
     "openvino memory": ("openvino", openvino_memory, "FP32", "-1,-1", 3, 1 << 24, "openvino error in inference : "),
     "torchscript index": ("pytorch", script_of("torch.zeros(4)[x]"), "FP32", "1", 2, 99, "out of bounds"),
-    "torchscript division": ("pytorch", script_of("torch.floor_divide(torch.full([1], 100), x)"), "INT64", "1", 5, 0, "ZeroDivisionError"),
+    "torchscript division": ("pytorch", script_of("torch.floor_divide(torch.full([1], 100), x)"), "INT64", "1", 5, 0,
+                             "ZeroDivisionError"),
     "torchscript shape": ("pytorch", script_of("torch.zeros(int(x)) + torch.zeros(3)"), "FP32", "-1", 3, 4,
                           "must match the size of tensor"),
     "torchscript memory": ("pytorch", script_of("torch.zeros(int(x))"), "FP32", "-1", 3, HUGE, "allocate memory"),

@@ -230,7 +230,7 @@ def direct_forest(folder: Path, given: Arrays, batched: bool) -> Arrays:
 # ---- Python
 
 
-PYTHON = '''
+PYTHON = """
 import triton_python_backend_utils as pb_utils
 
 ROWS, KINDS, DOUBLED = {rows}, {kinds}, {doubled}
@@ -260,7 +260,7 @@ class TritonPythonModel:
         if given == "in_bf16":  # numpy has no such type
             return pb_utils.Tensor.from_dlpack(made, tensor.to_dlpack())
         return pb_utils.Tensor(made, compute(given, tensor.as_numpy()))
-'''
+"""
 
 
 def python_source(kinds: list[str], batched: bool) -> str:
@@ -287,7 +287,7 @@ def direct_python(folder: Path, given: Arrays, batched: bool) -> Arrays:
     kinds = [name.removeprefix("in_").upper() for name in given]
     names: dict[str, Any] = {}
     source = python_source(kinds, batched).replace("import triton_python_backend_utils as pb_utils", "")
-    exec(compile(source, str(folder / "model.py"), "exec"), names)
+    exec(compile(source, str(folder / "model.py"), "exec"), names)  # noqa: S102
     return {
         made_name(kinds, kind): array if kind == "BF16" else names["compute"](given_name(kind), array)
         for kind, array in zip(kinds, given.values(), strict=True)

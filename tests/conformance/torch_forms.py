@@ -16,10 +16,16 @@ import numpy as np
 import torch
 
 from tests.conformance.backend_forms import (
-    DOUBLED, NO_COMPILER, PLAIN_ROWS, ROWS, Array, Arrays, Form, given_name, made_name,
+    DOUBLED,
+    NO_COMPILER,
+    PLAIN_ROWS,
+    Array,
+    Arrays,
+    Form,
+    given_name,
+    made_name,
 )  # fmt: skip
 from tests.helpers.torch_models import KINDS, to_array
-
 
 SOURCE = """import torch
 
@@ -47,7 +53,7 @@ def class_source(kinds: list[str]) -> str:
 
 def class_of(kinds: list[str]) -> torch.nn.Module:
     names: dict[str, Any] = {}
-    exec(compile(class_source(kinds), "model.py", "exec"), names)
+    exec(compile(class_source(kinds), "model.py", "exec"), names)  # noqa: S102
     module: torch.nn.Module = names["Turn"]().eval()
     return module
 
@@ -164,6 +170,7 @@ def direct_compiled(folder: Path, given: Arrays, batched: bool) -> Arrays:
 
 
 # ---- classes
+
 
 def write_class(folder: Path, kinds: list[str], batched: bool) -> None:
     del batched

@@ -230,7 +230,7 @@ def test_mutations_end_in_an_answer(tmp_path: Path) -> None:
     rng = random.Random(7)
     path = tmp_path / "broken.tl"
     passed = refused = 0
-    for _ in range(60):
+    for _ in range(24):
         path.write_bytes(mutated(good, rng))
         try:
             probe.check(opened_library, str(path), "treelite_checkpoint", unknown_fields=False, timeout=20)
@@ -241,7 +241,8 @@ def test_mutations_end_in_an_answer(tmp_path: Path) -> None:
         if made.features < 1 << 20:
             predict(made, bytes(4 * made.features))
         passed += 1
-    assert refused > 10 and passed + refused == 60
+    assert refused > 5
+    assert passed + refused == 24
 
 
 def test_a_crash_while_reading_is_an_error(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 from triton_fast._native.fil import treelite
@@ -24,10 +25,17 @@ REFUSED = 3
 ROOM = 2 << 30
 TIMES = 64
 MAX_ROW = 1 << 20  # features of the row that is tried
+# Files that passed, as they were: a load asks twice, first for the config and then for the model.
+_passed: OrderedDict[tuple[object, ...], None] = OrderedDict()
+_KEPT = 256
 
 
 def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: float) -> None:
     """Raise a ServerError with the cause when the file can not be served."""
+    state = _state(path)
+    key = (library, path, kind, unknown_fields, *state)
+    if state and key in _passed:
+        return
     root = str(Path(__file__).resolve().parents[3])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "triton_fast.backends.fil.probe", library, path, kind, str(int(unknown_fields))]
@@ -41,6 +49,10 @@ def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: 
     except OSError as error:
         raise Unavailable(f"can not start the process that checks the file: {error.strerror}") from None
     if made.returncode == 0:
+        if state and _state(path) == state:
+            _passed[key] = None
+            while len(_passed) > _KEPT:
+                _passed.popitem(last=False)
         return
     if made.returncode == REFUSED:
         raise InvalidArg(json.loads(made.stdout))
@@ -48,6 +60,15 @@ def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: 
         name = signal.Signals(-made.returncode).name
         raise InvalidArg(f"the file is corrupt: treelite ended with {name} while it read the file")
     raise InvalidArg(f"the file is corrupt: the process that checked it ended with {made.returncode}")
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """What changes when the file does; nothing where that can not be told."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def main(library: str, path: str, kind: str, unknown: str) -> int:
