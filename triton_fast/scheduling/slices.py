@@ -29,4 +29,4 @@ def shorten(slice_ns: int = SLICE_NS) -> bool:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     given = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
-    return ctypes.CDLL(None).syscall(number, 0, given, 0) == 0
+    return int(ctypes.CDLL(None).syscall(number, 0, given, 0)) == 0
