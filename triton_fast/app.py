@@ -49,6 +49,7 @@ from triton_fast.repository import (
     Preparer,
     cloud,
 )
+from triton_fast.scheduling import slices
 from triton_fast.scheduling.caches import ResponseCache, make_cache
 from triton_fast.scheduling.ensemble import EnsembleRuntime
 from triton_fast.scheduling.instances import Limits
@@ -88,6 +89,7 @@ def run(options: Options) -> int:
         print(f"error: creating server: {STATUS[error.code].label} - {error}", file=sys.stderr)
         return EXIT_FAILURE
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    slices.shorten()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     # A handler and not SIG_IGN, which workers would inherit: a terminal that goes away does not end a server.
     signal.signal(signal.SIGHUP, lambda *_: None)
