@@ -109,7 +109,7 @@ def test_the_pool_is_in_the_metrics_before_anybody_uses_it(served: ServerProcess
          ["GPU 0 \\(Stand-in GPU 0\\) is not used: its compute capability is 9.0", "--pinned-memory-pool-byte"]),
         (lambda: standin_cuda.environment(fail="cuInit:1:803"), (), ["no GPU is used: the NVIDIA driver can not"]),
         (lambda: standin_cuda.environment(devices=0), ("--enable-peer-access=true",), ["--enable-peer-access is acc"]),
-        (lambda: NO_GPU, ("--enable-peer-access=true",), ["--enable-peer-access is accepted, but there is no GPU that it"]),
+        (lambda: NO_GPU, ("--enable-peer-access=true",), ["--enable-peer-access is accepted, but there is no GPU"]),
     ],
     ids=["too old", "broken", "none", "no driver"],
 )  # fmt: skip
