@@ -41,16 +41,19 @@ def plain_session(path: Path, cuda: bool) -> Callable[[str, Mapping[str, np.ndar
     """A call of onnxruntime's own Python API, also where only the package's extension is there."""
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
     folder = library.find_library().parent
-    sys.path.insert(0, str(folder.parents[1]))
-    try:
+    if (folder.parent / "__init__.py").is_file():
+        sys.path.insert(0, str(folder.parents[1]))
         session: Any = importlib.import_module("onnxruntime").InferenceSession(str(path), providers=names)
-        return lambda output, inputs: session.run([output], inputs)
-    except AttributeError:
+        more: tuple[None, ...] = ()
+    else:
         sys.path.insert(0, str(folder))
         native = importlib.import_module("onnxruntime_pybind11_state")
         session = native.InferenceSession(native.SessionOptions(), str(path), True, False)
         session.initialize_session(names, [{} for _ in names], set())
-        return lambda output, inputs: session.run([output], inputs, None)
+        more = (None,)
+    if session.get_providers()[0] != names[0]:
+        raise SystemExit(f"the plain loop would run on {session.get_providers()}")
+    return lambda output, inputs: session.run([output], inputs, *more)
 
 
 def plain_loop(path: Path, shape: tuple[int, ...], batch: int, seconds: float, cuda: bool) -> tuple[float, float]:

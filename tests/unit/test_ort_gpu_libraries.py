@@ -23,6 +23,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     monkeypatch.setattr(sys, "path", [str(folder)])
     monkeypatch.setattr(sys, "path_importer_cache", {})
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)  # what others have imported
     monkeypatch.setattr(cuda_libraries, "_OPENED", {})
     return folder
 
