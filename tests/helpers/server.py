@@ -90,7 +90,8 @@ class ServerProcess:
             sys.executable, "-m", "triton_fast", f"--model-repository={root}", "--http-address=127.0.0.1",
             "--http-port=0", "--metrics-port=0", "--grpc-address=127.0.0.1", "--grpc-port=0", *CLOUDS, *flags,
         ]  # fmt: skip
-        self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(env or {})}
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+        self.env = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})}
         self.exit_code = exit_code
         self.http: Address = ("", 0)
         self.metrics: Address = ("", 0)
