@@ -192,9 +192,7 @@ def test_strings_for_a_tensor(tmp_path: Path) -> None:
 # ---- names
 
 
-@pytest.mark.parametrize(
-    ("x", "y"), [("INPUT__0", "INPUT__1"), ("x", "y"), ("first", "second"), ("other__0", "x__1")]
-)
+@pytest.mark.parametrize(("x", "y"), [("INPUT__0", "INPUT__1"), ("x", "y"), ("first", "second"), ("other__0", "x__1")])
 @pytest.mark.parametrize("form", ["script", "exported"])
 def test_names_of_inputs(tmp_path: Path, form: str, x: str, y: str) -> None:
     save = saving(Linear()) if form == "script" else exporting(Linear(), *pairs(2)[0])
@@ -457,16 +455,13 @@ def test_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 
 def test_kind_model(tmp_path: Path) -> None:
     config = BATCHED + XY + TWO + "instance_group { kind: KIND_MODEL }\n"
-    opened = torch_models.open_written(
-        write(tmp_path, saving(Linear()), config), kind="KIND_MODEL"
-    )
+    opened = torch_models.open_written(write(tmp_path, saving(Linear()), config), kind="KIND_MODEL")
     x, y = pairs(2)[0]
     (answer,) = opened.run({"x": x, "y": y})
     assert same(answer["OUTPUT__0"], Linear()(x, y)[0])
 
 
 # ---- faults
-
 
 
 def damaged(data: bytes, name: str) -> bytes:
