@@ -81,11 +81,15 @@ CLOUDS = ("--sagemaker-address=127.0.0.1", "--sagemaker-port=0", "--vertex-ai-ad
 class ServerProcess:
     """``python -m triton_fast`` on free ports of 127.0.0.1.
 
-    Entering waits until it serves. Leaving sends SIGTERM and asserts exit code 0, unless ``exit_code`` says otherwise
-    or the process was ended before.
+    Entering waits until it serves, ``start_s`` at most. Leaving sends SIGTERM and asserts exit code 0, unless
+    ``exit_code`` says otherwise or the process was ended before.
     """
 
-    def __init__(self, root: Path, *flags: str, exit_code: int | None = 0, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, root: Path, *flags: str, exit_code: int | None = 0, env: dict[str, str] | None = None,
+        start_s: float = START_TIMEOUT_S,
+    ) -> None:  # fmt: skip
+        self._start_s = start_s
         self.argv = [
             sys.executable, "-m", "triton_fast", f"--model-repository={root}", "--http-address=127.0.0.1",
             "--http-port=0", "--metrics-port=0", "--grpc-address=127.0.0.1", "--grpc-port=0", *CLOUDS, *flags,
@@ -109,7 +113,7 @@ class ServerProcess:
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
         try:
-            self.wait_for_log(r"ready in \d+ ms", START_TIMEOUT_S)
+            self.wait_for_log(r"ready in \d+ ms", self._start_s)
         except BaseException:
             self.kill()
             raise

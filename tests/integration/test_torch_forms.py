@@ -29,7 +29,8 @@ from triton_fast.types import DataType
 
 __all__ = ["counters_at_base"]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# Importing torch in several processes takes long on a busy machine.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.timeout(300)]
 Tensor = torch.Tensor
 FOUND = Path(torch.__file__).resolve().parents[1]
 ENV = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(FOUND)])}
@@ -303,7 +304,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         else:
             # A tensor that is given twice is one input to torch.export.
             write(root, exporting(Sum(), sample, sample.clone()), text, name, "model.pt2")
-    with ServerProcess(root, env=ENV) as process:
+    with ServerProcess(root, env=ENV, start_s=110) as process:
         yield process
 
 

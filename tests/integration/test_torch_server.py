@@ -22,6 +22,8 @@ from tests.helpers.server import ROOT, ServerProcess
 from tests.helpers.torch_models import Linear, exporting, io, saving, to_array, write
 from tests.integration.onnx_files import config, index, infer, request
 
+# Importing torch in several processes takes long on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 Tensor = torch.Tensor
 # Where torch is, if that is not where the server would look by itself.
 FOUND = Path(torch.__file__).resolve().parents[1]
@@ -83,7 +85,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     write(root, saving(Linear()), BATCHED + io("input", x="FP32 4") + TWO, "count")
     write(root, saving(Linear()), BATCHED + XY + TWO + "instance_group { kind: KIND_GPU gpus: [0] }\n", "gpu")
     write(root, saving(Linear()), None, "none")
-    with ServerProcess(root, "--exit-on-error=false", env=ENV) as process:
+    with ServerProcess(root, "--exit-on-error=false", env=ENV, start_s=110) as process:
         yield process
 
 
