@@ -23,7 +23,6 @@ _PROJECT = (ROOT / "pyproject.toml").read_text()
 NAMES = {
     "google": "protobuf",
     "prometheus_client": "prometheus-client",
-    "cuda": "cuda-python",
     "pynvml": "nvidia-ml-py",
     "opentelemetry": "opentelemetry-sdk",
 }

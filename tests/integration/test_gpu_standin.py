@@ -17,6 +17,7 @@ from triton_fast._native.core import memory
 from triton_fast._native.cuda import pinned
 
 MIB = 1 << 20
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # for a machine that has one
 FLAGS = ("--exit-on-error=false", "--strict-readiness=false")
 PLACE = """
 class TritonPythonModel:
@@ -108,7 +109,7 @@ def test_the_pool_is_in_the_metrics_before_anybody_uses_it(served: ServerProcess
          ["GPU 0 \\(Stand-in GPU 0\\) is not used: its compute capability is 9.0", "--pinned-memory-pool-byte"]),
         (lambda: standin_cuda.environment(fail="cuInit:1:803"), (), ["no GPU is used: the NVIDIA driver can not"]),
         (lambda: standin_cuda.environment(devices=0), ("--enable-peer-access=true",), ["--enable-peer-access is acc"]),
-        (dict, ("--enable-peer-access=true",), ["--enable-peer-access is accepted, but there is no GPU that it"]),
+        (lambda: NO_GPU, ("--enable-peer-access=true",), ["--enable-peer-access is accepted, but there is no GPU that it"]),
     ],
     ids=["too old", "broken", "none", "no driver"],
 )  # fmt: skip
@@ -124,7 +125,7 @@ def test_servers_without_a_usable_gpu(env: Any, flags: tuple[str, ...], lines: l
 
 
 def test_without_gpus_nothing_is_said_of_them(tmp_path: Path) -> None:
-    with ServerProcess(repository(tmp_path, Model("plain"))) as process:
+    with ServerProcess(repository(tmp_path, Model("plain")), env=NO_GPU) as process:
         assert "GPU" not in re.sub(r"\|.*", "", process.log())
 
 

@@ -292,6 +292,13 @@ def test_memory_of_another_process(fake: StandIn) -> None:
         again = ipc.Mapping(1, handle)
         assert again.address == mapping.address and ipc.opened() == 2
         assert mapping.size == 6144, "the size of the allocation, not what anybody says"
+        fake.fail("cuMemGetAddressRange_v2", 1)
+        assert ipc.Mapping(1, handle).size == 6144
+        fake.fail("cuMemGetAddressRange_v2", 1)
+        fake.fail("cuPointerGetAttribute", ILLEGAL_ADDRESS)
+        with pytest.raises(Internal, match="failed to ask for the size of another process's memory on GPU 1"):
+            ipc.Mapping(1, handle)
+        assert ipc.opened() == fake.held()["mappings"] == 2
         stream, back = Stream(1), bytearray(200)
         stream.copy_out(back, mapping.address)
         assert bytes(back) == bytes(range(200))

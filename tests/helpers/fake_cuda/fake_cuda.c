@@ -281,8 +281,10 @@ PUBLIC int cuPointerGetAttribute(void *out, int attribute, ptr_t p) {
     ENTER;
     m = find(p, 1, 0);
     if (!m) m = find(p, 1, 1);
-    if (!m || (attribute != 2 && attribute != 9)) return leave(INVALID_VALUE);
-    *(int *)out = attribute == 2 ? (m->device < 0 ? 1 : 2) : (m->device < 0 ? 0 : m->device);
+    if (!m || (attribute != 2 && attribute != 9 && attribute != 11 && attribute != 12)) return leave(INVALID_VALUE);
+    if (attribute == 11) *(ptr_t *)out = (ptr_t)(uintptr_t)m->at;
+    else if (attribute == 12) *(size_t *)out = m->n;
+    else *(int *)out = attribute == 2 ? (m->device < 0 ? 1 : 2) : (m->device < 0 ? 0 : m->device);
     return leave(OK);
 }
 

@@ -266,7 +266,8 @@ cdef class Stream:
     def __dealloc__(self):
         cdef tf_error e
         if self.stream != NULL and cuda_api() != NULL:
-            stream_close(self.device, self.stream, &e)
+            with nogil:
+                stream_close(self.device, self.stream, &e)
 
     @property
     def handle(self):

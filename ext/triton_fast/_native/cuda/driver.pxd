@@ -22,6 +22,8 @@ cdef extern from "tf_cuda.h" nogil:
         TF_CU_INVALID_CONTEXT
         TF_CU_PEER_ACCESS_ALREADY_ENABLED
         TF_CU_NOT_READY
+        TF_CU_BROKEN_FROM
+        TF_CU_BROKEN_TO
         TF_CU_SYSTEM_DRIVER_MISMATCH
         TF_CU_STREAM_NON_BLOCKING
         TF_CU_EVENT_BLOCKING_SYNC
@@ -33,6 +35,8 @@ cdef extern from "tf_cuda.h" nogil:
         TF_CU_CAPABILITY_MINOR
         TF_CU_POINTER_MEMORY_TYPE
         TF_CU_POINTER_DEVICE
+        TF_CU_POINTER_RANGE_START
+        TF_CU_POINTER_RANGE_SIZE
         TF_CU_MEMORY_HOST
         TF_CU_MEMORY_DEVICE
         TF_CU_LEAST_VERSION

@@ -5,8 +5,8 @@ from libc.string cimport memcpy
 
 from triton_fast._native.core.native cimport TF_INVALID_ARG, tf_add64, tf_fail, tf_load64
 from triton_fast._native.cuda.driver cimport (
-    TF_CU_INVALID_CONTEXT, TF_CU_INVALID_VALUE, TF_CU_IPC_LAZY_PEER_ACCESS, cuda_api, cuda_check, cuda_enter,
-    cuda_error, tf_cu_ipc, tf_cu_ptr,
+    TF_CU_BROKEN_FROM, TF_CU_BROKEN_TO, TF_CU_IPC_LAZY_PEER_ACCESS, TF_CU_OUT_OF_MEMORY, TF_CU_POINTER_RANGE_SIZE,
+    TF_CU_POINTER_RANGE_START, TF_CU_SUCCESS, cuda_api, cuda_check, cuda_enter, cuda_error, tf_cu_ipc, tf_cu_ptr,
 )
 
 from triton_fast.errors import InvalidArg
@@ -25,12 +25,17 @@ cdef int ipc_open(int device, const uint8_t* handle, void** out, size_t* size, t
     memcpy(copy.bytes, handle, IPC_BYTES)
     status = cuda_api().IpcOpenMemHandle(&data, copy, TF_CU_IPC_LAZY_PEER_ACCESS)
     if cuda_check(e, status, device, b"failed to open the CUDA IPC handle"):
-        # So the driver answers to bytes that are no handle, to one of a process that has ended, and to our own.
-        if status == TF_CU_INVALID_VALUE or status == TF_CU_INVALID_CONTEXT:
+        # Bytes that are no handle, one of a process that has ended, our own: drivers have several words for each.
+        if status != TF_CU_OUT_OF_MEMORY and not TF_CU_BROKEN_FROM <= status <= TF_CU_BROKEN_TO:
             e.code = TF_INVALID_ARG
         return -1
-    if cuda_check(e, cuda_api().MemGetAddressRange(&base, &whole, data), device,
-                  b"failed to ask for the size of another process's memory"):
+    status = cuda_api().MemGetAddressRange(&base, &whole, data)
+    if status != TF_CU_SUCCESS:
+        # Another way to ask, of drivers that keep mapped memory out of the first.
+        status = cuda_api().PointerGetAttribute(&base, TF_CU_POINTER_RANGE_START, data)
+        if status == TF_CU_SUCCESS:
+            status = cuda_api().PointerGetAttribute(&whole, TF_CU_POINTER_RANGE_SIZE, data)
+    if cuda_check(e, status, device, b"failed to ask for the size of another process's memory"):
         cuda_api().IpcCloseMemHandle(data)
         return -1
     if data < base or data - base >= whole:
@@ -86,7 +91,8 @@ cdef class Mapping:
     def __dealloc__(self):
         cdef tf_error e
         if self.data != NULL and cuda_api() != NULL:
-            ipc_close(self.device, self.data, &e)
+            with nogil:
+                ipc_close(self.device, self.data, &e)
 
     @property
     def address(self):

@@ -29,7 +29,7 @@ cdef void* take(size_t n) noexcept nogil:
         return NULL
     if cuda_enter(home, &e) == 0 and cuda_api().MemHostAlloc(&data, n, TF_CU_HOST_PORTABLE) == TF_CU_SUCCESS:
         return data
-    # The system has a limit of its own (RLIMIT_MEMLOCK, a container's): ordinary memory does as well.
+    # The system may have less than the budget, such as in a container: ordinary memory does as well.
     tf_add64(&pinned, -<int64_t>n)
     tf_add64(&failed, 1)
     tf_add64(&refused, 1)

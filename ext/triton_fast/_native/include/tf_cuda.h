@@ -31,6 +31,8 @@ enum {
     TF_CU_INVALID_CONTEXT = 201,
     TF_CU_PEER_ACCESS_ALREADY_ENABLED = 704,
     TF_CU_NOT_READY = 600,
+    TF_CU_BROKEN_FROM = 700, /* an execution failed: the context is of no use any more */
+    TF_CU_BROKEN_TO = 719,
     TF_CU_SYSTEM_DRIVER_MISMATCH = 803,
 
     TF_CU_STREAM_NON_BLOCKING = 1,
@@ -45,6 +47,8 @@ enum {
 
     TF_CU_POINTER_MEMORY_TYPE = 2, /* pointer attributes */
     TF_CU_POINTER_DEVICE = 9,
+    TF_CU_POINTER_RANGE_START = 11,
+    TF_CU_POINTER_RANGE_SIZE = 12,
     TF_CU_MEMORY_HOST = 1,
     TF_CU_MEMORY_DEVICE = 2,
 
