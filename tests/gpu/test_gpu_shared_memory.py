@@ -15,13 +15,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import onnx_models, python_models, raw
+from tests.helpers.cuda_memory import CLIENT, DeviceBytes, allocation, client_helpers, raw_handle
 from tests.helpers.server import ROOT, Model, ServerProcess, repository
-from triton_fast import memory
-
-DEVICES, FAULT = memory.find()
-pytestmark = pytest.mark.skipif(not DEVICES, reason=f"no GPU: {FAULT}")
-if DEVICES:
-    from tests.helpers.cuda_memory import CLIENT, DeviceBytes, allocation, client_helpers, raw_handle
 
 MIB = 1 << 20
 ADD = """

@@ -1,7 +1,7 @@
 """A client's memory on a real GPU, by the CUDA runtime: allocated, written, read, exported. And tritonclient's helpers
 for it, which ask for parts of cuda-python and setuptools that new releases have elsewhere. Knows no server.
 
-Needs cuda-bindings; import it in a test that has a GPU only.
+What it makes needs cuda-bindings and a GPU.
 """
 
 from __future__ import annotations

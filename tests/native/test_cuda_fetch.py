@@ -165,7 +165,8 @@ def test_what_is_refused_is_closed(regions: SharedRegions, fake: StandIn, handle
     with pytest.raises(InvalidArg, match="failed to register shared memory region 's': invalid args"):
         cuda_regions.register(regions, "s", handle, 0, (1 << 64) - 1)
     assert "failed to open the CUDA IPC handle" in cuda_regions.register(regions, "s", bytes(64), 0, 8)
-    fake.fail("cuMemGetAddressRange_v2", standin_cuda.ILLEGAL_ADDRESS)
+    for function in ("cuMemGetAddressRange_v2", "cuPointerGetAttribute"):
+        fake.fail(function, standin_cuda.ILLEGAL_ADDRESS)
     assert "failed to ask for the size" in cuda_regions.register(regions, "s", handle, 0, 8)
     fake.fail("cuCtxGetCurrent", standin_cuda.ILLEGAL_ADDRESS)
     fake.fail("cuCtxSetCurrent", standin_cuda.ILLEGAL_ADDRESS)

@@ -50,8 +50,8 @@ cdef class NativeInstance:
     cdef execute_fn execute
     cdef before_fn before       # NULL: nothing to wait for
     cdef void* state
-    # Numbers in memory of GPU `device` come as they are (Tensor.kind MEM_GPU, ptr is no address of the host's); else all
-    # inputs lie in host memory when execute is called (sched/fetch.pxd). Set before the instance's thread starts.
+    # Numbers in memory of GPU `device` come as they are (Tensor.kind MEM_GPU, ptr is no address of the host's); else
+    # all inputs lie in host memory when execute is called (sched/fetch.pxd). Set before the instance's thread starts.
     cdef public bint takes_gpu
     cdef public int32_t device
     cdef public str name

@@ -81,7 +81,7 @@ cdef int write_device(Request* r, Tensor* t, Flow* flow, tf_error* e) noexcept n
         return too_small(r, t, lent, e)
     if t.kind == MEM_GPU:
         return flow_between(flow, lent.block.device, lent.ptr, t.device, t.ptr, t.nbytes, e)
-    # The driver does not read files that get smaller: it is no driver's error, and the process's end none of a client's.
+    # Files that get smaller are not for the driver to read: what becomes of that is not known.
     if t.block != NULL and t.block.kind == MEM_CLIENT and own(t, e) != 0:
         return -1
     return flow_in(flow, lent.block.device, lent.ptr, t.ptr, t.nbytes, e)

@@ -16,7 +16,8 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.collector cimport TraceSwitch
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, response_fail,
+    FLAG_DEVICE, FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+    response_fail,
 )
 from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,

@@ -9,9 +9,9 @@ from triton_fast._native.core.native cimport (
     tf_fence, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request, Response, Sink,
-    T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, Wanted, request_alloc, request_free,
-    request_new, response_fail,
+    FLAG_DEVICE, FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request,
+    Response, Sink, T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, Wanted, request_alloc,
+    request_free, request_new, response_fail,
 )
 from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
