@@ -30,6 +30,7 @@ rm -rf "$out" && mkdir -p "$out"
 "$PYTHON" -c '
 import sys
 from triton_fast._native.cuda import driver
+driver.open_driver()
 found = driver.devices()
 for one in found:
     print(f"GPU-TABLE: GPU {one.id} | {one.name}, compute capability {one.capability[0]}.{one.capability[1]}, "
