@@ -73,7 +73,7 @@ def write_forest(folder: Path) -> None:
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((4000, SIZE)).astype(np.float32)
     target = rows[:, :8].sum(1) + rng.standard_normal(4000)
-    model = ensemble.ExtraTreesRegressor(150, max_depth=10, max_features=8, random_state=1).fit(rows, target)
+    model = ensemble.ExtraTreesRegressor(500, max_depth=10, max_features=8, random_state=1).fit(rows, target)
     treelite.sklearn.import_model(model).serialize(folder / "checkpoint.tl")
 
 
