@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import functools
 import importlib.util
 import os
 import subprocess
@@ -15,6 +16,7 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,20 @@ XY = io("input", x="FP32 4", y="FP32 3") + io("output", OUTPUT__0="FP32 3", OUTP
 # Operators on a GPU know little of them; a copy they do.
 FEW = (torch.uint16, torch.uint32, torch.uint64)
 BIG = 128 << 20
+
+
+def can_be_exported(kind: str) -> bool:
+    """Whether this release of torch writes the datatype into files."""
+    try:
+        torch.export.save(exporting(Pairs(), [make(kind, 2, 0)]).program, BytesIO())
+    except Exception:
+        return False
+    return True
+
+
+@functools.cache
+def every_kind() -> list[str]:
+    return [kind for kind in KINDS if can_be_exported(kind)]
 
 
 class Pairs(torch.nn.Module):
@@ -155,9 +171,9 @@ def write_all(root: Path) -> None:
     tensors = "".join(
         io("input", **{f"I__{at}": f"{kind} 3"})
         + io("output", **{f"O__{at}": f"{kind} {1 if KINDS[kind] in FEW else 2},3"})
-        for at, kind in enumerate(KINDS)
+        for at, kind in enumerate(every_kind())
     )
-    every = exporting(Pairs(), [make(kind, 2, at) for at, kind in enumerate(KINDS)])
+    every = exporting(Pairs(), [make(kind, 2, at) for at, kind in enumerate(every_kind())])
     write(root, every, BATCHED + tensors, "every", "model.pt2")
     shift = io("input", x="FP32 -1") + io("output", y__0="FP32 -1", on__1="INT64 1")
     write(root, saving(Shift()), BATCHED + shift, "shift")
@@ -226,10 +242,12 @@ def test_sizes_below_and_above_what_is_pinned(wire: Wire, size: int) -> None:
 
 def test_every_datatype(wire: Wire) -> None:
     load(wire, "every")
+    # Older releases can not export unsigned numbers of more than 8 bits; files with all others are the least.
+    assert {kind for kind in KINDS if KINDS[kind] not in FEW} <= set(every_kind())
     for rows in (1, 3):
-        given = {f"I__{at}": make(kind, rows, at) for at, kind in enumerate(KINDS)}
+        given = {f"I__{at}": make(kind, rows, at) for at, kind in enumerate(every_kind())}
         found = wire.infer("every", given)
-        for at, kind in enumerate(KINDS):
+        for at, kind in enumerate(every_kind()):
             assert NAMES[found[f"O__{at}"].dtype] == kind
             assert data_of(found[f"O__{at}"]) == data_of(Pairs()([given[f"I__{at}"]])[0]), kind
 

@@ -89,9 +89,12 @@ def opened() -> Iterator[StandIn]:
     fake = StandIn(library())
     fake.limit()
     driver.open_driver(str(library()))
+    # Waits sleep at once: asking moves the stand-in on, so that how long they look would decide what a test sees.
+    looks = copies.look(0)
     try:
         yield fake
     finally:
+        copies.look(looks)
         fake._library.fake_fail_clear()
         fake.limit()
         pinned.stop()

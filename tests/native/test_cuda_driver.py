@@ -326,3 +326,25 @@ def test_handles_that_are_none(fake: StandIn) -> None:
     with pytest.raises(Internal, match="failed to export device memory"):
         ipc.export(0, 4096)
     assert ipc.opened() == 0 and device_pool.stats(0)["live"] == own.size
+
+
+def test_a_wait_looks_before_it_sleeps(fake: StandIn) -> None:
+    stream, there = Stream(0), DeviceMemory(0, 4)
+    copies.look(10_000_000_000)
+    stream.fill(there.address, 7, 4)
+    sleeps, looks = fake.calls("cuEventSynchronize"), fake.calls("cuEventQuery")
+    stream.wait()
+    assert fake.peek(there.address, 4) == b"\7" * 4
+    assert fake.calls("cuEventSynchronize") == sleeps and fake.calls("cuEventQuery") > looks
+    fake.fail("cuEventQuery", ILLEGAL_ADDRESS)
+    with pytest.raises(Internal, match="failed in a stream on GPU 0: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        copies.wait_stream(0, stream.handle)
+
+
+def test_what_is_not_done_soon_is_slept_for(fake: StandIn) -> None:
+    stream, there = Stream(0), DeviceMemory(0, 4)
+    stream.fill(there.address, 7, 4)
+    sleeps = fake.calls("cuEventSynchronize")
+    copies.wait_stream(0, stream.handle)
+    assert fake.calls("cuEventSynchronize") == sleeps + 1
+    assert fake.peek(there.address, 4) == b"\7" * 4

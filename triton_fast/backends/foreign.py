@@ -27,7 +27,7 @@ from triton_fast.types import DataType
 
 _LIMIT = 1000
 # Of a backend that does not say by which parameters it is led to files: it may be by any.
-ANY_PARAMETER = (PathParameter(Place.PARAMETER, ("*",), Takes.WORDS, "the backend may take it for the place of a file"),)
+ANY_PARAMETER = (PathParameter(Place.PARAMETER, ("*",), Takes.WORDS, "the backend may take it for a file's place"),)
 
 
 class File(NamedTuple):

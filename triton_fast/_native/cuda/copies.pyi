@@ -22,6 +22,15 @@ def stats() -> Stats:
 def trim() -> None:
     """Give the driver back the events that are kept."""
 
+def look(ns: int) -> int:
+    """Set how long every wait looks before it sleeps, 0: not at all; return what it was (0.1 ms, 0 on one core)."""
+
+def wait_stream(device: int, stream: int) -> None:
+    """Wait, without the GIL, until what is queued in a stream of anybody's is done; ``stream`` is the driver's handle.
+
+    Looks for 0.1 ms, then sleeps. Raises what went wrong in the stream.
+    """
+
 class Event:
     """A mark in a stream. ``timed`` ones can tell the time between two of them."""
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from triton_fast._native.arrays.pyarrays import room
+from triton_fast._native.cuda.copies import wait_stream
+from triton_fast.errors import ServerError
 
 if TYPE_CHECKING:
     from triton_fast._native.core.view import BlockView
@@ -44,7 +46,6 @@ class Gpu:
         self.device = device
         self.health = health(device.index)
         self._stream = torch.cuda.Stream(device)
-        # Who waits for it sleeps instead of asking again and again, and without the GIL.
         self._done = torch.cuda.Event(blocking=True)
 
     def entered(self) -> AbstractContextManager[Any]:
@@ -86,9 +87,13 @@ class Gpu:
         return self._torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
     def wait(self) -> None:
-        """Return when all that was queued is done; raises what went wrong on the device meanwhile."""
-        self._done.record(self._stream)
-        self._done.synchronize()
+        """Return when all that was queued is done; raises what went wrong on the device meanwhile, in torch's words."""
+        try:
+            # Looks for a moment before it sleeps: waking up takes longer than a small model.
+            wait_stream(self.device.index, self._stream.cuda_stream)
+        except ServerError:
+            self._done.record(self._stream)
+            self._done.synchronize()
 
     def is_alive(self) -> bool:
         """Whether the device still takes work from this process."""

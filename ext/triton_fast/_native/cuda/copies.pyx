@@ -1,13 +1,19 @@
 # Streams, events and copies between host and device; Python classes over them for tests and for backends in Python.
-# A wait sleeps: its event has the flag for it, since a stream's own wait spins on a core that instances need.
+# A wait looks for a moment, then sleeps: its event has the flag for it, since a stream's own wait spins on a core that
+# instances need, while waking up costs some 50 us, more than a small copy.
+import os
+
 from libc.stdint cimport int32_t, int64_t, uintptr_t
 from libc.string cimport memset
 
-from triton_fast._native.core.native cimport tf_add64, tf_load64, tf_lock, tf_unlock
+from triton_fast._native.core.native cimport now_ns, tf_add64, tf_load64, tf_lock, tf_unlock
 from triton_fast._native.cuda.driver cimport (
     MAX_DEVICES, TF_CU_EVENT_BLOCKING_SYNC, TF_CU_EVENT_DISABLE_TIMING, TF_CU_NOT_READY, TF_CU_STREAM_NON_BLOCKING,
     TF_CU_SUCCESS, cuda_api, cuda_check, cuda_context, cuda_count, cuda_enter, cuda_error, cuda_fail, tf_cu_ptr,
 )
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 cdef enum:
     KEPT_EVENTS = 64            # of a device
@@ -19,6 +25,7 @@ cdef struct Kept:
 
 cdef Kept[MAX_DEVICES] kept
 cdef int64_t live_streams = 0
+cdef int64_t look_ns = 100_000 if len(os.sched_getaffinity(0)) > 1 else 0
 cdef int64_t live_events = 0
 
 memset(kept, 0, sizeof(kept))
@@ -112,6 +119,20 @@ cdef int cuda_fill(int device, void* dst, int value, size_t n, tf_cu_handle stre
                       b"failed to fill device memory")
 
 
+# Wait for an event of the device whose context is current; the driver's status.
+cdef int event_sleep(tf_cu_handle event) noexcept nogil:
+    cdef int64_t end
+    cdef int status
+    if look_ns:
+        end = now_ns() + look_ns
+        while now_ns() < end:
+            status = cuda_api().EventQuery(event)
+            if status != TF_CU_NOT_READY:
+                return status
+            sched_yield()
+    return cuda_api().EventSynchronize(event)
+
+
 cdef int cuda_wait(int device, tf_cu_handle stream, tf_error* e) noexcept nogil:
     cdef tf_cu_handle event = NULL
     cdef int status
@@ -119,7 +140,7 @@ cdef int cuda_wait(int device, tf_cu_handle stream, tf_error* e) noexcept nogil:
         return -1
     status = event_record(device, event, stream, e)
     if status == 0:
-        status = cuda_check(e, cuda_api().EventSynchronize(event), device, b"failed in a stream")
+        status = cuda_check(e, event_sleep(event), device, b"failed in a stream")
     event_give(device, event)
     return status
 
@@ -163,7 +184,7 @@ cdef int event_record(int device, tf_cu_handle event, tf_cu_handle stream, tf_er
 cdef int event_wait(int device, tf_cu_handle event, tf_error* e) noexcept nogil:
     if cuda_enter(device, e):
         return -1
-    return cuda_check(e, cuda_api().EventSynchronize(event), device, b"failed to wait for an event")
+    return cuda_check(e, event_sleep(event), device, b"failed to wait for an event")
 
 
 cdef int event_done(int device, tf_cu_handle event, tf_error* e) noexcept nogil:
@@ -266,6 +287,22 @@ cdef class Event:
                 b"failed to ask for the time between events"):
             raise cuda_error(&e)
         return ms
+
+
+def look(int64_t ns):
+    global look_ns
+    before = look_ns
+    look_ns = max(0, ns)
+    return before
+
+
+def wait_stream(int device, uintptr_t stream):
+    cdef tf_error e
+    cdef int status
+    with nogil:
+        status = cuda_wait(device, <tf_cu_handle>stream, &e)
+    if status:
+        raise cuda_error(&e)
 
 
 cdef class Stream:
