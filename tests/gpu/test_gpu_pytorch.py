@@ -198,7 +198,7 @@ def server(
         warnings.simplefilter("ignore")
         write_all(root)
     # Models are loaded by who needs them: a first import of torch may take longer than a start.
-    with ServerProcess(root, "--model-control-mode=explicit", env=ENV) as process:
+    with ServerProcess(root, "--model-control-mode=explicit", "--allow-client-shm=true", env=ENV) as process:
         yield process, root
 
 

@@ -18,11 +18,10 @@ from triton_fast.backends.pytorch.device import Gpu, Health
 class StandIn(Gpu):
     """``did``: what was asked of it, in order. ``fault``: raised by the next wait; ``dead``: it takes no more work."""
 
-    def __init__(self, *, pins: bool = True) -> None:
+    def __init__(self) -> None:
         self._torch = torch
         self.device = torch.device("cpu")
         self.health = Health()
-        self.pins = pins
         self.did: list[str] = []
         self.fault: Exception | None = None
         self.dead = False
@@ -51,13 +50,6 @@ class StandIn(Gpu):
         self.did.append("download")
         into.view(torch.uint8).fill_(0xA5)
         self._queued.append(lambda: into.copy_(tensor))
-
-    def is_pinned(self, tensor: Any) -> bool:
-        return self.pins
-
-    def pinned(self, like: Any) -> Any:
-        self.did.append("pin")
-        return torch.empty(like.shape, dtype=like.dtype)
 
     def wait(self) -> None:
         self.did.append("wait")

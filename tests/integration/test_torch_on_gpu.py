@@ -57,9 +57,9 @@ def on(opened: Opened, gpu: StandIn, lost: list[str] | None = None) -> Opened:
     return opened
 
 
-@pytest.fixture(params=[True, False], ids=["pinned", "not pinned"])
-def gpu(request: pytest.FixtureRequest) -> StandIn:
-    return StandIn(pins=request.param)
+@pytest.fixture
+def gpu() -> StandIn:
+    return StandIn()
 
 
 def test_copies_are_queued_and_waited_for_once(tmp_path: Path, gpu: StandIn) -> None:
@@ -69,8 +69,7 @@ def test_copies_are_queued_and_waited_for_once(tmp_path: Path, gpu: StandIn) -> 
     for at, answer in enumerate(answers):
         for name, expected in zip(("OUTPUT__0", "OUTPUT__1"), whole, strict=True):
             assert same(answer[name], expected[2 * at : 2 * at + 2])
-    pin = [] if gpu.pins else ["pin"]
-    assert gpu.did == ["enter", "upload", "upload", *pin, "download", *pin, "download", "wait", "leave"]
+    assert gpu.did == ["enter", "upload", "upload", "download", "download", "wait", "leave"]
 
 
 @pytest.mark.parametrize("size", [3, 50_000])
@@ -275,13 +274,20 @@ def test_an_end_gives_everything_back(tmp_path: Path, form: str, monkeypatch: py
 # ---- torch's own words for it
 
 
+class Handle(SimpleNamespace):
+    cuda_stream = 77
+
+
+STREAM = Handle()
+
+
 class Recorded:
     """torch.cuda as far as ``Gpu`` knows it; ``calls`` has what was called with what."""
 
     def __init__(self, *, devices: int = 2) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.cuda = SimpleNamespace(
-            Stream=lambda device: self._note("Stream", device, "stream"),
+            Stream=lambda device: self._note("Stream", device, STREAM),
             Event=lambda **named: self._note(
                 "Event", named, SimpleNamespace(
                     record=lambda stream: self._note("record", stream, None),
@@ -303,8 +309,17 @@ class Recorded:
         return result
 
 
-def test_a_stream_of_its_own_and_an_event_that_sleeps() -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stream_of_its_own_and_a_wait_that_sleeps(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """torch is asked what went wrong where the wait fails: its texts are what users look for."""
     made = Recorded()
+
+    def wait(number: int, handle: int) -> None:
+        made.calls.append(("wait", (number, handle)))
+        if fails:
+            raise Internal("failed in a stream")
+
+    monkeypatch.setattr(device, "wait_stream", wait)
     where = torch.device("cuda", 1)
     gpu = device.Gpu(made, where)
     assert made.calls == [("Stream", where), ("Event", {"blocking": True})]
@@ -313,8 +328,9 @@ def test_a_stream_of_its_own_and_an_event_that_sleeps() -> None:
         gpu.wait()
     gpu.clean()
     assert gpu.is_alive()
+    told = [("record", STREAM), ("synchronize", None)] if fails else []
     assert made.calls == [
-        ("stream", "stream"), ("record", "stream"), ("synchronize", None), ("device", where), ("empty_cache", None),
+        ("stream", STREAM), ("wait", (1, 77)), *told, ("device", where), ("empty_cache", None),
         ("synchronize", where),
     ]  # fmt: skip
 

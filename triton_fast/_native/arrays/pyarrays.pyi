@@ -58,7 +58,10 @@ class ArrayInstance(NativeInstance):
         """Return calls, arrays lent by requests, bytes copied to make others, and outputs lent to responses."""
 
 def room(nbytes: int) -> BlockView:
-    """Return memory of the server's pool for an output, which goes to the responses as it is. Raises MemoryError."""
+    """Return memory of the server's pool for an output, which goes to the responses as it is. Raises MemoryError.
+
+    It is of a size of which the pool has pinned blocks, however few bytes are asked for.
+    """
 
 def drop() -> None:
     """Let go of the objects that responses needed and need no more; each execution does it too."""

@@ -64,27 +64,21 @@ class Gpu:
         """Return a tensor of bytes over device memory, a copy if that is another device's."""
         return self._torch.as_tensor(array, device=self.device)
 
-    def download(self, tensor: Any) -> tuple[Any, BlockView | None]:
-        """Queue a copy to the host: (the copy, complete after ``wait``; its memory where that is the server's pool)."""
-        if tensor.nbytes:
-            view = room(tensor.nbytes)
-            made = self._torch.frombuffer(view, dtype=tensor.dtype).view(tensor.shape)
-            if self.is_pinned(made):
-                self.copy(made, tensor)
-                return made, view
-        # Copies to memory that is not pinned would be waited for one by one. torch keeps what it pins for the next.
-        made = self.pinned(tensor)
+    def download(self, tensor: Any) -> tuple[Any, BlockView]:
+        """Queue a copy to the host: (the copy, complete after ``wait``; its memory, of the server's pool).
+
+        Memory of the pool is pinned while there is a budget for it; a copy to other memory is waited for at once. None
+        comes from torch's own pinned pool: letting go of that ends the process when the GPU is lost.
+        """
+        view = room(tensor.nbytes)
+        if not tensor.nbytes:
+            return self._torch.empty(tensor.shape, dtype=tensor.dtype), view
+        made = self._torch.frombuffer(view, dtype=tensor.dtype).view(tensor.shape)
         self.copy(made, tensor)
-        return made, None
+        return made, view
 
     def copy(self, into: Any, tensor: Any) -> None:
         into.copy_(tensor, non_blocking=True)
-
-    def is_pinned(self, tensor: Any) -> bool:
-        return bool(tensor.is_pinned())
-
-    def pinned(self, like: Any) -> Any:
-        return self._torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
     def wait(self) -> None:
         """Return when all that was queued is done; raises what went wrong on the device meanwhile, in torch's words."""

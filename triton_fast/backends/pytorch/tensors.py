@@ -129,7 +129,7 @@ def from_device(torch: Any, gpu: Gpu, tensor: Any, dtype: int, *, scalar: bool) 
     """Return a tensor on a GPU as an output, whose bytes are there after ``gpu.wait()``."""
     made, view = gpu.download(_plain(torch, tensor).contiguous())
     shape = tuple(made.shape) or ((1,) if scalar else ())
-    return dtype, shape, made.data_ptr(), made.nbytes, made if view is None else view
+    return dtype, shape, made.data_ptr(), made.nbytes, view
 
 
 def _plain(torch: Any, tensor: Any) -> Any:

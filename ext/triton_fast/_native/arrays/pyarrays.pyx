@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 from triton_fast._native.arrays.arrays cimport (
     Array, Arrays, arrays_free, arrays_gather, arrays_init, arrays_release, arrays_scatter,
 )
-from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref, block_wrap
+from triton_fast._native.core.memory cimport PIN_FROM, Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.core.native cimport MEM_GPU, TF_INTERNAL, now_ns, tf_lock, tf_unlock
 from triton_fast._native.core.request cimport Request, Tensor, response_fail, response_fail_error
@@ -121,7 +121,7 @@ cdef list pieces_of(Request** requests, int32_t n, int32_t i):
 def room(size_t nbytes):
     """See the stub."""
     cdef BlockView view = BlockView.__new__(BlockView)
-    cdef Block* block = block_new(nbytes)
+    cdef Block* block = block_new(max(nbytes, <size_t>PIN_FROM))
     if block == NULL:
         raise MemoryError
     view.block = block
