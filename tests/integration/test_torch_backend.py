@@ -7,6 +7,7 @@ import importlib.util
 import io as io_
 import shutil
 import struct
+import subprocess
 import threading
 import warnings
 import zipfile
@@ -639,6 +640,22 @@ def test_a_compiled_package(tmp_path: Path) -> None:
     data = (folder / "model.pt2").read_bytes()
     with pytest.raises(InvalidArg, match="is truncated or corrupt"):
         open_model(tmp_path, data[:20_000], config, "model.pt2")
+    with pytest.raises(InvalidArg, match="its code ended the process that opened it on trial with SIGABRT: compile it"):
+        open_model(tmp_path, with_library(data, tmp_path, CRASHES), config, "model.pt2")
+
+
+CRASHES = "#include <stdlib.h>\n__attribute__((constructor)) static void begin(void) { abort(); }\n"
+
+
+def with_library(package: bytes, folder: Path, source: str) -> bytes:
+    """Return a package with another library in place of its own."""
+    (folder / "other.c").write_text(source)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", folder / "other.so", folder / "other.c"], check=True)
+    made = io_.BytesIO()
+    with zipfile.ZipFile(io_.BytesIO(package)) as old, zipfile.ZipFile(made, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, (folder / "other.so").read_bytes() if name.endswith(".so") else old.read(name))
+    return made.getvalue()
 
 
 class Keys2(torch.nn.Module):

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triton_fast.backends.pytorch import probe
 from triton_fast.backends.pytorch.effects import effects
 from triton_fast.backends.pytorch.opened import Argument, Opened, flatten
 from triton_fast.backends.pytorch.settings import Settings
@@ -124,6 +125,10 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
     # Without it a package reads past the ends of inputs that are smaller than it was compiled for.
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
     number = -1 if device is None or device.type == "cpu" else device.index
+    try:
+        probe.check(path, number)
+    except InvalidArg as error:
+        raise InvalidArg(f"{prefix}: {error.message}") from None
     with _alone():
         try:
             # The public function does not take the number of runs.
