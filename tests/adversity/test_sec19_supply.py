@@ -26,8 +26,8 @@ NAMES = {
     "pynvml": "nvidia-ml-py",
     "opentelemetry": "opentelemetry-sdk",
 }
-# Offered to models, which bring it: not imported unless a model has it.
-OF_MODELS = {"numpy", "torch", "triton_python_backend_utils", "cupy"}
+# Offered to models and backends, which bring it: not imported unless one of them has it.
+OF_MODELS = {"numpy", "torch", "triton_python_backend_utils", "cupy", "ml_dtypes"}
 
 
 def declared(section: str) -> set[str]:

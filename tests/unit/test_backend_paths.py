@@ -17,6 +17,8 @@ import pytest
 
 from triton_fast import backends, protos
 from triton_fast.backends import paths
+from triton_fast.backends.base import Backend, BackendModel, LoadContext
+from triton_fast.backends.foreign import Guarded
 from triton_fast.backends.paths import Place, Takes
 from triton_fast.errors import InvalidArg
 from triton_fast.repository.check import Checker
@@ -37,7 +39,8 @@ OTHERS = {
     "KV_CACHE_PRECISION": "a datatype", "CACHE_MODE": "OPTIMIZE_SIZE or OPTIMIZE_SPEED",
     "ENABLE_CACHE_CLEANING": "true or false", "cache_cleaning": "true or false",
     "int8_use_native_calibration_table": "true or false", "trt_int8_use_native_calibration_table": "true or false",
-    "do_copy_in_default_stream": "true or false",
+    "do_copy_in_default_stream": "true or false", "use_ep_level_unified_stream": "true or false",
+    "ON_PROFILE_CHANGE": "a member of an enumeration of TensorRT's",
     "NUM_STREAMS": "a number", "CPU_THROUGHPUT_STREAMS": "a number",
 }  # fmt: skip
 
@@ -125,6 +128,23 @@ def test_every_row_refuses_what_is_outside(place: Path, name: str, at: int) -> N
         with pytest.raises(InvalidArg, match=r"Invalid config override: .*--allow-code-upload=true") as caught:
             preparer.read("m", place, given)
         assert str(place) not in str(caught.value)
+
+
+def test_what_a_backend_from_elsewhere_may_be_given(place: Path) -> None:
+    """One that names no places may take any parameter for one."""
+
+    class Other(Backend):
+        name, default_filename = "other", "model.other"
+
+        def load(self, context: LoadContext) -> BackendModel:
+            raise NotImplementedError
+
+    preparer = Preparer(lambda _: Guarded("other", Other()))
+    given = {"backend": "other", "parameters": {"weights": {"string_value": "/etc/passwd"}}}
+    with pytest.raises(InvalidArg, match="Invalid config override: "):
+        preparer.read("m", place, json.dumps(given))
+    given["parameters"] = {"weights": {"string_value": "large"}}
+    preparer.read("m", place, json.dumps(given))
 
 
 def test_what_is_inside_may_be_named(place: Path) -> None:

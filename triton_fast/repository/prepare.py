@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from triton_fast import config as configs
-from triton_fast.backends import paths
+from triton_fast.backends import NAMES, path_parameters, paths
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
@@ -114,8 +114,11 @@ class Preparer:
 
     def _check_paths(self, config: configs.ModelConfig, model_dir: Path) -> None:
         """Refuse a load request's config that leads its backend out of the model's directory. Raises InvalidArg."""
-        backend = self._find_backend(config.backend)
-        places = () if backend is None else backend.path_parameters
+        if config.backend in NAMES:
+            places = path_parameters(config.backend)
+        else:
+            backend = self._find_backend(config.backend)
+            places = () if backend is None else backend.path_parameters
         try:
             own = configs.read_model_config(model_dir, strict=False, config_name=self._config_name).config
         except (ServerError, OSError):
