@@ -316,12 +316,22 @@ class Server:
         if self.options.log_format == "json":
             log.info(f"Signal ({number}) received.")
         else:
-            print(f"Signal ({number}) received.", flush=True)
+            self._say(f"Signal ({number}) received.")
         assert self._stop is not None
         if self._stop.is_set():
             log.error("second signal, exiting immediately")
             os._exit(EXIT_FAILURE)
         self._stop.set()
+
+    @staticmethod
+    def _say(text: str) -> None:
+        """Print a line; that its reader has gone must not keep the server from ending, nor change its exit code."""
+        try:
+            print(text, flush=True)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
     @staticmethod
     def _reopen_log() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import signal
 import socket
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
@@ -429,3 +430,25 @@ def test_the_gated_models_are_what_they_say(tmp_path: Path) -> None:
             thread.join()
         assert s.process.stop() == 0
         assert s.gated.finalized_once()
+
+
+@pytest.mark.parametrize("logs_there", [True, False], ids=["log and output", "output"])
+def test_whoever_read_what_it_prints_has_gone(tmp_path: Path, logs_there: bool) -> None:
+    """A pipe without a reader, such as that of a `tee` that was ended first."""
+    (tmp_path / "models").mkdir()
+    process = ServerProcess(tmp_path / "models")
+    log = tmp_path / "log"
+    if not logs_there:
+        process.argv.append(f"--log-file={log}")
+    with subprocess.Popen(process.argv, env=process.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        try:
+            assert server.stdout is not None
+            if logs_there:
+                assert any(b"ready in" in line for line in server.stdout)
+            else:
+                assert until(lambda: log.exists() and "ready in" in log.read_text(), tries=6000)
+            server.stdout.close()
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=60) == 0
+        finally:
+            server.kill()
