@@ -173,7 +173,8 @@ def test_bombs_by_the_dozen_leave_memory_flat(grpc: ServerProcess) -> None:
         for _ in range(12):
             assert ask_bytes(client, small, GZIP_CALL).outcome == BOMB
             rss.append(grpc.rss())
-        assert max(rss[6:]) < max(rss[:6]) + 4 * MIB
+        # The lowest: a look may come before the memory of the call is back. What leaks stays.
+        assert min(rss[6:]) < max(rss[:6]) + 4 * MIB
 
 
 PLAIN = infer_message([1.5])
