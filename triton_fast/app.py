@@ -210,7 +210,10 @@ class Server:
             failed = starting.result()
         except (OSError, ServerError) as error:
             return await self._give_up(error)
-        listed, notes = await listing
+        try:
+            listed, notes = await listing
+        except OSError as error:
+            listed, notes = [], [f"the backends that there are can not be listed: {error}"]
         for note in notes:
             log.warning(note)
         startup.print_tables(

@@ -94,7 +94,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
             loads.append(f"--load-model={model_of(name)}")
     (root / "broken" / "1").mkdir(parents=True)
     flags = ["--model-control-mode=explicit", *loads, "--backend-config=fil,probe-timeout-s=20"]
-    with ServerProcess(root, *flags, env=environment()) as server:
+    with ServerProcess(root, *flags, env=environment(), start_s=110) as server:
         yield Repository(root, server)
 
 

@@ -75,7 +75,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(root, env=environment()) as process:
+    with ServerProcess(root, env=environment(), start_s=110) as process:
         yield process
 
 

@@ -142,7 +142,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     if TREELITE:
         text = 'backend: "fil"\nmax_batch_size: 0\nparameters { key: "predict_proba" value { string_value: "true" } }\n'
         write_forest(add(root, "fil_any_size", text), [], False)
-    with ServerProcess(root, env=environment()) as process:
+    with ServerProcess(root, env=environment(), start_s=110) as process:
         yield process
 
 

@@ -102,7 +102,8 @@ def example(row: paths.PathParameter, value: str) -> dict[str, Any]:
 
 ROWS = [(name, at) for name in backends.NAMES for at in range(len(backends.path_parameters(name)))]
 OUTSIDE = ("/etc/passwd", "../other/x", "$$TRITON_MODEL_DIRECTORY/../other/x", "$$TRITON_MODEL_DIRECTORYx/y", "1/out",
-           "1/away/x", " 1/in", "libm.so.6/x", '{"options": {"cpp.cxx": "/tmp/x"}}')  # fmt: skip
+           "$$TRITON_MODEL_DIRECTORY/labels.txt", "$$TRITON_MODEL_DIRECTORY/1/env", "1/away/x", " 1/in", "libm.so.6/x",
+           "a/" * 2000 + "x", '{"options": {"cpp.cxx": "/tmp/x"}}')  # fmt: skip
 
 
 @pytest.fixture
@@ -112,6 +113,8 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "repo" / "other").mkdir()
     (tmp_path / "repo" / "other" / "x").touch()
     (made / "1" / "in").touch()
+    (made / "labels.txt").touch()
+    (made / "1" / "env").symlink_to("../labels.txt")
     (made / "1" / "out").symlink_to("../../other/x")
     (made / "1" / "away").symlink_to("../../other")
     return made

@@ -36,7 +36,7 @@ class Takes(str, Enum):
     """What a load request may put there."""
 
     MODEL = "a file of the model's directory, relative to it"
-    VARIABLE = f"a path below {DIRECTORY_VARIABLE}"
+    VARIABLE = f"a directory or archive below {DIRECTORY_VARIABLE}"
     WORDS = "what has no slash"
     KEYS = "a JSON object of harmless keys"
     NOTHING = "nothing"
@@ -75,7 +75,12 @@ class PathParameter:
             return False
         path = model_dir / value
         # A name that is not there would be looked for elsewhere.
-        return is_inside(path, model_dir) and (self.takes is not Takes.MODEL or path.is_file())
+        if not is_inside(path, model_dir):
+            return False
+        if self.takes is Takes.MODEL:
+            return os.path.isfile(path)
+        # A list of packages is code from elsewhere, and any file of labels reads as one.
+        return not os.path.realpath(path).endswith(".txt")
 
 
 class Given(NamedTuple):
@@ -147,7 +152,7 @@ def faults(config: Any, parameters: Sequence[PathParameter], model_dir: Path) ->
             if not os.path.exists(path):
                 hint = f"a path inside the model's directory begins with {DIRECTORY_VARIABLE}/"
                 yield f"{where}: '{value}' does not exist", hint if DIRECTORY_VARIABLE not in value else "", value
-        elif by.takes is Takes.MODEL and "/" in value and not (model_dir / value).is_file():
+        elif by.takes is Takes.MODEL and "/" in value and not os.path.isfile(model_dir / value):
             yield (
                 f"{where}: there is no file '{value}'",
                 "a relative path is looked for in the model's directory",

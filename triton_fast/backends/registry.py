@@ -6,6 +6,7 @@ In this order; the first wins, and nothing takes a built-in's name. Knows no mod
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import threading
 from collections.abc import Iterable
@@ -122,15 +123,15 @@ def find(name: str, directory: Path | None) -> Backend | None:
     if found is not None or not _PLAIN.fullmatch(name):
         return found
     folder = None if directory is None else directory / name
-    if folder is not None and (folder / TRITON_FILE).is_file():
+    if folder is not None and os.path.isfile(folder / TRITON_FILE):
         return _python_based(name, folder)
-    if folder is not None and (folder / CLASS_FILE).is_file():
+    if folder is not None and os.path.isfile(folder / CLASS_FILE):
         return _kept.get(foreign.File(name, folder / CLASS_FILE))
     offered = [point for point in _entry_points() if point.name == name]
     if offered:
         return _kept.get(foreign.EntryPoint(name, offered))
     library = f"libtriton_{name}.so"
-    if folder is not None and (folder / library).is_file():
+    if folder is not None and os.path.isfile(folder / library):
         raise Unsupported(f"backend '{name}' is the compiled library '{library}', which this version can not load")
     return None
 
@@ -188,7 +189,7 @@ def _folders(directory: Path | None) -> Iterable[tuple[Path, str]]:
     for folder in folders:
         if _PLAIN.fullmatch(folder.name):
             for file in (TRITON_FILE, CLASS_FILE):
-                if (folder / file).is_file():
+                if os.path.isfile(folder / file):
                     yield folder, file
                     break
 

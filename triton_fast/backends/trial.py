@@ -1,13 +1,15 @@
 """Opens a model's file in a process of its own first: what crashes or hangs there does not take the server with it.
 
 A module that serves for it is run as ``python -m MODULE ARGUMENTS``: it ends with 0 when the file is good, or with
-``REFUSED`` and the cause as JSON on its standard output. Knows no framework and no config.
+``REFUSED`` and the cause as JSON in the last line that it prints. Knows no framework and no config.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ REFUSED = 3
 # Files that passed, as they were: a load asks twice, first for the config and then for the model.
 _passed: OrderedDict[tuple[object, ...], None] = OrderedDict()
 _KEPT = 256
+_LIMIT_VARIABLE = "TRITON_FAST_TRIAL_SECONDS"
 
 
 def check(
@@ -53,12 +56,13 @@ def check(
     if state and key in _passed:
         return
     root = str(Path(__file__).resolve().parents[2])
-    paths = os.pathsep.join([root, *filter(None, sys.path)])
+    paths = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), root]))
+    own = {"PYTHONPATH": paths, _LIMIT_VARIABLE: str(math.ceil(timeout) + 1)}
     try:
         made = subprocess.run(
             [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": paths, **(environment or {})}, timeout=timeout,
-            check=False,
+            stderr=subprocess.DEVNULL, env={**os.environ, **own, **(environment or {})}, timeout=timeout, check=False,
+            cwd=os.sep,  # Python looks there for modules first, and anybody might write where the server was started
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InvalidArg(f"the file is corrupt, or reading it takes more than {timeout:g} s") from None
@@ -70,11 +74,21 @@ def check(
             while len(_passed) > _KEPT:
                 _passed.popitem(last=False)
         return
-    if made.returncode == REFUSED:
-        raise InvalidArg(json.loads(made.stdout))
     if made.returncode < 0:
-        raise InvalidArg(crashed.format(signal.Signals(-made.returncode).name))
-    raise InvalidArg(f"the file is corrupt: the process that checked it ended with {made.returncode}")
+        raise InvalidArg(crashed.format(_signal(-made.returncode)))
+    try:
+        # A library may have printed something before.
+        cause = json.loads(made.stdout.rpartition(b"\n")[2]) if made.returncode == REFUSED else None
+    except ValueError:
+        cause = None
+    raise InvalidArg(str(cause or f"the file is corrupt: the process that checked it ended with {made.returncode}"))
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -86,9 +100,16 @@ def _state(path: str) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def begin() -> None:
+    """Called first by the module that is run: without a server to end it, it ends by itself, and it leaves no core."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(os.environ[_LIMIT_VARIABLE]))
+
+
 def end(cause: str | None) -> NoReturn:
     """End the process that tries a file: nothing is torn down, which could crash too."""
     if cause is not None:
-        sys.stdout.write(json.dumps(cause))
+        sys.stdout.write("\n" + json.dumps(cause))
         sys.stdout.flush()
     os._exit(0 if cause is None else REFUSED)

@@ -105,7 +105,10 @@ class Preparer:
             config = configs.read_written(model_dir, self._config_name, override_json)
             if config.model_repository_agents.agents or config.model_operations.op_library_filename:
                 return None
-            if any("/" in parameter.string_value for parameter in config.parameters.values()):
+            names = [output.label_filename for output in config.output]
+            names += [parameter.string_value for parameter in config.parameters.values()]
+            files = [config.default_model_filename, *config.cc_model_filenames.values()]
+            if any("/" in one for one in names) or any(".." in one.split("/") for one in files):
                 return None
             available = discover(model_dir, name)
             return [available[version] for version in select(config, available, name)]
@@ -120,7 +123,7 @@ class Preparer:
             backend = self._find_backend(config.backend)
             places = () if backend is None else backend.path_parameters
         try:
-            own = configs.read_model_config(model_dir, strict=False, config_name=self._config_name).config
+            own = configs.read_written(model_dir, self._config_name)
         except (ServerError, OSError):
             own = None  # nothing on disk that could be sent as well
         paths.check(config, places, model_dir, own)

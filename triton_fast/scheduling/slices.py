@@ -25,8 +25,13 @@ def shorten(slice_ns: int = SLICE_NS) -> bool:
     Its share of the cores stays what it was. A thread under another policy than the default is left alone.
     """
     number = _CALLS.get(platform.machine())
-    if number is None or not hasattr(os, "sched_getscheduler") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if number is None or not hasattr(os, "sched_getscheduler"):
         return False
+    try:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            return False
+    except OSError:
+        return False  # a C library without the call, or a filter of calls
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     given = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, slice_ns, 0, 0)
     return int(ctypes.CDLL(None).syscall(number, 0, given, 0)) == 0

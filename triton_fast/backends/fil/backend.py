@@ -74,8 +74,6 @@ class FilModel(BackendModel):
             log.info(f"parameters without effect on the CPU: {', '.join(settings.ignored)}", model=context.name)
 
     def create_instance(self, spec: InstanceSpec) -> ForestInstance:
-        if spec.kind == "KIND_GPU":
-            log.warning("forests run on the CPU, also in an instance of KIND_GPU", model=self._context.name)
         settings, forest = self._settings, self._forest
         classifier = _is_classifier(forest, settings)
         return ForestInstance(

@@ -25,7 +25,8 @@ MAX_ROW = 1 << 20  # features of the row that is tried
 def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: float) -> None:
     """Raise a ServerError with the cause when the file can not be served."""
     trial.check(
-        "triton_fast.backends.fil.probe", [library, path, kind, str(int(unknown_fields))], path, timeout=timeout,
+        "triton_fast.backends.fil.probe", [library, os.path.abspath(path), kind, str(int(unknown_fields))], path,
+        timeout=timeout,
         crashed="the file is corrupt: treelite ended with {} while it read the file",
         environment={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -33,7 +34,7 @@ def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: 
 
 def main(library: str, path: str, kind: str, unknown: str) -> str | None:
     """Return why the file can not be served, or None."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    trial.begin()
     treelite.open_library(library)
     limit = ROOM + TIMES * os.stat(path).st_size
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from triton_fast.backends.paths import PathParameter, Place, Takes
 
-_WORDS = ("path", "_file", "folder", "_dir", "_root", "partitioning_settings", "profiling")
+_WORDS = (
+    "path", "_file", "folder", "_dir", "_root", "partitioning_settings", "profiling", "debug_", "context_enable",
+)  # fmt: skip
 _FILES = "ONNX Runtime reads or writes files by it"
 
 PATHS = (
@@ -19,7 +21,7 @@ PATHS = (
         Place.ACCELERATOR,
         (
             *(f"*{word}*" for word in _WORDS),
-            "*plugin*", "*_lib_*", "*calibration_table_name", "*_prefix", "load_config",
+            "*plugin*", "*dump_*", "*cache_enable", "*_lib_*", "*calibration_table_name", "*_prefix", "load_config",
         ),
         Takes.NOTHING, _FILES,
     ),

@@ -24,6 +24,9 @@ PATHS = (
         Place.PARAMETER, ("EXECUTION_ENV_PATH",), Takes.VARIABLE,
         "the model's workers run the interpreter that is there",
     ),
+    PathParameter(
+        Place.PARAMETER, ("EXECUTION_MODE",), Takes.NOTHING, "the model's code would run in the server's own process"
+    ),
 )  # fmt: skip
 _LIMIT = 2**63 - 1
 

@@ -51,7 +51,11 @@ class PyTorchBackend(Backend):
 
     @property
     def gpu(self) -> bool:
-        return library.has_cuda()
+        return not library.why_no_cuda()
+
+    @property
+    def no_gpu(self) -> str:
+        return library.why_no_cuda()
 
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config

@@ -30,12 +30,15 @@ def torch() -> Any:
         raise Unavailable(f"the installed PyTorch can not be imported: {type(error).__name__}") from None
 
 
-def has_cuda() -> bool:
-    """Tell whether the installed PyTorch is built for CUDA."""
+def why_no_cuda() -> str:
+    """Return why the installed PyTorch uses no GPU; empty where it does."""
     try:
-        return torch().version.cuda is not None
-    except Unavailable:
-        return False  # said where a model is loaded
+        found = torch()
+    except Unavailable as error:
+        return error.message
+    if found.version.cuda is None:
+        return "this build of PyTorch is for CPUs only"
+    return "" if found.cuda.is_available() else "PyTorch finds no CUDA GPU: the driver may be too old for it"
 
 
 def apply(module: Any, settings: Settings, model: str) -> None:

@@ -6,7 +6,7 @@ says what it answers.
 
 from __future__ import annotations
 
-import resource
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +21,7 @@ TIMEOUT_S = 300.0
 def check(path: Path, index: int) -> None:
     """Raise a ServerError with the cause when the package can not be opened."""
     trial.check(
-        "triton_fast.backends.pytorch.probe", [str(path), str(index)], str(path), timeout=TIMEOUT_S,
+        "triton_fast.backends.pytorch.probe", [os.path.abspath(path), str(index)], str(path), timeout=TIMEOUT_S,
         crashed="its code ended the process that opened it on trial with {}: compile it again with the release of "
         "PyTorch and the C++ library that the server runs with",
     )  # fmt: skip
@@ -29,7 +29,7 @@ def check(path: Path, index: int) -> None:
 
 def main(path: str, index: str) -> str | None:
     """Return why the package can not be opened, or None."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    trial.begin()
     torch = library.torch()
     try:
         torch._C._aoti.AOTIModelPackageLoader(path, "model", False, 1, int(index)).get_call_spec()

@@ -15,7 +15,7 @@ from triton_fast._native.tensorrt.instance import TrtInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.model_file import shown, without_paths
 from triton_fast.backends.tensorrt import check, files, library
-from triton_fast.backends.tensorrt.engine import Engine, Profile, Range, Tensor, open_engine
+from triton_fast.backends.tensorrt.engine import DATATYPES, Engine, Profile, Range, Tensor, open_engine
 from triton_fast.backends.tensorrt.plan import RunPlan, make_plan
 from triton_fast.backends.tensorrt.rooms import make_room
 from triton_fast.config import added_specs
@@ -33,6 +33,9 @@ class TensorRtBackend(Backend):
 
     def __init__(self) -> None:
         self.version = library.version()
+
+    def datatypes(self) -> frozenset[DataType]:
+        return frozenset(DATATYPES.values())
 
     @property
     def gpu(self) -> bool:
@@ -113,9 +116,10 @@ class TensorRtModel(BackendModel):
             instances, self._instances = self._instances, []
             for instance in instances:
                 instance.close()
-            for device, _ in self._engines:
+            while self._engines:
+                (device, _), engine = self._engines.popitem()
                 driver.enter(device)  # engines are freed on the current device
-            self._engines.clear()
+                del engine
 
     def _engine(self, device: int, dla_core: int) -> Engine:
         with self._lock:

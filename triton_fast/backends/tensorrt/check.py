@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from triton_fast.backends.tensorrt.engine import LINEAR, Engine, Profile, Range, Tensor
+from triton_fast.backends.tensorrt.engine import DATATYPES, LINEAR, Engine, Profile, Range, Tensor
 from triton_fast.config import ConfigError, added_specs, controls
 from triton_fast.config.errors import did_you_mean, shape_text
 from triton_fast.errors import Internal, Unsupported
@@ -208,7 +208,7 @@ def _check_names(config: Any, engine: Engine) -> None:
 
 def _check_marks(config: Any, kind: str, entry: Any, tensor: Tensor) -> None:
     where = f"{kind} '{entry.name}' for model '{config.name}'"
-    if entry.data_type not in set(_SERVED):
+    if entry.data_type not in set(DATATYPES.values()):
         raise Internal(f"unsupported datatype {_config_name(entry.data_type)} for {where}")
     if tensor.is_shape and not entry.is_shape_tensor:
         raise Internal(f"{where} is a shape tensor but the model configuration doesn't mark it as a shape tensor.")
@@ -369,12 +369,6 @@ def size_of(config: Any, name: str, dtype: int, dims: Sequence[int]) -> int:
                 f"unable to calculate size for '{name}' for {config.name}: its largest shape is {shape_text(dims)}"
             )
     return total
-
-
-_SERVED = (
-    DataType.FP32, DataType.FP16, DataType.BF16, DataType.INT8, DataType.UINT8, DataType.INT32, DataType.INT64,
-    DataType.BOOL,
-)  # fmt: skip
 
 
 def _wanted(entry: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import os
 import threading
 from collections import deque
 from functools import cache
@@ -75,8 +76,9 @@ def load_plugins(paths: str) -> tuple[str, ...]:
                     _plugins[path] = ""
                     log.info(f"loaded TensorRT plugin library {path}")
                 except OSError as error:
-                    _plugins[path] = f"unable to load plugin library: {error}"
-                    log.error(_plugins[path])
+                    # The loader's text has the path, which is the operator's.
+                    log.error(f"unable to load plugin library: {error}")
+                    _plugins[path] = f"unable to load plugin library '{os.path.basename(path)}'"
             if _plugins[path]:
                 faults.append(_plugins[path])
     return tuple(faults)

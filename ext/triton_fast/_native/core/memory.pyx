@@ -42,6 +42,7 @@ cdef int64_t keep_bytes = <int64_t>256 << 20
 cdef int64_t body_limit = 0     # 0 = none
 # The budget of cached blocks as block_free compares it: keep_bytes and all pinned memory, which is always kept.
 cdef int64_t kept_bytes = keep_bytes
+cdef int64_t pinned_idle = 0    # of cached_bytes, what is pinned
 cdef pin_fn pin_take = NULL
 cdef unpin_fn pin_give = NULL       # set before pin_take, never taken back: blocks may outlive the GPU's use
 
@@ -128,6 +129,8 @@ cdef Block* block_new(size_t n) noexcept nogil:
     if block != NULL:
         tf_unpoison(block.data, block.cap)
         tf_add64(&cached_bytes, -<int64_t>block.cap)
+        if block.kind == MEM_PINNED:
+            tf_add64(&pinned_idle, -<int64_t>block.cap)
     else:
         cap = class_size(c) if c >= 0 else n
         block = header_new()
@@ -192,6 +195,8 @@ cdef void block_free(Block* block) noexcept nogil:
         header_free(block)
         return
     if c >= 0 and (tf_add64(&cached_bytes, <int64_t>block.cap) <= kept_bytes or block.kind == MEM_PINNED):
+        if block.kind == MEM_PINNED:
+            tf_add64(&pinned_idle, <int64_t>block.cap)
         tf_poison(block.data, block.cap)
         tf_lock(&lists[c].lock)
         block.next = lists[c].head
@@ -256,18 +261,7 @@ cdef void memory_unpin() noexcept nogil:
 
 
 cdef int64_t memory_pinned_free() noexcept nogil:
-    cdef int c
-    cdef Block* block
-    cdef int64_t total = 0
-    for c in range(PIN_CLASS, N_CLASSES):
-        tf_lock(&lists[c].lock)
-        block = lists[c].head
-        while block != NULL:
-            if block.kind == MEM_PINNED:
-                total += <int64_t>block.cap
-            block = block.next
-        tf_unlock(&lists[c].lock)
-    return total
+    return tf_load64(&pinned_idle)
 
 
 cdef void memory_pinned_trim(int64_t keep) noexcept nogil:
@@ -280,21 +274,28 @@ cdef void memory_pinned_trim(int64_t keep) noexcept nogil:
 cdef void drop(int64_t keep, int32_t kind, int least) noexcept nogil:
     cdef int c
     cdef Block* block
+    cdef Block* gone
     cdef Block** at
     for c in range(N_CLASSES - 1, least - 1, -1):
-        while tf_load64(&cached_bytes) > keep:
-            tf_lock(&lists[c].lock)
-            at = &lists[c].head
-            while at[0] != NULL and at[0].kind != kind:
-                at = &at[0].next
+        gone = NULL
+        tf_lock(&lists[c].lock)
+        at = &lists[c].head
+        while at[0] != NULL and tf_load64(&cached_bytes) > keep:
             block = at[0]
-            if block != NULL:
-                at[0] = block.next
-                lists[c].count -= 1
-            tf_unlock(&lists[c].lock)
-            if block == NULL:
-                break
+            if block.kind != kind:
+                at = &block.next
+                continue
+            at[0] = block.next
+            lists[c].count -= 1
             tf_add64(&cached_bytes, -<int64_t>block.cap)
+            if kind == MEM_PINNED:
+                tf_add64(&pinned_idle, -<int64_t>block.cap)
+            block.next = gone
+            gone = block
+        tf_unlock(&lists[c].lock)
+        while gone != NULL:
+            block = gone
+            gone = block.next
             tf_unpoison(block.data, block.cap)
             data_free(block)
             header_free(block)

@@ -3,12 +3,12 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
 
 from triton_fast._native.core.native cimport (
-    now_ns, tf_add32, tf_cas32, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
+    TF_OK, now_ns, tf_add32, tf_cas32, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.request cimport (
-    REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, T_SENT, WATCH_TRACE, request_alloc, request_free,
-    request_new,
+    FLAG_DEVICE, REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, T_SENT, WATCH_TRACE, request_alloc,
+    request_free, request_new, response_fail,
 )
 
 from triton_fast._native.core.request import stats
@@ -43,6 +43,9 @@ cdef Request* request_fork(Request* r) noexcept nogil:
     c.record = r.record
     c.response.is_final = False
     c.parent = r
+    # Its inputs could not be had: nothing that is made of the zeros in their place counts.
+    if r.flags & FLAG_DEVICE and r.response.code != TF_OK:
+        response_fail(&c.response, r.response.code, r.response.text, r.response.text_len)
     tf_add32(&r.holds, 1)
     return c
 

@@ -136,11 +136,16 @@ cdef int event_sleep(tf_cu_handle event) noexcept nogil:
 cdef int cuda_wait(int device, tf_cu_handle stream, tf_error* e) noexcept nogil:
     cdef tf_cu_handle event = NULL
     cdef int status
+    # Without an event it is waited for all the same: memory that the stream uses is given back behind this.
     if event_take(device, &event, e):
+        if cuda_context(device) != NULL:
+            cuda_api().StreamSynchronize(stream)
         return -1
     status = event_record(device, event, stream, e)
     if status == 0:
         status = cuda_check(e, event_sleep(event), device, b"failed in a stream")
+    else:
+        cuda_api().StreamSynchronize(stream)
     event_give(device, event)
     return status
 

@@ -9,7 +9,8 @@ from triton_fast._native.core.native cimport (
     TF_INVALID_ARG, TF_UNAVAILABLE, tf_add64, tf_error, tf_fail, tf_load64, tf_lock, tf_store64, tf_unlock,
 )
 from triton_fast._native.cuda.driver cimport (
-    MAX_DEVICES, TF_CU_OUT_OF_MEMORY, TF_CU_SUCCESS, cuda_api, cuda_count, cuda_enter, cuda_error, cuda_fail, tf_cu_ptr,
+    MAX_DEVICES, TF_CU_OUT_OF_MEMORY, TF_CU_SUCCESS, cuda_api, cuda_count, cuda_current, cuda_enter, cuda_error,
+    cuda_fail, cuda_restore, tf_cu_handle, tf_cu_ptr,
 )
 
 cdef enum:
@@ -118,13 +119,16 @@ cdef void device_block_free(Block* block) noexcept nogil:
     cdef int c = class_of(block.cap)
     cdef tf_cu_ptr data = <tf_cu_ptr><uintptr_t>block.data
     cdef Free* one = NULL
+    cdef tf_cu_handle before
     cdef tf_error e
     tf_add64(&pools[device].live, -<int64_t>block.cap)
     if c >= 0 and tf_load64(&pools[device].kept) <= tf_load64(&pools[device].budget) - <int64_t>block.cap:
         one = <Free*>malloc(sizeof(Free))
     if one == NULL:
+        before = cuda_current()
         if cuda_enter(device, &e) == 0:
             cuda_api().MemFree(data)
+        cuda_restore(before)
         return
     one.data = data
     tf_lock(&pools[device].lock)

@@ -19,7 +19,6 @@ cdef extern from "tf_cuda.h" nogil:
         TF_CU_INVALID_VALUE
         TF_CU_OUT_OF_MEMORY
         TF_CU_NO_DEVICE
-        TF_CU_INVALID_CONTEXT
         TF_CU_PEER_ACCESS_ALREADY_ENABLED
         TF_CU_NOT_READY
         TF_CU_BROKEN_FROM
@@ -33,12 +32,8 @@ cdef extern from "tf_cuda.h" nogil:
         TF_CU_CAPTURE_THREAD_LOCAL
         TF_CU_CAPABILITY_MAJOR
         TF_CU_CAPABILITY_MINOR
-        TF_CU_POINTER_MEMORY_TYPE
-        TF_CU_POINTER_DEVICE
         TF_CU_POINTER_RANGE_START
         TF_CU_POINTER_RANGE_SIZE
-        TF_CU_MEMORY_HOST
-        TF_CU_MEMORY_DEVICE
         TF_CU_LEAST_VERSION
     ctypedef struct tf_cuda:
         int (*Init)(unsigned flags) noexcept nogil
@@ -60,7 +55,6 @@ cdef extern from "tf_cuda.h" nogil:
         int (*StreamCreate)(tf_cu_handle*, unsigned flags) noexcept nogil
         int (*StreamDestroy)(tf_cu_handle) noexcept nogil
         int (*StreamSynchronize)(tf_cu_handle) noexcept nogil
-        int (*StreamQuery)(tf_cu_handle) noexcept nogil
         int (*StreamWaitEvent)(tf_cu_handle, tf_cu_handle event, unsigned flags) noexcept nogil
         int (*EventCreate)(tf_cu_handle*, unsigned flags) noexcept nogil
         int (*EventDestroy)(tf_cu_handle) noexcept nogil
@@ -108,6 +102,10 @@ cdef int cuda_count() noexcept nogil
 # Make the primary context of a device current on the calling thread; it is retained (made: some 100 ms) at its first
 # use. Each function of copies, ipc, pool and pinned does that itself. 0, or -1 with e.
 cdef int cuda_enter(int device, tf_error* e) noexcept nogil
+# The context that is current on the calling thread; and make it that again: a thread may be a framework's, at work on
+# another GPU, where a block is made or let go of.
+cdef tf_cu_handle cuda_current() noexcept nogil
+cdef void cuda_restore(tf_cu_handle before) noexcept nogil
 # The context of a device that was entered before, else NULL.
 cdef tf_cu_handle cuda_context(int device) noexcept nogil
 # Fill e with "<what> on GPU <device>: <driver's name>: <driver's text>", INTERNAL, or UNAVAILABLE when memory ran out;

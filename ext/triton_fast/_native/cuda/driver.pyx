@@ -8,8 +8,9 @@ from libc.stdint cimport int32_t
 from libc.string cimport memset
 from posix.dlfcn cimport RTLD_LOCAL, RTLD_NOW, dlclose, dlerror, dlopen
 
-from triton_fast._native.core.native cimport (
-    TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, tf_fail, tf_load32, tf_lock, tf_store32, tf_unlock,
+from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, tf_fail, tf_load32, tf_store32
+from triton_fast._native.core.pthread cimport (
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
 )
 
 from triton_fast.errors import Internal, InvalidArg, NotFound, Unavailable, Unsupported
@@ -28,7 +29,7 @@ cdef int n_devices = 0
 cdef tf_cu_handle[MAX_DEVICES] contexts
 cdef tf_cu_device[MAX_DEVICES] ordinals
 cdef int32_t[MAX_DEVICES] lost_by      # atomic; the status that ended the context; 0: it is well
-cdef int32_t making = 0             # a lock: contexts are made one after the other
+cdef pthread_mutex_t making         # contexts are made one after the other, each takes some 100 ms
 cdef void* library = NULL
 cdef str library_path = ""
 cdef tuple found = ()
@@ -36,6 +37,7 @@ cdef object opening = threading.Lock()
 
 memset(&table, 0, sizeof(table))
 memset(contexts, 0, sizeof(contexts))
+pthread_mutex_init(&making, NULL)
 memset(lost_by, 0, sizeof(lost_by))
 
 
@@ -99,15 +101,27 @@ cdef int cuda_enter(int device, tf_error* e) noexcept nogil:
     return cuda_check(e, table.CtxSetCurrent(contexts[device]), device, b"failed to enter the CUDA context")
 
 
+cdef tf_cu_handle cuda_current() noexcept nogil:
+    cdef tf_cu_handle now = NULL
+    table.CtxGetCurrent(&now)
+    return now
+
+
+cdef void cuda_restore(tf_cu_handle before) noexcept nogil:
+    cdef tf_cu_handle now = NULL
+    if table.CtxGetCurrent(&now) != TF_CU_SUCCESS or now != before:
+        table.CtxSetCurrent(before)
+
+
 cdef int make_context(int device, tf_error* e) noexcept nogil:
     cdef int status = TF_CU_SUCCESS
     cdef tf_cu_handle made = NULL
-    tf_lock(&making)
+    pthread_mutex_lock(&making)
     if contexts[device] == NULL:
         status = table.DevicePrimaryCtxRetain(&made, ordinals[device])
         if status == TF_CU_SUCCESS:
             contexts[device] = made
-    tf_unlock(&making)
+    pthread_mutex_unlock(&making)
     return cuda_check(e, status, device, b"failed to make the CUDA context")
 
 

@@ -7,7 +7,9 @@ from triton_fast._native.core.memory cimport (
     PIN_FROM, Block, block_new, block_unref, memory_pin, memory_pinned_free, memory_pinned_trim, memory_unpin,
 )
 from triton_fast._native.core.native cimport MEM_PINNED, tf_add64, tf_error, tf_load64, tf_store64
-from triton_fast._native.cuda.driver cimport TF_CU_HOST_PORTABLE, TF_CU_SUCCESS, cuda_api, cuda_enter, cuda_error
+from triton_fast._native.cuda.driver cimport (
+    TF_CU_HOST_PORTABLE, TF_CU_SUCCESS, cuda_api, cuda_current, cuda_enter, cuda_error, cuda_restore, tf_cu_handle,
+)
 
 cdef int64_t budget = 0
 cdef int64_t pinned = 0
@@ -22,12 +24,18 @@ cdef int64_t pinned_bytes() noexcept nogil:
 
 cdef void* take(size_t n) noexcept nogil:
     cdef void* data = NULL
+    cdef tf_cu_handle before
+    cdef int status = -1
     cdef tf_error e
     if tf_add64(&pinned, <int64_t>n) > tf_load64(&budget):
         tf_add64(&pinned, -<int64_t>n)
         tf_add64(&refused, 1)
         return NULL
-    if cuda_enter(home, &e) == 0 and cuda_api().MemHostAlloc(&data, n, TF_CU_HOST_PORTABLE) == TF_CU_SUCCESS:
+    before = cuda_current()
+    if cuda_enter(home, &e) == 0:
+        status = cuda_api().MemHostAlloc(&data, n, TF_CU_HOST_PORTABLE)
+    cuda_restore(before)
+    if status == TF_CU_SUCCESS:
         return data
     # The system may have less than the budget, such as in a container: ordinary memory does as well.
     tf_add64(&pinned, -<int64_t>n)
@@ -37,9 +45,11 @@ cdef void* take(size_t n) noexcept nogil:
 
 
 cdef void give(void* data, size_t n) noexcept nogil:
+    cdef tf_cu_handle before = cuda_current()
     cdef tf_error e
     if cuda_enter(home, &e) == 0:
         cuda_api().MemFreeHost(data)
+    cuda_restore(before)
     tf_add64(&pinned, -<int64_t>n)
 
 

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport tf_error
 from triton_fast._native.core.regions cimport SharedRegions, region_take
-from triton_fast._native.cuda.driver cimport cuda_enter, cuda_error
+from triton_fast._native.cuda.driver cimport cuda_current, cuda_enter, cuda_error, cuda_restore, tf_cu_handle
 from triton_fast._native.cuda.ipc cimport IPC_BYTES, ipc_close, ipc_open
 
 from triton_fast.errors import InvalidArg
@@ -13,8 +13,10 @@ from triton_fast.errors import InvalidArg
 
 # A client that has ended, or a context that is broken: there is nobody to tell.
 cdef void close(Block* block) noexcept nogil:
+    cdef tf_cu_handle before = cuda_current()
     cdef tf_error e
     ipc_close(block.device, block.data, &e)
+    cuda_restore(before)
 
 
 def register(SharedRegions regions not None, str name not None, bytes handle not None, int device, size_t byte_size):

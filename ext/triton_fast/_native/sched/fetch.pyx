@@ -4,9 +4,11 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from triton_fast._native.core.memory cimport Block, block_ref, block_unref, body_whole
+from triton_fast._native.core.memory cimport FIRST_BODY, Block, block_ref, block_unref, body_whole
 from triton_fast._native.core.model cimport ModelHandle
-from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, MEM_GPU, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail
+from triton_fast._native.core.native cimport (
+    DT_STRING, MEM_CPU, MEM_GPU, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
+)
 from triton_fast._native.core.regions cimport FOR_INPUT, SharedRegions, lent_kind, region_lend
 from triton_fast._native.core.request cimport (
     FLAG_DEVICE, Lent, Request, Tensor, request_alloc, request_free, request_new, response_fail_error,
@@ -137,6 +139,10 @@ cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil:
         t = &r.inputs[i]
         if t.kind != MEM_GPU or t.dtype != DT_STRING:
             continue
+        if t.nbytes > FIRST_BODY:       # the network's thread waits for this
+            return tf_fail(e, TF_INVALID_ARG,
+                           b"texts in GPU memory of a request that is cut may have %d bytes, input '%.*s' has %zu",
+                           <int>FIRST_BODY, <int>min(t.name_len, 200), t.name, t.nbytes)
         if fetch_tensor(t, e) != 0 or check_strings(r, t, text_count(t), e) != 0:
             return -1
     return 0
