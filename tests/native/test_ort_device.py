@@ -85,6 +85,7 @@ def test_it_says_what_it_takes(made: OnDevice) -> None:
 
 
 def test_host_memory_goes_on_as_it_is(fake: StandIn, tmp_path: Path) -> None:
+    before = made.fake.calls(COPY)
     made = OnDevice(fake, tmp_path / "m.onnx", length=4)
     (answer,) = made.run(tensor(ROW))
     np.testing.assert_array_equal(array(answer["OUTPUT0"]), ROW)
@@ -92,7 +93,7 @@ def test_host_memory_goes_on_as_it_is(fake: StandIn, tmp_path: Path) -> None:
     two = made.run(tensor(ROW), tensor(ROW + 1))
     np.testing.assert_array_equal(array(two[1]["OUTPUT0"]), ROW + 1)
     assert made.counted() == (1, 32, 0)
-    assert made.fake.calls(COPY) == 0
+    assert made.fake.calls(COPY) == before
 
 
 def test_one_request_lends_its_memory(made: OnDevice) -> None:
