@@ -85,7 +85,7 @@ def test_it_says_what_it_takes(made: OnDevice) -> None:
 
 
 def test_host_memory_goes_on_as_it_is(fake: StandIn, tmp_path: Path) -> None:
-    before = made.fake.calls(COPY)
+    before = fake.calls(COPY)
     made = OnDevice(fake, tmp_path / "m.onnx", length=4)
     (answer,) = made.run(tensor(ROW))
     np.testing.assert_array_equal(array(answer["OUTPUT0"]), ROW)
