@@ -51,7 +51,7 @@ pip_install() {
 
 install_packages() {
   local stamp="$VENV/.triton_fast" list
-  list=$("$VENV/bin/python" scripts/requirements.py build core cpu test)
+  list=$("$VENV/bin/python" scripts/requirements.py build core cpu openvino fil test)
   [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$PWD
 $list" ] && return
   say "installing Python packages into $VENV (a minute or two)"
