@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -19,7 +19,10 @@ from tests.helpers.foreign_backends import package
 from tests.helpers.server import ROOT, ServerProcess
 from tests.integration.onnx_files import arrays, config, index, infer, request
 
-if any(importlib.util.find_spec(name) is None for name in ("pip", "setuptools", "sklearn", "tritonclient")):
+# Asked of the installed packages: a finder that setuptools adds stops serving its distutils to this process, for good,
+# once a module named pip is looked for, and PyTorch's compiler can then no longer import setuptools.
+NEEDED = {"pip", "setuptools", "scikit-learn", "tritonclient"}
+if not {found.name for found in importlib.metadata.distributions()} >= NEEDED:
     pytest.skip("pip, setuptools, scikit-learn or tritonclient is not installed", allow_module_level=True)
 
 TEMPLATE = ROOT / "examples" / "backend_template"

@@ -231,5 +231,12 @@ def test_devices_beside_the_gpu_reach_the_instance(tmp_path: Path) -> None:
 
 
 def test_what_the_built_in_backends_can() -> None:
-    found = {name: backends.get(name) for name in ("identity", "python", "repeat", "fil", "openvino")}
+    found = {name: backends.get(name) for name in ("identity", "python", "repeat")}
     assert {name for name, backend in found.items() if backend is not None and backend.gpu} == {"python"}
+
+
+@pytest.mark.parametrize("name, framework", [("fil", "treelite"), ("openvino", "openvino")])
+def test_backends_of_cpus_alone(name: str, framework: str) -> None:
+    pytest.importorskip(framework)
+    backend = backends.get(name)
+    assert backend is not None and not backend.gpu
