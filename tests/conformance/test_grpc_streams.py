@@ -441,7 +441,11 @@ def test_nothing_is_left(tmp_path: Path) -> None:
                     talk.send(infer_request("nobody", [k]))
                 calls = [channel.infer_later(infer_request("slow", [k])) for _ in range(3)]
                 if k % 2:
-                    talks[0].next()
+                    try:
+                        talks[0].next()
+                    except grpc.RpcError:
+                        # grpcio keeps no message for who reads only after the call has ended with an error.
+                        assert k % 3 == 0
                     calls[0].cancel()
                     talks[1].call.cancel()
             for talk in talks:
