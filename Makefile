@@ -41,8 +41,11 @@ serve: models   ## serve examples/models in the foreground; ARGS= adds flags
 torch: build    ## PyTorch for the tests, where pip offers a build for CPUs; TORCH= leaves it out
 	@scripts/torch.sh
 
-test: models torch ## all tests; T='-k expression' or T=path narrows
-	@$(py) -m pytest $(T)
+# A file's tests share servers, so that a file stays in one process. More than four get into each other's way.
+processes = -n logical --maxprocesses=4 --dist=loadfile
+
+test: models torch ## all tests, in a process for each of up to four cores; T='-k expression' or T=path narrows, in one
+	@$(py) -m pytest $(if $(T),$(T),$(processes))
 
 check: build    ## ruff, cython-lint, mypy --strict, layers and tree rules
 	@scripts/check.sh

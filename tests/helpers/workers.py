@@ -85,10 +85,13 @@ def regions(pid: int) -> set[str]:
     return found
 
 
+OF_OTHERS = ("triton_python_backend_shm_region_", "triton_fast_test_", "sem.triton_fast_test_")
+
+
 def named_shared_memory() -> set[str]:
-    """Names in /dev/shm, but for those of a reference server that runs beside."""
+    """Names in /dev/shm, but for those of a reference server and of other tests' clients (helpers/shm) that run beside."""
     found = {entry.name for entry in Path("/dev/shm").iterdir()}  # noqa: S108
-    return {name for name in found if not name.startswith("triton_python_backend_shm_region_")}
+    return {name for name in found if not name.startswith(OF_OTHERS)}
 
 
 def ended(pids: list[int]) -> bool:
