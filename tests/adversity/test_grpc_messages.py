@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import pb
+from tests.helpers.bombs import GZIP, MIB, RAW, packed
 from tests.helpers.h2raw import (
     INFER,
     LIVE,
@@ -31,7 +32,6 @@ from tests.helpers.h2raw import (
 from tests.helpers.server import ServerProcess
 from triton_fast import protos
 
-MIB = 1 << 20
 INVALID, EXHAUSTED, UNIMPLEMENTED, INTERNAL = 3, 8, 12, 13
 LIMIT = 64 * MIB  # --grpc-max-inflated-size of the shared server
 BOMB = (
@@ -146,15 +146,6 @@ def test_streams_of_many_small_messages(grpc: ServerProcess) -> None:
 # ---- compression
 
 
-def packed(wbits: int, total: int, first: bytes = b"") -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, wbits)
-    return packer.compress(first) + b"".join([*(packer.compress(bytes(MIB)) for _ in range(total // MIB)),
-                                              packer.flush()])  # fmt: skip
-
-
-GZIP_BOMB = packed(31, 1024 * MIB)
-
-
 @pytest.mark.parametrize("fields", [GZIP_CALL, GZIP_STREAM])
 def test_bombs(grpc: ServerProcess, fields: bytes) -> None:
     """1 MB that is 1 GB, and 10 MB that are 10 GB: refused at the limit."""
@@ -162,12 +153,12 @@ def test_bombs(grpc: ServerProcess, fields: bytes) -> None:
     before = grpc.rss()
     with Http2(grpc.grpc) as client:
         for times in (1, 10):
-            assert client.ask_large(message(GZIP_BOMB * times, 1), fields).outcome == BOMB
+            assert client.ask_large(message(packed(GZIP, 1024 * MIB) * times, 1), fields).outcome == BOMB
     assert grpc.peak_rss() < before + 3 * LIMIT
 
 
 def test_bombs_by_the_dozen_leave_memory_flat(grpc: ServerProcess) -> None:
-    small = message(packed(31, LIMIT + MIB), 1)
+    small = message(packed(GZIP, LIMIT + MIB), 1)
     with Http2(grpc.grpc) as client:
         rss = []
         for _ in range(12):
@@ -190,8 +181,8 @@ BROKEN: dict[str, tuple[bytes, bytes]] = {
     "garbage behind": (PACKED + b"xxxx", GZIP_CALL),
     "zlib as gzip": (zlib.compress(PLAIN), GZIP_CALL),
     "gzip as deflate": (PACKED, DEFLATE_CALL),
-    "raw deflate": (packed(-15, 0, PLAIN), DEFLATE_CALL),
-    "large and truncated": (packed(31, 8 * MIB)[:-5], GZIP_CALL),
+    "raw deflate": (packed(RAW, 0, PLAIN), DEFLATE_CALL),
+    "large and truncated": (packed(GZIP, 8 * MIB)[:-5], GZIP_CALL),
     "large and random": (bytes(range(256)) * 100, GZIP_CALL),
 }  # fmt: skip
 

@@ -8,10 +8,10 @@ import zlib
 
 import pytest
 
+from tests.helpers.bombs import GZIP, MIB, ZLIB, packed
 from tests.helpers.raw import Client, binary_body, chunked, fp32, infer_object, infer_path, post, values_of
 from tests.helpers.server import ServerProcess, until
 
-MIB = 1 << 20
 LIMIT = 64 * MIB
 INFER = infer_path("m")
 JSON = json.dumps(infer_object([1.5])).encode()
@@ -21,19 +21,14 @@ TOO_LARGE = (
 )
 
 
-def bomb(total: int, wbits: int, byte: bytes = b" ") -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, wbits)
-    piece = byte * MIB
-    return b"".join([*(packer.compress(piece) for _ in range(total // MIB)), packer.flush()])
-
-
-GZIP_BOMB = bomb(1024 * MIB, 31)
-DEFLATE_BOMB = bomb(1024 * MIB, 15)
+GIB = 1024 * MIB
 
 
 def test_bombs(server: ServerProcess) -> None:
     """1 MB that is 1 GB: refused at the limit, and the memory of the attempt is given back."""
-    for path, body, coding in ((INFER, GZIP_BOMB, "gzip"), (infer_path("big"), DEFLATE_BOMB, "deflate")):
+    for path, body, coding in (
+        (INFER, packed(GZIP, GIB, byte=b" "), "gzip"), (infer_path("big"), packed(ZLIB, GIB), "deflate"),
+    ):  # fmt: skip
         for headers in ([], ["Inference-Header-Content-Length: 50"], ["Inference-Header-Content-Length: 0"]):
             with Client(server.http) as client:
                 answer = client.ask(post(path, body, f"Content-Encoding: {coding}", *headers))
@@ -45,13 +40,13 @@ def test_ten_megabytes_of_bomb(server: ServerProcess) -> None:
     server.reset_peak()
     before = server.rss()
     with Client(server.http) as client:
-        answer = client.ask(post(INFER, GZIP_BOMB * 10, "Content-Encoding: gzip"))
+        answer = client.ask(post(INFER, packed(GZIP, GIB, byte=b" ") * 10, "Content-Encoding: gzip"))
         assert (answer.status, answer.error) == (400, TOO_LARGE)
     assert server.peak_rss() < before + 3 * LIMIT
 
 
 def test_failed_bombs_leave_memory_flat(server: ServerProcess) -> None:
-    small = bomb(LIMIT + MIB, 31)
+    small = packed(GZIP, LIMIT + MIB)
     before = server.rss()
     with Client(server.http) as client:
         rss = []
@@ -65,8 +60,8 @@ def test_failed_bombs_leave_memory_flat(server: ServerProcess) -> None:
 
 def test_broken_bodies_leave_memory_flat(server: ServerProcess) -> None:
     """Hundreds of truncated ones: each inflates a megabyte before it fails."""
-    packed = gzip.compress(b" " * MIB)[:-9]
-    request = post(INFER, packed, "Content-Encoding: gzip")
+    cut = gzip.compress(b" " * MIB)[:-9]
+    request = post(INFER, cut, "Content-Encoding: gzip")
     with Client(server.http) as client:
         rss = []
         for _ in range(12):
@@ -165,10 +160,10 @@ def test_exactly_the_limit(server: ServerProcess) -> None:
 
 def test_header_length_is_of_the_inflated_body(server: ServerProcess) -> None:
     body, size = binary_body(fp32([1, 2]), [1, 2])
-    packed = gzip.compress(body)
+    small = gzip.compress(body)
     with Client(server.http) as client:
         header = "Content-Encoding: gzip"
-        good = client.ask(post(INFER, packed, header, f"Inference-Header-Content-Length: {size}"))
+        good = client.ask(post(INFER, small, header, f"Inference-Header-Content-Length: {size}"))
         assert values_of(good) == [1, 2]
-        bad = client.ask(post(INFER, packed, header, f"Inference-Header-Content-Length: {len(body) + 1}"))
+        bad = client.ask(post(INFER, small, header, f"Inference-Header-Content-Length: {len(body) + 1}"))
         assert bad.error == f"inference header size should be in range (0, {len(body)}), got: {len(body) + 1}"
