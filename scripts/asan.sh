@@ -6,12 +6,12 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 python="$(cd "$VENV" && pwd)/bin/python"
 tree=build/asan/tree
-cc=${CC:-cc}
+read -ra cc <<<"${CC:-cc}"
 
 library() {
   local path
-  path=$("$cc" -print-file-name="$1")
-  [ -e "$path" ] || die "$cc has no $1; with gcc it belongs to the compiler's package"
+  path=$("${cc[@]}" -print-file-name="$1")
+  [ -e "$path" ] || die "${cc[*]} has no $1; with gcc it belongs to the compiler's package"
   readlink -f "$path"
 }
 
@@ -39,7 +39,7 @@ assert pathlib.Path(triton_fast.__file__).is_relative_to(here), triton_fast.__fi
 assert any(here.rglob("*" + importlib.machinery.EXTENSION_SUFFIXES[0])), "no extension was built"'
 say "testing"
 # shellcheck disable=SC2086
-LD_PRELOAD=$preload "$python" -m pytest ${ASAN_TESTS:-tests/native} ${PYTEST_ARGS:-}
+LD_PRELOAD=$preload "$python" -m pytest ${ASAN_TESTS:-tests/native} ${PYTEST_ARGS:--n logical --maxprocesses=4 --dist=loadfile}
 for target in tests/fuzz/fuzz_*.py; do
   LD_PRELOAD=$preload TF_FUZZ_SECONDS=${TF_FUZZ_SECONDS:-5} "$python" "$target" </dev/null
 done

@@ -30,7 +30,9 @@ make_venv() {
 }
 
 compiler() {
-  { have "${CC:-cc}" && have "${CXX:-c++}"; } || system_packages g++ libc6-dev
+  local CC=${CC:-cc} CXX=${CXX:-c++}
+  # CC may be two words, as with ccache.
+  { have "${CC%% *}" && have "${CXX%% *}"; } || system_packages g++ libc6-dev
   "$VENV/bin/python" -c 'import os, sysconfig, sys
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' ||
     system_packages "$(debian_python "$VENV/bin/python" dev)"
