@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a tree of their own: build/asan/tree.
-# PYTEST_ARGS are given to pytest; ASAN_TESTS chooses other tests than tests/native.
+# PYTEST_ARGS are given to pytest instead of several processes; ASAN_TESTS chooses other tests than tests/native.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -40,7 +40,8 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Pyth
 
 # libnghttp2 carries the gRPC port. Its header is looked for as the compiler will look for it.
 http2_library() {
-  echo '#include <nghttp2/nghttp2.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 || system_packages libnghttp2-dev
+  # shellcheck disable=SC2086
+  echo '#include <nghttp2/nghttp2.h>' | ${CC:-cc} -E - >/dev/null 2>&1 || system_packages libnghttp2-dev
 }
 
 pip_install() {
