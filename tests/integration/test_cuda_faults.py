@@ -178,14 +178,15 @@ def test_all_answers_of_a_step_that_fails_are_the_error(tmp_path: Path, memory: 
     env = standin_cuda.environment(fail="cuMemcpyDtoHAsync_v2:2:1")
     with ServerProcess(root, "--allow-client-shm=true", env=env) as process, Channel(process.grpc) as channel:
         assert raw.ask(process.http, register(memory)).status == 200
-        seen = []
+        seen: list[list[Any]] = []
         for i in range(3):
             request = step(model, placed(64, 8), sequence_start=i == 0, sequence_end=i == 2)
             messages = channel.stream([request]).messages
             seen.append([one.error_message or value_of(one, "OUT") for one in messages if one.infer_response.outputs
                          or one.error_message])  # fmt: skip
     assert seen[0] == seen[2] == [[5], [6]]
-    assert seen[1] and all(text.startswith("failed to copy from device memory on GPU 0: ") for text in seen[1]), seen
+    assert len(seen[1]) >= 2
+    assert {str(one)[:45] for one in seen[1]} == {"failed to copy from device memory on GPU 0: C"}
 
 
 def test_a_gpu_that_is_lost(tmp_path: Path, memory: Memory) -> None:

@@ -271,6 +271,9 @@ def test_free_blocks_of_both_kinds_lie_among_each_other(fake: StandIn) -> None:
     again = [HostBlock(MIB) for _ in range(3)]
     assert [block.address for block in again] == addresses[::-1] and fake.calls("cuMemHostAlloc") == made
     assert pinned.usage() == (3 * MIB, 3 * MIB) and pinned.stats()["free"] == 0
+    again.clear()
+    pinned.stop()
+    assert (pinned.stats()["free"], memory.stats()["cached_bytes"]) == (0, 0)
 
 
 # --- whose GPU a thread is at work on --------------------------------------------------------------------------
