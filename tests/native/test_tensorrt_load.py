@@ -17,6 +17,7 @@ from tests.helpers.standin_cuda import StandIn
 from tests.helpers.trt_models import Opener, context
 from tests.helpers.trt_plans import add_sub, spread, swap, write
 from triton_fast._native.core import memory
+from triton_fast._native.cuda import driver
 from triton_fast._native.tensorrt.shapes import ShapeTable
 from triton_fast.backends.tensorrt import TensorRtBackend, engine, files, library
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable
@@ -218,6 +219,21 @@ def test_all_is_given_back(opened: Opener, cuda: StandIn) -> None:
     gc.collect()
     held = cuda.held()
     assert (held["streams"], held["graphs"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("is_exclusive", "engines"), [(False, 1), (True, 2)])
+def test_each_is_given_back_on_its_own_gpu(opened: Opener, trt: ModuleType, is_exclusive: bool, engines: int) -> None:
+    """Contexts, then their engine, then its runtime; whatever GPU the thread that unloads was at work on."""
+    made = opened(swap(exclusive=is_exclusive), "instance_group [{ count: 2 }]\n", gpus=(0, 1))
+    opened.opened.clear()
+    gc.collect()
+    del trt.freed[:]
+    driver.enter(0)
+    made.model.close()
+    assert {(on, current) for _, on, current in trt.freed} == {(0, 0), (1, 1)}
+    for device in (0, 1):
+        freed = [what for what, on, _ in trt.freed if on == device]
+        assert freed == ["context"] * 2 + ["engine", "runtime"] * engines
 
 
 def test_an_instance_that_can_not_be_made_leaves_nothing(opened: Opener, cuda: StandIn) -> None:
