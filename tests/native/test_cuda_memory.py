@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import standin_cuda
 from tests.helpers.standin_cuda import OUT_OF_MEMORY, StandIn
+from triton_fast._native.arrays import pyarrays
 from triton_fast._native.core import memory
 from triton_fast._native.cuda import device_pool, driver, pinned
 from triton_fast._native.cuda.device_pool import DeviceMemory
@@ -132,6 +133,16 @@ def test_blocks_are_pinned_by_their_size(fake: StandIn) -> None:
     pinned.start(0, 256 * MIB)
     sizes = [1, 12 * KIB, 12 * KIB + 1, MIB, 64 * MIB, 64 * MIB + 1]
     assert [HostBlock(n).pinned for n in sizes] == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize("n", [0, 1, 12 * KIB, 16 * KIB])
+def test_outputs_of_frameworks_come_into_pinned_memory(fake: StandIn, n: int) -> None:
+    """However small: a copy from a GPU to other memory would be waited for, or go through a framework's own."""
+    pinned.start(0, 8 * MIB)
+    room = pyarrays.room(n)
+    assert pinned.usage()[1] == 16 * KIB
+    del room
+    assert pinned.usage()[1] == 0
 
 
 def test_blocks_from_before_are_not_handed_out_again(fake: StandIn) -> None:
