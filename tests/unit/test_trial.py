@@ -48,8 +48,8 @@ def refusal(check: Check, code: str, *arguments: str) -> str:
 @pytest.mark.parametrize(
     "before",
     [
-        "", "print('loaded')", "print('half a line', end='')", "os.write(1, b'half a line')", "os.write(1, b'\\xff{\\n')",
-        "print('{')", "os.write(2, b'loaded')",
+        "", "print('loaded')", "print('half a line', end='')", "os.write(1, b'half a line')", "print('{')",
+        "os.write(1, b'\\xff{\\n')", "os.write(2, b'loaded')",
     ],
 )  # fmt: skip
 def test_what_a_library_prints_first_is_no_part_of_the_cause(check: Check, before: str) -> None:
