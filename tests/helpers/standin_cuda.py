@@ -118,6 +118,7 @@ def opened() -> Iterator[StandIn]:
         fake._library.fake_fail_clear()
         fake.limit()
         pinned.stop()
+        pinned.trim()  # forgets who went without
         device_pool.trim()
         copies.trim()
         held = {what: n for what, n in fake.held().items() if n and what != "contexts"}
