@@ -240,6 +240,6 @@ def test_early_signal(tmp_path: Path) -> None:
     process.wait_for_log = lambda pattern, timeout=0: began.set() or ""  # type: ignore[assignment,method-assign]
     with process:
         assert began.is_set()
-        assert until(lambda: "loading: m" in process.log())
+        assert until(lambda: "loading: m" in process.log(), tries=6000)
         process.signal()
         assert process.wait() == 0
