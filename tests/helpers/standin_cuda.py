@@ -9,7 +9,7 @@ import ctypes
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -60,6 +60,26 @@ class StandIn:
     def calls(self, function: str) -> int:
         return int(self._library.fake_calls(function.encode()))
 
+    @contextmanager
+    def watched(self, function: str, call: Callable[[], object]) -> Iterator[None]:
+        """Have ``call`` called within each call of a function, before it does anything."""
+
+        def told() -> None:
+            call()
+
+        calls = ctypes.CFUNCTYPE(None)(told)
+        self._library.fake_watch(function.encode(), calls)
+        try:
+            yield
+        finally:
+            self._library.fake_watch(None, None)
+
+    def current(self) -> int | None:
+        """Return the device whose context is current on the calling thread."""
+        context = ctypes.POINTER(ctypes.c_int)()
+        assert self._library.cuCtxGetCurrent(ctypes.byref(context)) == 0
+        return int(context[0]) if context else None
+
     def last_priority(self) -> int:
         """Return the priority of the stream that was made last with one; less goes before more."""
         return int(self._library.fake_priority())
@@ -98,6 +118,7 @@ def opened() -> Iterator[StandIn]:
         fake._library.fake_fail_clear()
         fake.limit()
         pinned.stop()
+        pinned.trim()  # forgets who went without
         device_pool.trim()
         copies.trim()
         held = {what: n for what, n in fake.held().items() if n and what != "contexts"}

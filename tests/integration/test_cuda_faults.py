@@ -16,19 +16,45 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import raw, shm, standin_cuda
+from tests.helpers import python_models, raw, shm, standin_cuda
 from tests.helpers.cuda_client import CLIENT, Memory
+from tests.helpers.grpc_channel import Channel, add_input, infer_request, set_parameters, value_of
 from tests.helpers.server import ROOT, Model, ServerProcess, repository, until
 
 SIZE = 1 << 16
 VALUE = raw.fp32([1, 2, 3, 4])
 ILLEGAL = standin_cuda.ILLEGAL_ADDRESS
+# Several answers to each step of a sequence.
+ECHO = """
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for value in pb_utils.get_input_tensor_by_name(request, "IN").as_numpy():
+                sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("OUT", np.array([value], np.int32))]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+ECHO_IO = """
+backend: "python"
+input [{ name: "IN" data_type: TYPE_INT32 dims: [-1] }, { name: "DELAY" data_type: TYPE_UINT32 dims: [-1] },
+       { name: "WAIT" data_type: TYPE_UINT32 dims: [1] }]
+output { name: "OUT" data_type: TYPE_INT32 dims: [1] }
+model_transaction_policy { decoupled: true }
+"""
+STEPS = "sequence_batching { direct { } }\n"
+INSIDE = 'parameters { key: "EXECUTION_MODE" value { string_value: "in_process" } }\n'
 FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
 
 
 @pytest.fixture(scope="module")
-def memory() -> Iterator[Memory]:
-    with standin_cuda.opened() as fake, Memory(fake, SIZE) as made:
+def fake() -> Iterator[standin_cuda.StandIn]:
+    with standin_cuda.opened() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def memory(fake: standin_cuda.StandIn) -> Iterator[Memory]:
+    with Memory(fake, SIZE) as made:
         made.write(VALUE)
         yield made
 
@@ -129,6 +155,40 @@ def test_a_step_of_a_sequence_fails(tmp_path: Path, memory: Memory) -> None:
         assert data(answers[0]) == data(answers[2]) == [1, 2, 3, 4]
 
 
+def step(model: str, at: dict[str, Any], **parameters: Any) -> Any:
+    made = infer_request(model, parameters={"sequence_id": 5, **parameters})
+    del made.inputs[:], made.raw_input_contents[:]
+    made.inputs.add(name="IN", datatype="INT32", shape=[2])
+    set_parameters(made.inputs[0].parameters, at)
+    add_input(made, "DELAY", [0, 0], "UINT32", [2])
+    add_input(made, "WAIT", [0], "UINT32", [1])
+    return made
+
+
+@pytest.mark.parametrize("model", ["repeat", "worker", "inside"])
+def test_all_answers_of_a_step_that_fails_are_the_error(tmp_path: Path, memory: Memory, model: str) -> None:
+    """It is executed with zeros in its place, and what is made of them is no answer."""
+    memory.write(b"\5\0\0\0\6\0\0\0", 64)
+    root = tmp_path / "steps"
+    if model == "repeat":
+        (root / model / "1").mkdir(parents=True)
+        (root / model / "config.pbtxt").write_text('backend: "repeat"\n' + STEPS)
+    else:
+        python_models.model_of(root, model, ECHO, ECHO_IO + STEPS + (INSIDE if model == "inside" else ""))
+    env = standin_cuda.environment(fail="cuMemcpyDtoHAsync_v2:2:1")
+    with ServerProcess(root, "--allow-client-shm=true", env=env) as process, Channel(process.grpc) as channel:
+        assert raw.ask(process.http, register(memory)).status == 200
+        seen: list[list[Any]] = []
+        for i in range(3):
+            request = step(model, placed(64, 8), sequence_start=i == 0, sequence_end=i == 2)
+            messages = channel.stream([request]).messages
+            seen.append([one.error_message or value_of(one, "OUT") for one in messages if one.infer_response.outputs
+                         or one.error_message])  # fmt: skip
+    assert seen[0] == seen[2] == [[5], [6]]
+    assert len(seen[1]) >= 2
+    assert {str(one)[:45] for one in seen[1]} == {"failed to copy from device memory on GPU 0: C"}
+
+
 def test_a_gpu_that_is_lost(tmp_path: Path, memory: Memory) -> None:
     """What ends a context: its requests fail, others do not, and the server says that it needs a new start."""
     fail = ",".join([f"cuMemcpyDtoHAsync_v2:1:{ILLEGAL}"] * 3)  # the next call each time
@@ -152,6 +212,31 @@ def test_no_memory_of_requests_is_left(tmp_path: Path, memory: Memory) -> None:
         answer = raw.ask(process.http, raw.post(raw.infer_path("m"), body.encode()))
         assert (answer.status, answer.error[:46]) == (503, "the request needs more memory than is left (--")
         assert data(raw.ask(process.http, infer("m", placed(0)))) == [1, 2, 3, 4]
+
+
+def test_texts_that_are_cut_are_few(tmp_path: Path, fake: standin_cuda.StandIn) -> None:
+    """The network's thread waits for them, since their lengths tell where they are cut; for no others."""
+    config = Model("cut", "BYTES", (1,), 2, extra='parameters { key: "batch_splitting" value { string_value: "true" } }'
+                   " dynamic_batching { }")  # fmt: skip
+    limit = 1 << 20
+    with Memory(fake, limit + 1) as memory, ServerProcess(
+        repository(tmp_path, config), "--allow-client-shm=true", env=standin_cuda.environment()
+    ) as process:  # fmt: skip
+        assert raw.ask(process.http, register(memory)).status == 200
+
+        def ask(rows: int, size: int) -> raw.Answer:
+            each = [size // rows - 4 + (size % rows if i == 0 else 0) for i in range(rows)]
+            memory.write(b"".join(n.to_bytes(4, "little") + b"x" * n for n in each))
+            given = {"name": "INPUT0", "shape": [rows, 1], "datatype": "BYTES", "parameters": placed(0, size)}
+            body = json.dumps({"inputs": [given], "outputs": [{"name": "OUTPUT0", "parameters": placed(0, size)}]})
+            return raw.ask(process.http, raw.post(raw.infer_path("cut"), body.encode()))
+
+        assert ask(3, limit).status == 200
+        answer = ask(3, limit + 1)
+        assert (answer.status, answer.error) == (
+            400, f"texts in GPU memory of a request that is cut may have {limit} bytes, input 'INPUT0' has {limit + 1}"
+        )  # fmt: skip
+        assert ask(2, limit + 1).status == 200, "not cut"
 
 
 def test_without_a_driver_or_a_gpu(tmp_path: Path, memory: Memory) -> None:

@@ -53,6 +53,26 @@ def test_start_up_log(tmp_path: Path) -> None:
     assert {"identity", "onnxruntime"} <= {row[0] for row in rows}
 
 
+UNLISTED = """
+from triton_fast import backends
+from triton_fast.__main__ import main
+
+def listed(directory):
+    raise PermissionError(13, "Permission denied", "backends")
+
+backends.listed = listed
+main()
+"""
+
+
+def test_backends_that_can_not_be_listed_are_only_missing_in_the_table(tmp_path: Path) -> None:
+    process = ServerProcess(repository(tmp_path, Model("a")))
+    process.argv[1:3] = ["-c", UNLISTED]
+    with process:
+        assert "backends that there are can not be listed: [Errno 13] Permission denied: 'backends'" in process.log()
+        assert raw.ask(process.http, raw.get("/v2/models/a/ready")).status == 200
+
+
 @pytest.mark.parametrize(
     ("form", "pattern"),
     [("default", r"^I\d{4} \d\d:\d\d:\d\d\.\d{6} \d+ "), ("ISO8601", r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ I ")],
@@ -220,6 +240,6 @@ def test_early_signal(tmp_path: Path) -> None:
     process.wait_for_log = lambda pattern, timeout=0: began.set() or ""  # type: ignore[assignment,method-assign]
     with process:
         assert began.is_set()
-        assert until(lambda: "loading: m" in process.log())
+        assert until(lambda: "loading: m" in process.log(), tries=6000)
         process.signal()
         assert process.wait() == 0

@@ -433,10 +433,12 @@ def test_the_gated_models_are_what_they_say(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logs_there", [True, False], ids=["log and output", "output"])
-def test_whoever_read_what_it_prints_has_gone(tmp_path: Path, logs_there: bool) -> None:
-    """A pipe without a reader, such as that of a `tee` that was ended first."""
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_whoever_read_what_it_prints_has_gone(tmp_path: Path, logs_there: bool, unbuffered: str) -> None:
+    """A pipe without a reader, such as that of a `tee` that was ended first. What a buffer still holds then is written
+    once more when the interpreter ends, which would make another exit code."""
     (tmp_path / "models").mkdir()
-    process = ServerProcess(tmp_path / "models")
+    process = ServerProcess(tmp_path / "models", env={"PYTHONUNBUFFERED": unbuffered})
     log = tmp_path / "log"
     if not logs_there:
         process.argv.append(f"--log-file={log}")

@@ -348,3 +348,19 @@ def test_what_is_not_done_soon_is_slept_for(fake: StandIn) -> None:
     copies.wait_stream(0, stream.handle)
     assert fake.calls("cuEventSynchronize") == sleeps + 1
     assert fake.peek(there.address, 4) == b"\7" * 4
+
+
+@pytest.mark.parametrize("function", ["cuEventCreate", "cuEventRecord"])
+def test_without_an_event_a_stream_is_waited_for_all_the_same(fake: StandIn, function: str) -> None:
+    """Who is told that the wait failed gives the memory back that the stream uses."""
+    n = 64 * KIB
+    stream, there, source = Stream(1), DeviceMemory(1, n), HostBlock(n)
+    assert source.pinned
+    memoryview(source)[:] = b"\3" * n
+    stream.copy_in(there.address, source)
+    copies.trim()
+    fake.fail(function)
+    with pytest.raises(Unavailable, match="an event on GPU 1: CUDA_ERROR_OUT_OF_MEMORY"):
+        stream.wait()
+    memoryview(source)[:] = bytes(n)
+    assert fake.peek(there.address, n) == b"\3" * n

@@ -155,8 +155,10 @@ def test_a_region_is_open_until_its_last_loan_ends(regions: SharedRegions, fake:
     regions.unregister("r", cuda=True)
     assert regions.device_status() == [("r", 0, SIZE)] and regions.status() == []
     assert ipc.opened() == 1
+    driver.enter(1)
     loan.end()
     assert regions.device_status() == [] and ipc.opened() == 0 and fake.held()["mappings"] == 0
+    assert fake.current() == 1, "whatever GPU the thread that ends it is at work on"
 
 
 def test_what_is_refused_is_closed(regions: SharedRegions, fake: StandIn, handle: bytes) -> None:

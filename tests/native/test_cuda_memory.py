@@ -9,8 +9,9 @@ import pytest
 
 from tests.helpers import standin_cuda
 from tests.helpers.standin_cuda import OUT_OF_MEMORY, StandIn
+from triton_fast._native.arrays import pyarrays
 from triton_fast._native.core import memory
-from triton_fast._native.cuda import device_pool, pinned
+from triton_fast._native.cuda import device_pool, driver, pinned
 from triton_fast._native.cuda.device_pool import DeviceMemory
 from triton_fast._native.cuda.pinned import HostBlock
 from triton_fast.errors import InvalidArg, Unavailable
@@ -134,6 +135,16 @@ def test_blocks_are_pinned_by_their_size(fake: StandIn) -> None:
     assert [HostBlock(n).pinned for n in sizes] == [False, False, True, True, True, False]
 
 
+@pytest.mark.parametrize("n", [0, 1, 12 * KIB, 16 * KIB])
+def test_outputs_of_frameworks_come_into_pinned_memory(fake: StandIn, n: int) -> None:
+    """However small: a copy from a GPU to other memory would be waited for, or go through a framework's own."""
+    pinned.start(0, 8 * MIB)
+    room = pyarrays.room(n)
+    assert pinned.usage()[1] == 16 * KIB
+    del room
+    assert pinned.usage()[1] == 0
+
+
 def test_blocks_from_before_are_not_handed_out_again(fake: StandIn) -> None:
     HostBlock(MIB)
     HostBlock(1)
@@ -241,3 +252,84 @@ def test_blocks_of_many_threads(fake: StandIn) -> None:
         thread.join()
     stats = pinned.stats()
     assert stats["pinned"] == stats["free"] <= 4 * MIB
+
+
+def test_all_free_blocks_of_a_size_are_taken_out_at_once(fake: StandIn) -> None:
+    """Nobody counts or finds what is on its way back to the driver, which takes its time."""
+    pinned.start(0, 64 * MIB)
+    blocks = [HostBlock(n) for n in (MIB, MIB, MIB, 2 * MIB, 2 * MIB)]
+    blocks.clear()
+    left: list[tuple[int, int]] = []
+    with fake.watched("cuMemFreeHost", lambda: left.append((memory.stats()["cached_bytes"], pinned.stats()["free"]))):
+        pinned.stop()
+    assert left == [(3 * MIB, 3 * MIB)] * 2 + [(0, 0)] * 3
+
+
+def test_free_blocks_of_both_kinds_lie_among_each_other(fake: StandIn) -> None:
+    pinned.start(0, 3 * MIB)
+    blocks = [HostBlock(MIB) for _ in range(6)]
+    order = [0, 3, 1, 4, 5, 2]  # freed so: pinned ones first and last, and two others behind each other
+    assert [block.pinned for block in blocks] == [True] * 3 + [False] * 3
+    addresses = [blocks[i].address for i in order if i < 3]
+    for i in order:
+        blocks[i] = HostBlock(1)
+    assert (memory.stats()["cached_bytes"], pinned.stats()["free"]) == (6 * MIB, 3 * MIB)
+    memory.trim(MIB + MIB // 2)
+    assert (memory.stats()["cached_bytes"], pinned.stats()["free"]) == (4 * MIB, 3 * MIB), "only as many as must"
+    memory.trim()
+    assert (memory.stats()["cached_bytes"], pinned.usage()) == (3 * MIB, (3 * MIB, 0))
+    made = fake.calls("cuMemHostAlloc")
+    again = [HostBlock(MIB) for _ in range(3)]
+    assert [block.address for block in again] == addresses[::-1] and fake.calls("cuMemHostAlloc") == made
+    assert pinned.usage() == (3 * MIB, 3 * MIB) and pinned.stats()["free"] == 0
+    again.clear()
+    pinned.stop()
+    assert (pinned.stats()["free"], memory.stats()["cached_bytes"]) == (0, 0)
+
+
+# --- whose GPU a thread is at work on --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, None], ids=["on another GPU", "on none"])
+@pytest.mark.parametrize("fails", [False, True], ids=["", "the driver has none"])
+def test_pinned_blocks_leave_a_thread_on_its_gpu(fake: StandIn, at: int | None, fails: bool) -> None:
+    pinned.start(0, 8 * MIB)
+    seen: list[int | None] = []
+
+    def work() -> None:
+        if at is not None:
+            driver.enter(at)
+        if fails:
+            fake.fail("cuMemHostAlloc")
+        block = HostBlock(MIB)
+        seen.append(fake.current())
+        assert block.pinned != fails
+        del block
+        pinned.stop()
+        seen.append(fake.current())
+
+    freed = fake.calls("cuMemFreeHost")
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [at, at]
+    assert fake.calls("cuMemFreeHost") == freed + (not fails)
+
+
+@pytest.mark.parametrize("at", [1, None], ids=["on another GPU", "on none"])
+def test_device_memory_is_let_go_of_on_any_thread(fake: StandIn, at: int | None) -> None:
+    device_pool.set_budget(0, 0)
+    blocks = [DeviceMemory(0, MIB)]
+    seen: list[int | None] = []
+
+    def work() -> None:
+        if at is not None:
+            driver.enter(at)
+        blocks.clear()
+        seen.append(fake.current())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [at]
+    assert fake.held()["allocations"] == 0

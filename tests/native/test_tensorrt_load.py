@@ -17,6 +17,7 @@ from tests.helpers.standin_cuda import StandIn
 from tests.helpers.trt_models import Opener, context
 from tests.helpers.trt_plans import add_sub, spread, swap, write
 from triton_fast._native.core import memory
+from triton_fast._native.cuda import driver
 from triton_fast._native.tensorrt.shapes import ShapeTable
 from triton_fast.backends.tensorrt import TensorRtBackend, engine, files, library
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable
@@ -103,14 +104,14 @@ def test_the_file_for_the_gpu(opened: Opener) -> None:
     assert files.plan_path(made, (9, 0)).name == "h100.plan"
 
 
-def test_plugins(opened: Opener, told: list[str], tmp_path: Path) -> None:
-    missing = str(tmp_path / "missing.so")
+def test_plugins(opened: Opener, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    missing = str(tmp_path_factory.mktemp("of_the_operator") / "missing.so")
     opened(swap(), plugins=f"{trt_plans.kernels()};{missing}")  # one that is there, one that is not
     assert len(told) == 1
-    assert told[0].startswith("unable to load plugin library: ")
+    assert told[0].startswith(f"unable to load plugin library: {missing}: ")
     text = refusal(opened, swap(plugin="Mine_TRT"), plugins=missing)
     assert "Cannot find plugin: Mine_TRT" in text
-    assert "unable to load plugin library" in text
+    assert text.endswith("; unable to load plugin library 'missing.so'"), "whoever loads a model sees no directory"
     assert len([line for line in told if line.startswith("unable to load plugin")]) == 1
 
 
@@ -218,6 +219,21 @@ def test_all_is_given_back(opened: Opener, cuda: StandIn) -> None:
     gc.collect()
     held = cuda.held()
     assert (held["streams"], held["graphs"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("is_exclusive", "engines"), [(False, 1), (True, 2)])
+def test_each_is_given_back_on_its_own_gpu(opened: Opener, trt: ModuleType, is_exclusive: bool, engines: int) -> None:
+    """Contexts, then their engine, then its runtime; whatever GPU the thread that unloads was at work on."""
+    made = opened(swap(exclusive=is_exclusive), "instance_group [{ count: 2 }]\n", gpus=(0, 1))
+    opened.opened.clear()
+    gc.collect()
+    del trt.freed[:]
+    driver.enter(0)
+    made.model.close()
+    assert {(on, current) for _, on, current in trt.freed} == {(0, 0), (1, 1)}
+    for device in (0, 1):
+        freed = [what for what, on, _ in trt.freed if on == device]
+        assert freed == ["context"] * 2 + ["engine", "runtime"] * engines
 
 
 def test_an_instance_that_can_not_be_made_leaves_nothing(opened: Opener, cuda: StandIn) -> None:

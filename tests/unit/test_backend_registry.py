@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import threading
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -176,6 +179,31 @@ def test_a_compiled_backend_is_named(tmp_path: Path) -> None:
     (tmp_path / "fast" / "libtriton_fast.so").write_bytes(b"\x7fELF")
     with pytest.raises(Unsupported, match=r"backend 'fast' is the compiled library 'libtriton_fast\.so'"):
         backends.find("fast", tmp_path)
+
+
+def test_a_folder_that_can_not_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = directory(tmp_path / "b", closed=ADDER, summer=ADDER)
+    (where / "closed" / "libtriton_closed.so").touch()
+    site = package(tmp_path / "s", "closers", {"closed": "closed_one:Adder"}, {"closed_one": ADDER})
+    seen: list[str] = []
+    stat = os.stat
+
+    def refused(path: Any, *arguments: Any, **named: Any) -> Any:
+        if isinstance(path, str | os.PathLike) and str(path).startswith(f"{where}/closed/"):
+            seen.append(str(path))
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "stat", refused)
+    rows, notes = backends.listed(where)
+    assert [row.name for row in rows if row.path.startswith(str(where))] == ["summer"]
+    assert not any("closed" in note for note in notes)
+    assert "summer" in backends.names(where) and "closed" not in backends.names(where)
+    assert type(inner("summer", where)).__name__ == "Adder"
+    assert backends.find("closed", where) is None
+    assert len(set(seen)) == 3, "each file that makes a backend was looked for"
+    monkeypatch.syspath_prepend(str(site))
+    assert type(inner("closed", where)).__module__ == "closed_one", "what is installed is found"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../summer", "a/b", "/etc", "a\0b", "x" * 300])

@@ -89,12 +89,26 @@ def test_only_what_the_policy_wants(store: MemoryStore, manager: Manager) -> Non
     'model_repository_agents { agents [{ name: "checksum" parameters { key: "MD5:1/model.fake" value: "x" } }] }',
     'model_operations { op_library_filename: "1/libmine.so" }',
     'parameters { key: "EXECUTION_ENV_PATH" value { string_value: "$$TRITON_MODEL_DIRECTORY/1/env" } }',
+    'default_model_filename: "../2/model.fake"', 'cc_model_filenames { key: "9.0" value: "../2/model.fake" }',
+    'output { name: "L" data_type: TYPE_FP32 dims: [ 1 ] label_filename: "1/labels.txt" }',
 ])  # fmt: skip
 def test_all_where_any_file_may_be_needed(store: MemoryStore, source: CloudSource, more: str) -> None:
     store.put("m/config.pbtxt", CONFIG + more)
     preparer = Preparer({"fake": FakeBackend()}.get)
     directory = source.materialize("m", lambda path: preparer.wanted_versions("m", None, path))
     assert of("1", "2", "10") <= set(files(directory.path))
+
+
+@pytest.mark.parametrize("more", [
+    'default_model_filename: "more/weights.bin"', 'cc_model_filenames { key: "9.0" value: "model..fake" }',
+    'output { name: "L" data_type: TYPE_FP32 dims: [ 1 ] label_filename: "labels.txt" }',
+    'parameters { key: "MODE" value { string_value: ".." } }',
+])  # fmt: skip
+def test_names_that_lead_to_no_other_version(store: MemoryStore, source: CloudSource, more: str) -> None:
+    store.put("m/config.pbtxt", CONFIG + more)
+    preparer = Preparer({"fake": FakeBackend()}.get)
+    directory = source.materialize("m", lambda path: preparer.wanted_versions("m", None, path))
+    assert set(files(directory.path)) == {"config.pbtxt", "labels.txt", *of("10")}
 
 
 def test_the_directory_has_the_wanted_versions_only(store: MemoryStore, source: CloudSource) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -61,6 +63,33 @@ def test_another_policy_is_left_alone() -> None:
         return slices.shorten(), os.sched_getscheduler(0)
 
     assert in_a_thread(changed) == (False, os.SCHED_BATCH)
+
+
+def refuse(error: int) -> Callable[[int], int]:
+    def call(thread: int) -> int:
+        raise OSError(error, os.strerror(error))
+
+    return call
+
+
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EPERM, None], ids=["no such call", "filtered", "not in Python"])
+def test_where_the_policy_can_not_be_asked_for(monkeypatch: pytest.MonkeyPatch, error: int | None) -> None:
+    """Such as with musl, or in a container that filters calls: slices stay as they are, and the server starts."""
+    if error is None:
+        monkeypatch.delattr(os, "sched_getscheduler")
+    else:
+        monkeypatch.setattr(os, "sched_getscheduler", refuse(error))
+    before = slice_of()
+    assert in_a_thread(lambda: (slices.shorten(300_000), slice_of())) == (False, before)
+
+
+@pytest.mark.parametrize("machine", ["riscv64", ""])
+def test_machines_whose_call_is_not_known(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
+    before = slice_of()
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert not slices.shorten(300_000)
+    monkeypatch.undo()
+    assert slice_of() == before
 
 
 @told

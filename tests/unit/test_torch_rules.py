@@ -6,6 +6,7 @@ import importlib
 import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from triton_fast import config as configs
 from triton_fast.backends import get
 from triton_fast.backends.base import LoadContext
 from triton_fast.backends.pytorch import files, library, names
+from triton_fast.backends.pytorch.backend import PyTorchBackend
 from triton_fast.backends.pytorch.files import Form
 from triton_fast.backends.pytorch.opened import Argument, flatten, tables
 from triton_fast.backends.pytorch.settings import Settings, read
 from triton_fast.backends.pytorch.texts import short
+from triton_fast.config import ConfigError
 from triton_fast.errors import InvalidArg, ServerError, Unavailable
+from triton_fast.repository import Preparer
 from triton_fast.repository.check import Checker
 
 ARGUMENTS = tables([Argument(("x", "ARGS[0]")), Argument(("y", "ARGS[1]")), Argument(("z__7", "KWARGS[z]"))])
@@ -198,6 +202,46 @@ def test_torch_is_imported_by_the_first_model_alone(monkeypatch: pytest.MonkeyPa
     with pytest.raises(Unavailable, match=r"PyTorch is not installed: pip install 'triton_fast\[pytorch\]'"):
         library.torch()
     importlib.reload(library)
+
+
+def installed(cuda: str | None, is_available: bool) -> ModuleType:
+    made: Any = ModuleType("torch")
+    made.version, made.cuda = SimpleNamespace(cuda=cuda), SimpleNamespace(is_available=lambda: is_available)
+    return made  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("torch", "why"),
+    [
+        (None, "PyTorch is not installed: pip install 'triton_fast[pytorch]' (or pip install torch)"),
+        (installed(None, is_available=False), "this build of PyTorch is for CPUs only"),
+        (installed("13.0", is_available=False), "PyTorch finds no CUDA GPU: the driver may be too old for it"),
+        (installed("13.0", is_available=True), ""),
+    ],
+    ids=["none", "for CPUs", "old driver", "with a GPU"],
+)
+def test_why_a_gpu_is_not_used(
+    torch: ModuleType | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    preparer = Preparer({"pytorch": PyTorchBackend()}.get, gpus=(0,))
+    (tmp_path / "1").mkdir()
+
+    def kinds(text: str) -> list[tuple[int, list[int]]]:
+        (tmp_path / "config.pbtxt").write_text(CONFIG + text)
+        groups = preparer.read("m", tmp_path).config.instance_group
+        return [(group.kind, list(group.gpus)) for group in groups]
+
+    group = configs.parse_text(b"instance_group { kind: KIND_CPU }", "").config.instance_group.add()
+    expected = (group.KIND_CPU, []) if why else (group.KIND_GPU, [0])
+    assert kinds("") == kinds("instance_group { kind: KIND_AUTO }") == [expected]
+    if not why:
+        assert kinds("instance_group { kind: KIND_GPU }") == [expected]
+        return
+    with pytest.raises(ConfigError) as error:
+        kinds("instance_group { kind: KIND_GPU }")
+    text = f"backend 'pytorch' as installed runs on the CPU only: {why} (use KIND_CPU or KIND_AUTO)"
+    assert error.value.message.endswith(text)
 
 
 def test_check_takes_a_class_of_pytorch_for_no_python_model(tmp_path: Path) -> None:

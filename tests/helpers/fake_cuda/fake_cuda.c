@@ -72,6 +72,8 @@ static __thread context *current;
 static struct { char name[48]; long at; int code; } fails[MAX_FAILS];
 static struct { const char *name; long n; } calls[128];
 static long live_streams, live_events, live_graphs;
+static void (*watcher)(void);
+static const char *watched;
 
 PUBLIC void fake_fail(const char *name, long nth, int code);
 
@@ -82,6 +84,7 @@ static int entered(const char *name) {
     for (i = 0; i < 127 && calls[i].name && strcmp(calls[i].name, name); i++);
     calls[i].name = name;
     calls[i].n++;
+    if (watcher && !strcmp(watched, name)) watcher();
     for (i = 0; i < MAX_FAILS; i++)
         if (fails[i].at && !strcmp(fails[i].name, name) && --fails[i].at == 0) return fails[i].code;
     return OK;
@@ -117,6 +120,12 @@ PUBLIC void fake_fail(const char *name, long nth, int code) {
 }
 
 PUBLIC void fake_fail_clear(void) { memset(fails, 0, sizeof fails); }
+
+/* Have `call` called within each call of a function; it must not call the driver itself. NULL: no more. */
+PUBLIC void fake_watch(const char *name, void (*call)(void)) {
+    watched = name;
+    watcher = call;
+}
 
 PUBLIC void fake_limit(size_t bytes, size_t pinned_bytes) {
     device_bytes = bytes;

@@ -21,6 +21,7 @@ cuda_path = "libcuda.so.1"
 kernels_path = os.environ.get("FAKE_TRT_KERNELS", "")
 counts: dict[str, int] = {}  # calls of methods that runs make
 crashes: list[str] = []
+freed: list[tuple[str, int, int]] = []  # what, the device that it was made on, the one that was current
 
 
 class DataType(enum.Enum):
@@ -105,9 +106,14 @@ def _cuda() -> ctypes.CDLL:
     return _library(cuda_path)
 
 
+def _device() -> int:
+    """Return the current device; -1: none is."""
+    context = ctypes.POINTER(ctypes.c_int)()  # the stand-in's contexts begin with it
+    return int(context[0]) if _cuda().cuCtxGetCurrent(ctypes.byref(context)) == 0 and context else -1
+
+
 def _device_is_current() -> bool:
-    context = ctypes.c_void_p()
-    return _cuda().cuCtxGetCurrent(ctypes.byref(context)) == 0 and bool(context.value)
+    return _device() >= 0
 
 
 def _data(address: int, n: int) -> int:
@@ -128,6 +134,7 @@ class Runtime:
         self.DLA_core = -1
         self.num_DLA_cores = 0
         self._is_broken = not _device_is_current()
+        self._made_on = _device()
         if self._is_broken:
             _say(
                 logger, "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: 35)"
@@ -136,6 +143,7 @@ class Runtime:
     def __del__(self) -> None:
         if self._is_broken:
             crashes.append("the end of a runtime that was none")  # the real one ends the process
+        freed.append(("runtime", self._made_on, _device()))
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
         if self._is_broken:
@@ -156,7 +164,7 @@ class Runtime:
             )  # fmt: skip
         if plan.get("plugin"):
             return _say(self.logger, f"Cannot find plugin: {plan['plugin']}, version: 1, namespace:.")
-        return ICudaEngine(plan, self.logger) if _device_is_current() else None
+        return ICudaEngine(plan, self.logger, self) if _device_is_current() else None
 
 
 def _say(logger: ILogger, text: str) -> None:
@@ -164,10 +172,13 @@ def _say(logger: ILogger, text: str) -> None:
 
 
 class ICudaEngine:
-    def __init__(self, plan: dict[str, Any], logger: ILogger) -> None:
-        self._plan, self._logger = plan, logger
+    def __init__(self, plan: dict[str, Any], logger: ILogger, runtime: Runtime) -> None:
+        self._plan, self._logger, self._runtime, self._made_on = plan, logger, runtime, _device()
         self._tensors = {tensor["name"]: tensor for tensor in plan["tensors"]}
         self._holders: dict[int, int] = {}
+
+    def __del__(self) -> None:
+        freed.append(("engine", self._made_on, _device()))
 
     @property
     def num_io_tensors(self) -> int:
@@ -229,6 +240,7 @@ class ICudaEngine:
 class IExecutionContext:
     def __init__(self, engine: ICudaEngine, memory: int) -> None:
         self.engine = engine
+        self._made_on = _device()
         self._memory = memory
         self._jobs: list[Any] = []  # graphs run them again
         self._addresses: dict[str, int] = {}
@@ -241,6 +253,7 @@ class IExecutionContext:
 
     def __del__(self) -> None:
         self.engine._holders.pop(self._profile, None)
+        freed.append(("context", self._made_on, _device()))
         if self._memory and _device_is_current():
             _cuda().cuMemFree_v2(self._memory)
 
