@@ -12,22 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import raw, standin_cuda
 from tests.helpers.cuda_client import Memory
 from tests.helpers.grpc_channel import Channel
 from tests.helpers.server import Model, ServerProcess, repository
+from tests.helpers.shm_requests import message, numbers_near, place, several
 from triton_fast import protos
 
 SIZE = 1 << 15
-TOP = (1 << 64) - 1
 VALUE = struct.pack("<f", 1.5)
 
-near = st.sampled_from([0, 4, 4096, SIZE, 1 << 31, 1 << 32, 1 << 63, TOP])
-number = st.builds(lambda base, off: min(max(base + off, 0), TOP), near, st.integers(-5, 5))
-several = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+number = numbers_near(4096, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -65,31 +63,11 @@ def register(handle: bytes, byte_size: int, device: int = 0) -> bytes:
     return raw.post("/v2/cudasharedmemory/region/r/register", json.dumps(body).encode())
 
 
-def place(byte_size: int, offset: int) -> dict[str, Any]:
-    return {"shared_memory_region": "r", "shared_memory_byte_size": byte_size, "shared_memory_offset": offset}
-
-
 def infer(at: dict[str, Any], output: bool, model: str = "native", kind: str = "FP32", count: int = 1) -> bytes:
     tensor: dict[str, Any] = {"name": "INPUT0", "shape": [1, count], "datatype": kind}
     tensor.update({"data": [0.0]} if output else {"parameters": at})
     wanted = {"name": "OUTPUT0", **({"parameters": at} if output else {})}
     return raw.post(raw.infer_path(model), json.dumps({"inputs": [tensor], "outputs": [wanted]}).encode())
-
-
-def message(at: dict[str, Any], output: bool) -> Any:
-    made = protos.ModelInferRequest(model_name="native")
-    tensor = made.inputs.add(name="INPUT0", datatype="FP32", shape=[1, 1])
-    wanted = made.outputs.add(name="OUTPUT0")
-    parameters = wanted.parameters if output else tensor.parameters
-    for key, value in at.items():
-        if isinstance(value, str):
-            parameters[key].string_param = value
-        else:
-            # int64 on the wire: what is larger comes as the negative number of the same bits.
-            parameters[key].int64_param = value - (1 << 64) if value >= 1 << 63 else value
-    if output:
-        made.raw_input_contents.append(bytes(4))
-    return made
 
 
 @several

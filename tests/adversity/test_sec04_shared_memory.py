@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import onnx_models, python_models, raw, shm
 from tests.helpers.grpc_channel import Channel
 from tests.helpers.server import Model, ServerProcess, repository
+from tests.helpers.shm_requests import message, numbers_near, place, several
 from triton_fast import protos
 
 PAGE = mmap.PAGESIZE
 SIZE = 8 * PAGE
-TOP = (1 << 64) - 1
 THREADS = 24
 ROUNDS = 100
 CYCLES = 500
@@ -84,10 +84,6 @@ def unregister(name: str = "r") -> bytes:
     return raw.post(f"/v2/systemsharedmemory/region/{name}/unregister")
 
 
-def place(byte_size: int, offset: int) -> dict[str, Any]:
-    return {"shared_memory_region": "r", "shared_memory_byte_size": byte_size, "shared_memory_offset": offset}
-
-
 def infer(
     model: str, given_: dict[str, Any] | None, wanted: dict[str, Any] | None, count: int, kind: str = "FP32"
 ) -> bytes:
@@ -99,9 +95,7 @@ def infer(
 
 # ---- numbers
 
-near = st.sampled_from([0, 4, PAGE, SIZE, 1 << 31, 1 << 32, 1 << 63, TOP])
-number = st.builds(lambda base, off: min(max(base + off, 0), TOP), near, st.integers(-5, 5))
-several = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+number = numbers_near(PAGE, SIZE)
 
 
 def fits(offset: int, size: int, whole: int) -> bool:
@@ -148,29 +142,13 @@ def test_no_number_reaches_outside_a_region(
                 assert file.read(SIZE) == _with_zeros(value * (SIZE // 4), offset)
         else:
             assert (answer.status == 200) == (within and size == 4), answer.body
-        reply = channel.infer(_message(at, output))
+        reply = channel.infer(message(at, output))
         assert (reply.status == 0) == (answer.status == 200), (reply.text, answer.body)
         assert raw.ask(served.http, unregister()).status == 200
 
 
 def _with_zeros(data: bytes, offset: int) -> bytes:
     return data[:offset] + bytes(4) + data[offset + 4 :]
-
-
-def _message(at: dict[str, Any], output: bool) -> Any:
-    message = protos.ModelInferRequest(model_name="native")
-    tensor = message.inputs.add(name="INPUT0", datatype="FP32", shape=[1, 1])
-    wanted = message.outputs.add(name="OUTPUT0")
-    parameters = wanted.parameters if output else tensor.parameters
-    for key, value in at.items():
-        if isinstance(value, str):
-            parameters[key].string_param = value
-        else:
-            # int64 on the wire: what is larger comes as the negative number of the same bits.
-            parameters[key].int64_param = value - (1 << 64) if value >= 1 << 63 else value
-    if output:
-        message.raw_input_contents.append(bytes(4))
-    return message
 
 
 # ---- names

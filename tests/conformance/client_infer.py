@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conformance import models
 from tests.conformance.client_tensors import INVALID, NOT_FOUND, Call, Given, Wanted, refused
+from tests.helpers import raw
 
 # Values that a datatype must carry unchanged; all within one row.
 VALUES: dict[str, np.ndarray[Any, Any]] = {
@@ -306,6 +307,14 @@ class Bodies:
         answer, headers = post("/v2/models/id_fp32/infer", body, size)
         assert "inference-header-content-length" not in headers
         assert client_class.parse_response_body(answer).as_numpy("OUTPUT0").tolist() == [[1]]
+
+
+def post_raw(address: tuple[str, int], path: str, body: bytes, size: int | None) -> tuple[bytes, dict[str, str]]:
+    """Post a body that a client made, past the client; ``size``: of its JSON part. Return body and headers."""
+    headers = [] if size is None else [f"Inference-Header-Content-Length: {size}"]
+    answer = raw.ask(address, raw.post(path, body, *headers))
+    assert answer.status == 200, answer.body
+    return answer.body, answer.headers
 
 
 class InferHttp(Infer, Json, Compression, Bodies):

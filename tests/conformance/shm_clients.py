@@ -18,6 +18,7 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
+from tritonclient.utils import InferenceServerException
 
 from tests.helpers.server import ServerProcess
 
@@ -104,12 +105,29 @@ class Client:
         return {**made, "parameters": dict(found.parameters)} if found.parameters else made
 
 
+def floats(*values: float) -> np.ndarray[Any, Any]:
+    return np.array([values], np.float32)
+
+
+def refused(client: Client, method: str, *arguments: Any, **named: Any) -> tuple[str, str]:
+    """Return status and message of the error that a method, or ``infer``, ends with."""
+    with pytest.raises(InferenceServerException) as error:
+        getattr(client, method)(*arguments, **named) if method == "infer" else client.call(method, *arguments, **named)
+    return str(error.value.status()), str(error.value.message())
+
+
+def status(client: Client, http: int, grpc: str) -> str:
+    return f"StatusCode.{grpc}" if client.is_grpc else str(http)
+
+
 def own_helpers() -> Any:
     """Return tritonclient.utils.shared_memory. It asks a part of setuptools, which new releases lack, for one path."""
     if "pkg_resources" not in sys.modules and importlib.util.find_spec("pkg_resources") is None:
         standin = ModuleType("pkg_resources")
-        standin.resource_filename = lambda package, name: str(  # type: ignore[attr-defined]
-            Path(tritonclient.__path__[0], *package.split(".")[1:], name)
+        standin.resource_filename = (
+            lambda package, name: str(  # type: ignore[attr-defined]
+                Path(tritonclient.__path__[0], *package.split(".")[1:], name)
+            )
         )
         with pytest.MonkeyPatch.context() as patch:
             # For this import only: others would take it for the whole package.

@@ -18,7 +18,7 @@ import pytest
 from tests.conformance.backend_forms import PLAIN_ROWS, ROWS, Array, Arrays, Form, all_forms, environment, numpy_of
 from tests.helpers import raw
 from tests.helpers.grpc_channel import Channel
-from tests.helpers.onnx_repository import wire_strings
+from tests.helpers.onnx_repository import text_array, wire_strings
 from tests.helpers.server import ServerProcess
 from tests.integration.onnx_files import WIRE, arrays, config, index, request
 from triton_fast import backends, protos
@@ -129,16 +129,9 @@ def over_grpc(server: ServerProcess, model: str, given: Arrays, names: dict[str,
 
 
 def _array(data: bytes, kind: DataType, shape: tuple[int, ...]) -> Array:
-    if kind != DataType.STRING:
-        return np.frombuffer(data, numpy_of(kind.name)).reshape(shape)
-    texts, at = [], 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        texts.append(data[at + 4 : at + 4 + size])
-        at += 4 + size
-    made = np.empty(len(texts), object)
-    made[:] = texts
-    return made.reshape(shape)
+    if kind == DataType.STRING:
+        return text_array(data, shape)
+    return np.frombuffer(data, numpy_of(kind.name)).reshape(shape)
 
 
 Ask = Callable[[ServerProcess, str, Arrays, dict[str, str]], Arrays]

@@ -7,50 +7,18 @@ import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
 
-from tests.conformance.shm_clients import KINDS, At, Client
-from tests.helpers import onnx_models, python_models, raw, shm, standin_cuda
+from tests.conformance.shm_clients import KINDS, At, Client, floats, refused, status
+from tests.helpers import raw, shm, shm_models, standin_cuda
 from tests.helpers.cuda_client import Memory
-from tests.helpers.server import Model, ServerProcess, repository, with_repeat
+from tests.helpers.server import Model, ServerProcess
 
 PAGE = 4096
 SIZE = 16 * PAGE
-FLAGS = ("--allow-client-shm=true", "--cache-config=local,size=8388608")
-ADD = """
-max_batch_size: 8
-input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [16] }, { name: "INPUT1" data_type: TYPE_FP32 dims: [16] }]
-output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [16] }, { name: "OUTPUT1" data_type: TYPE_FP32 dims: [16] }]
-instance_group [{ count: 1 kind: KIND_CPU }]
-"""
-ADD_CODE = """
-class TritonPythonModel:
-    def execute(self, requests):
-        made = []
-        for request in requests:
-            a, b = (pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in ("INPUT0", "INPUT1"))
-            made.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", a + b),
-                                                    pb_utils.Tensor("OUTPUT1", a - b)]))
-        return made
-"""
-CHAIN = """
-platform: "ensemble"
-max_batch_size: 8
-input [{ name: "X" data_type: TYPE_FP32 dims: [16] }, { name: "Y" data_type: TYPE_FP32 dims: [16] }]
-output [{ name: "SUM" data_type: TYPE_FP32 dims: [16] }, { name: "Z" data_type: TYPE_FP32 dims: [-1] }]
-ensemble_scheduling { step [
-  { model_name: "fp32" model_version: -1 input_map { key: "INPUT0" value: "X" }
-    output_map { key: "OUTPUT0" value: "Z" } },
-  { model_name: "python_add" model_version: -1
-    input_map { key: "INPUT0" value: "Z" } input_map { key: "INPUT1" value: "Y" }
-    output_map { key: "OUTPUT0" value: "SUM" } }] }
-"""
-SPLIT = 'parameters { key: "batch_splitting" value { string_value: "true" } } dynamic_batching { }'
 FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
 
 
@@ -60,30 +28,15 @@ def fake() -> Iterator[standin_cuda.StandIn]:
         yield made
 
 
-def models(root: Path) -> Path:
-    repository(
-        root,
-        Model("fp32"), Model("text", "BYTES", (2,)), Model("slow", delay_ms=1000), Model("two", "INT32", tensors=2),
-        Model("cached", extra="response_cache { enable: true } dynamic_batching { }"),
-        Model("split", dims=(4,), max_batch=2, extra=SPLIT), Model("split_text", "BYTES", (1,), 2, extra=SPLIT),
-        Model("sequence", "INT32", (1,), extra="sequence_batching { }"),
-        Model("four", dims=(4,), max_batch=4, extra=FOUR), Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
-    )  # fmt: skip
-    with_repeat(root)
-    python_models.model_of(root, "python_add", ADD_CODE, 'backend: "python"' + ADD)
-    for name, scheduler in (("onnx_add", "dynamic_batching { }"), ("direct", "sequence_batching { direct { } }")):
-        (root / name / "1").mkdir(parents=True)
-        (root / name / "config.pbtxt").write_text(f'backend: "onnxruntime" {scheduler}{ADD}')
-        (root / name / "1" / "model.onnx").write_bytes(onnx_models.add_sub("FP32"))
-    (root / "chain" / "1").mkdir(parents=True)
-    (root / "chain" / "config.pbtxt").write_text(CHAIN)
-    return root
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    root = models(tmp_path_factory.mktemp("models"))
-    with ServerProcess(root, *FLAGS, env=standin_cuda.environment()) as process:
+    root = shm_models.write(
+        tmp_path_factory.mktemp("models"),
+        Model("split_text", "BYTES", (1,), 2, extra=shm_models.SPLIT),
+        Model("four", dims=(4,), max_batch=4, extra=FOUR), Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
+        onnx={"onnx_add": "dynamic_batching { }", "direct": "sequence_batching { direct { } }"},
+    )  # fmt: skip
+    with ServerProcess(root, *shm_models.FLAGS, env=standin_cuda.environment()) as process:
         yield process
 
 
@@ -122,20 +75,6 @@ def cuda_regions(client: Client, name: str = "") -> list[tuple[str, int, int]]:
         assert all(list(row) == ["name", "device_id", "byte_size"] for row in rows)
         return [(row["name"], row["device_id"], row["byte_size"]) for row in rows]
     return [(row.name, row.device_id, row.byte_size) for row in rows]
-
-
-def floats(*values: float) -> np.ndarray[Any, Any]:
-    return np.array([values], np.float32)
-
-
-def refused(client: Client, method: str, *arguments: Any, **named: Any) -> tuple[str, str]:
-    with pytest.raises(InferenceServerException) as error:
-        getattr(client, method)(*arguments, **named) if method == "infer" else client.call(method, *arguments, **named)
-    return str(error.value.status()), str(error.value.message())
-
-
-def status(client: Client, http: int, grpc: str) -> str:
-    return f"StatusCode.{grpc}" if client.is_grpc else str(http)
 
 
 # ---- verbs

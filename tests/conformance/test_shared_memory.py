@@ -13,64 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc
-from tritonclient.utils import InferenceServerException
 
-from tests.conformance.shm_clients import KINDS, At, Client, own_helpers
-from tests.helpers import onnx_models, python_models, raw, shm
-from tests.helpers.server import Model, ServerProcess, repository, until, with_repeat
+from tests.conformance.shm_clients import KINDS, At, Client, floats, own_helpers, refused, status
+from tests.helpers import raw, shm, shm_models
+from tests.helpers.server import Model, ServerProcess, repository, until
 
 PAGE = 4096
 SIZE = 16 * PAGE
-FLAGS = ("--allow-client-shm=true", "--cache-config=local,size=8388608")
-ADD = """
-max_batch_size: 8
-input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [16] }, { name: "INPUT1" data_type: TYPE_FP32 dims: [16] }]
-output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [16] }, { name: "OUTPUT1" data_type: TYPE_FP32 dims: [16] }]
-instance_group [{ count: 1 kind: KIND_CPU }]
-"""
-ADD_CODE = """
-class TritonPythonModel:
-    def execute(self, requests):
-        made = []
-        for request in requests:
-            a, b = (pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in ("INPUT0", "INPUT1"))
-            made.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", a + b),
-                                                    pb_utils.Tensor("OUTPUT1", a - b)]))
-        return made
-"""
-CHAIN = """
-platform: "ensemble"
-max_batch_size: 8
-input [{ name: "X" data_type: TYPE_FP32 dims: [16] }, { name: "Y" data_type: TYPE_FP32 dims: [16] }]
-output [{ name: "SUM" data_type: TYPE_FP32 dims: [16] }, { name: "Z" data_type: TYPE_FP32 dims: [-1] }]
-ensemble_scheduling { step [
-  { model_name: "fp32" model_version: -1 input_map { key: "INPUT0" value: "X" }
-    output_map { key: "OUTPUT0" value: "Z" } },
-  { model_name: "python_add" model_version: -1
-    input_map { key: "INPUT0" value: "Z" } input_map { key: "INPUT1" value: "Y" }
-    output_map { key: "OUTPUT0" value: "SUM" } }] }
-"""
-SPLIT = 'parameters { key: "batch_splitting" value { string_value: "true" } } dynamic_batching { }'
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    root: Path = repository(
-        tmp_path_factory.mktemp("models"),
-        Model("fp32"), Model("text", "BYTES", (2,)), Model("slow", delay_ms=1000), Model("two", "INT32", tensors=2),
-        Model("cached", extra="response_cache { enable: true } dynamic_batching { }"),
-        Model("split", dims=(4,), max_batch=2, extra=SPLIT),
-        Model("sequence", "INT32", (1,), extra="sequence_batching { }"),
-        Model("big", max_batch=0),
-    )  # fmt: skip
-    with_repeat(root)
-    python_models.model_of(root, "python_add", ADD_CODE, 'backend: "python"' + ADD)
-    (root / "onnx_add" / "1").mkdir(parents=True)
-    (root / "onnx_add" / "config.pbtxt").write_text('backend: "onnxruntime" dynamic_batching { }' + ADD)
-    (root / "onnx_add" / "1" / "model.onnx").write_bytes(onnx_models.add_sub("FP32"))
-    (root / "chain" / "1").mkdir(parents=True)
-    (root / "chain" / "config.pbtxt").write_text(CHAIN)
-    with ServerProcess(root, *FLAGS) as process:
+    root = shm_models.write(
+        tmp_path_factory.mktemp("models"), Model("big", max_batch=0), onnx={"onnx_add": "dynamic_batching { }"}
+    )
+    with ServerProcess(root, *shm_models.FLAGS) as process:
         yield process
 
 
@@ -92,20 +49,6 @@ def file() -> Iterator[shm.File]:
 def region(client: Client, file: shm.File) -> str:
     client.call("register_system_shared_memory", "r", file.key, SIZE)
     return "r"
-
-
-def floats(*values: float) -> np.ndarray[Any, Any]:
-    return np.array([values], np.float32)
-
-
-def refused(client: Client, method: str, *arguments: Any, **named: Any) -> tuple[str, str]:
-    with pytest.raises(InferenceServerException) as error:
-        getattr(client, method)(*arguments, **named) if method == "infer" else client.call(method, *arguments, **named)
-    return str(error.value.status()), str(error.value.message())
-
-
-def status(client: Client, http: int, grpc: str) -> str:
-    return f"StatusCode.{grpc}" if client.is_grpc else str(http)
 
 
 # ---- verbs
@@ -287,9 +230,7 @@ def test_models_that_compute(client: Client, file: shm.File, region: str, model:
 def test_an_ensemble(client: Client, file: shm.File, region: str) -> None:
     x, y = np.full((1, 16), 2, np.float32), np.arange(16, dtype=np.float32).reshape(1, 16)
     file.write(x.tobytes())
-    result = client.infer(
-        "chain", {"X": At(region, 64, shape=(1, 16)), "Y": y}, {"SUM": At(region, 64, PAGE), "Z": {}}
-    )
+    result = client.infer("chain", {"X": At(region, 64, shape=(1, 16)), "Y": y}, {"SUM": At(region, 64, PAGE), "Z": {}})
     assert file.read(64, PAGE) == (x + y).tobytes()
     assert (result.as_numpy("Z") == x).all()
 

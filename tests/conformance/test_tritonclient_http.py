@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import tritonclient.http as client_module
 from tritonclient.utils import InferenceServerException
 
-from tests.conformance.client_infer import InferHttp, fp32, same, tensor
+from tests.conformance.client_infer import InferHttp, fp32, post_raw, same, tensor
 from tests.conformance.client_tensors import Call, http_call
 from tests.conformance.client_verbs import Verbs
-from tests.helpers import raw
 from tests.helpers.server import ServerProcess
 
 
@@ -34,13 +34,7 @@ def client_class() -> type[client_module.InferenceServerClient]:
 
 @pytest.fixture
 def post(served: ServerProcess) -> Callable[..., tuple[bytes, dict[str, str]]]:
-    def send(path: str, body: bytes, size: int | None) -> tuple[bytes, dict[str, str]]:
-        headers = [] if size is None else [f"Inference-Header-Content-Length: {size}"]
-        answer = raw.ask(served.http, raw.post(path, body, *headers))
-        assert answer.status == 200, answer.body
-        return answer.body, answer.headers
-
-    return send
+    return partial(post_raw, served.http)
 
 
 class TestVerbs(Verbs):

@@ -14,27 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import onnx_models, python_models, raw
+from tests.helpers import onnx_models, raw, shm_models
 from tests.helpers.cuda_memory import CLIENT, DeviceBytes, allocation, client_helpers, raw_handle
 from tests.helpers.server import ROOT, Model, ServerProcess, repository
 
 MIB = 1 << 20
-ADD = """
-max_batch_size: 8
-input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [16] }, { name: "INPUT1" data_type: TYPE_FP32 dims: [16] }]
-output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [16] }, { name: "OUTPUT1" data_type: TYPE_FP32 dims: [16] }]
-"""
-ADD_CODE = """
-class TritonPythonModel:
-    def execute(self, requests):
-        made = []
-        for request in requests:
-            a, b = (pb_utils.get_input_tensor_by_name(request, n).as_numpy() for n in ("INPUT0", "INPUT1"))
-            made.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", a + b),
-                                                    pb_utils.Tensor("OUTPUT1", a - b)]))
-        return made
-"""
-CPU, GPU = "instance_group [{ count: 1 kind: KIND_CPU }]", "instance_group [{ count: 1 kind: KIND_GPU }]"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +27,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         tmp_path_factory.mktemp("models"), Model("fp32"), Model("text", "BYTES"),
         Model("sequence", "INT32", (1,), extra="sequence_batching { }"),
     )  # fmt: skip
-    python_models.model_of(root, "python_add", ADD_CODE, 'backend: "python"' + ADD + CPU)
+    shm_models.write_python_add(root)
     with ServerProcess(root, "--allow-client-shm=true", env=dict(os.environ)) as process:
         yield process
 
@@ -225,7 +209,7 @@ def test_onnx_runtime_on_the_gpu(tmp_path: Path) -> None:
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
         pytest.skip("this build of ONNX Runtime is for CPUs only")
     (tmp_path / "add" / "1").mkdir(parents=True)
-    (tmp_path / "add" / "config.pbtxt").write_text('backend: "onnxruntime"' + ADD + GPU)
+    (tmp_path / "add" / "config.pbtxt").write_text(f'backend: "onnxruntime"{shm_models.ADD}{shm_models.GPU}')
     (tmp_path / "add" / "1" / "model.onnx").write_bytes(onnx_models.add_sub("FP32"))
     a, b = np.arange(16, dtype=np.float32), np.full(16, 0.25, np.float32)
     with ServerProcess(tmp_path, "--allow-client-shm=true") as process, DeviceBytes(1 << 12) as device:

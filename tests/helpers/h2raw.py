@@ -20,6 +20,7 @@ from typing import Any
 import hpack
 from hyperframe.frame import Frame
 
+from tests.helpers.raw import send_until_refused
 from triton_fast import protos
 
 TIMEOUT_S = 30.0  # only so that a test that fails ends
@@ -280,12 +281,7 @@ class Http2:
 
     def send_until_refused(self, parts: Iterable[bytes]) -> bool:
         """Send until the peer stops taking it; whether all was sent."""
-        try:
-            for part in parts:
-                self.sock.sendall(part)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return True
+        return send_until_refused(self.sock, parts)
 
     def new_id(self) -> int:
         taken = self.next_id

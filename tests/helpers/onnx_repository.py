@@ -36,6 +36,18 @@ def wire_strings(items: Sequence[bytes]) -> bytes:
     return b"".join(len(item).to_bytes(4, "little") + item for item in items)
 
 
+def text_array(data: bytes, shape: Sequence[int]) -> np.ndarray:
+    """STRING data as an object array of bytes."""
+    items, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "little")
+        items.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    made = np.empty(len(items), object)
+    made[:] = items
+    return made.reshape(shape)
+
+
 def tensor(array: np.ndarray) -> tuple[int, tuple[int, ...], bytes]:
     """A numpy array as an input of ``drive``; object arrays of bytes become STRING."""
     if array.dtype == object:
@@ -47,14 +59,7 @@ def array(output: tuple[int, tuple[int, ...], bytes, int]) -> np.ndarray:
     """An output of ``drive`` as a numpy array."""
     dtype, shape, data, _ = output
     if dtype == DataType.STRING:
-        items, at = [], 0
-        while at < len(data):
-            size = int.from_bytes(data[at : at + 4], "little")
-            items.append(data[at + 4 : at + 4 + size])
-            at += 4 + size
-        result = np.empty(len(items), object)
-        result[:] = items
-        return result.reshape(shape)
+        return text_array(data, shape)
     return np.frombuffer(data, NUMPY[DataType(dtype)]).reshape(shape)
 
 

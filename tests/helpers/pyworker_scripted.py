@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import struct
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.helpers.models import LONG_S, make_model
+import pytest
+
+from tests.helpers.models import LONG_S, live, make_model
 from tests.helpers.pyworker_peer import (
     ANSWERS,
     BLS,
@@ -25,6 +28,7 @@ from tests.helpers.pyworker_peer import (
     Peer,
     pad,
 )
+from triton_fast._native.pyworker import region
 from triton_fast._native.pyworker.channel import WorkerChannel
 from triton_fast._native.pyworker.instance import PythonInstance
 from triton_fast._native.sched.model import NativeModel
@@ -33,6 +37,16 @@ EXECUTE, FINALIZE, TRIM = 1, 2, 3
 RESPONSE_EVENT, BLS_EVENT, BLS_CANCEL, BLS_CLOSED = 1, 2, 3, 4
 BY_SENDER, RESCHEDULED, NO_RESPONSE = 1, 2, 3
 GONE = "the worker has gone"
+
+
+@pytest.fixture(autouse=True)
+def everything_at_base() -> Iterator[None]:
+    """Import this into a test module: each test must give back what ``models.live`` counts, and its regions."""
+    gc.collect()
+    before = live() | region.stats()
+    yield
+    gc.collect()
+    assert live() | region.stats() == before
 
 
 def params(values: dict[str, Any]) -> bytes:

@@ -143,6 +143,15 @@ class Reader:
         return self._have
 
 
+def send_until_refused(sock: socket.socket, parts: Iterable[bytes]) -> bool:
+    try:
+        for part in parts:
+            sock.sendall(part)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    return True
+
+
 class Client:
     """One connection."""
 
@@ -166,12 +175,7 @@ class Client:
 
     def send_until_refused(self, parts: Iterable[bytes]) -> bool:
         """Send until the peer stops taking it; whether all was sent."""
-        try:
-            for part in parts:
-                self.sock.sendall(part)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return True
+        return send_until_refused(self.sock, parts)
 
     def answer(self, *, head_only: bool = False) -> Answer:
         """Read one response.

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from tests.helpers.onnx_repository import NUMPY, wire_strings
+from tests.helpers.onnx_repository import NUMPY, text_array, wire_strings
 from triton_fast import config as configs
 from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.ort import drive
@@ -185,13 +185,6 @@ def _tensor(value: Any) -> tuple[int, tuple[int, ...], bytes]:
 
 def _array(output: tuple[int, tuple[int, ...], bytes, int]) -> Any:
     dtype, shape, data, _ = output
-    if dtype != DataType.STRING:
-        return np.frombuffer(data, ARRAYS[DataType(dtype)]).reshape(shape)
-    items, at = [], 0
-    while at < len(data):
-        size = int.from_bytes(data[at : at + 4], "little")
-        items.append(data[at + 4 : at + 4 + size])
-        at += 4 + size
-    made = np.empty(len(items), object)
-    made[:] = items
-    return made.reshape(shape)
+    if dtype == DataType.STRING:
+        return text_array(data, shape)
+    return np.frombuffer(data, ARRAYS[DataType(dtype)]).reshape(shape)

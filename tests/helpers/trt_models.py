@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from tests.helpers import standin_cuda, trt_plans
 from tests.helpers.trt_plans import write
 from triton_fast import config as configs
 from triton_fast._native.core.model import ModelHandle
@@ -114,3 +118,24 @@ class Opener:
         for one in self.opened:
             one.model.close()
         self.opened.clear()
+
+
+class StandIns(Opener):
+    """With the two stand-ins themselves."""
+
+    def __init__(self, root: Path, cuda: standin_cuda.StandIn, trt: ModuleType) -> None:
+        super().__init__(root)
+        self.cuda = cuda
+        self.trt = trt
+
+
+@contextmanager
+def on_stand_ins(root: Path) -> Iterator[StandIns]:
+    """Have both in this process, and models under ``root``."""
+    with standin_cuda.opened() as cuda, trt_plans.installed() as trt:
+        opener = StandIns(root, cuda, trt)
+        try:
+            yield opener
+        finally:
+            opener.close()
+            gc.collect()  # contexts give back their memory while there is a device

@@ -89,7 +89,7 @@ OF_OTHERS = ("triton_python_backend_shm_region_", "triton_fast_test_", "sem.trit
 
 
 def named_shared_memory() -> set[str]:
-    """Names in /dev/shm, but for those of a reference server and of other tests' clients (helpers/shm) that run beside."""
+    """Names in /dev/shm, but for those of a reference server and of other tests (helpers/shm) that run beside."""
     found = {entry.name for entry in Path("/dev/shm").iterdir()}  # noqa: S108
     return {name for name in found if not name.startswith(OF_OTHERS)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triton_fast._native.core import memory, request
+from tests.helpers.wire_io import nothing_leaks  # noqa: F401
 from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire.json_generate import decode
 from triton_fast.errors import Internal, InvalidArg, ServerError
@@ -44,16 +44,6 @@ def model(*inputs: Io, max_batch: int = 0) -> ModelHandle:
 
 ANY = model(*(Io(dtype.name, dtype, [-1]) for dtype in DataType if dtype.name != "INVALID"))
 TEXT = model(Io("text", DataType.STRING, [1]), Io("n", DataType.INT32, [1]), max_batch=8)
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def counts() -> tuple[int, int]:
-        return memory.stats()["live_blocks"], request.stats()["live_requests"]
-
-    before = counts()
-    yield
-    assert counts() == before
 
 
 def decoded(body: Any, made_for: ModelHandle = ANY, **named: Any) -> Any:

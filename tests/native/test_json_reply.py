@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triton_fast._native.core import memory, request
+from tests.helpers.wire_io import Io, nothing_leaks, strings  # noqa: F401
 from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire import json_reply, json_text
 from triton_fast.errors import Internal, InvalidArg
@@ -26,30 +24,7 @@ NUMPY: dict[DataType, Any] = {
 }  # fmt: skip
 
 
-class Io(NamedTuple):
-    name: str
-    dtype: int
-    dims: Sequence[int]
-    reshape: Sequence[int] | None = None
-    optional: bool = False
-    ragged: bool = False
-
-
 MODEL = ModelHandle("m", 3, 0, [], [Io("Y", FP32, [-1]), Io("Z", FP32, [-1])])
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def counts() -> tuple[int, int]:
-        return memory.stats()["live_blocks"], request.stats()["live_requests"]
-
-    before = counts()
-    yield
-    assert counts() == before
-
-
-def strings(*texts: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(t)) + t for t in texts)
 
 
 def data_text(dtype: DataType, array: np.ndarray[Any, Any]) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triton_fast._native.core import memory, request
+from tests.helpers.wire_io import Io, nothing_leaks  # noqa: F401
 from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.wire import json_reply
 from triton_fast.errors import Internal, InvalidArg
@@ -26,28 +25,9 @@ NUMPY: dict[DataType, Any] = {
 }  # fmt: skip
 
 
-class Io(NamedTuple):
-    name: str
-    dtype: int
-    dims: Sequence[int]
-    reshape: Sequence[int] | None = None
-    optional: bool = False
-    ragged: bool = False
-
-
 OUTPUTS = [Io("Y", FP32, [-1]), Io("Z", FP32, [-1])]
 PLAIN = ModelHandle("m", 1, 0, [], OUTPUTS)
 BATCHED = ModelHandle("m", 1, 8, [], OUTPUTS)
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def counts() -> tuple[int, int]:
-        return memory.stats()["live_blocks"], request.stats()["live_requests"]
-
-    before = counts()
-    yield
-    assert counts() == before
 
 
 def classify(array: np.ndarray[Any, Any], dtype: DataType, k: int, model: ModelHandle = PLAIN, **more: Any) -> Any:

@@ -6,7 +6,6 @@ The test plays the worker; the models called are gates, repeaters and other work
 from __future__ import annotations
 
 import contextlib
-import gc
 import struct
 from types import SimpleNamespace
 
@@ -18,7 +17,6 @@ from tests.helpers.models import (
     INT32,
     LONG_S,
     Gate,
-    live,
     make_model,
     numbers,
     served,
@@ -26,23 +24,20 @@ from tests.helpers.models import (
     value_of,
 )
 from tests.helpers.pyworker_peer import EVENTS
-from tests.helpers.pyworker_scripted import BLS_CANCEL, BLS_CLOSED, GONE, NO_RESPONSE, python_model
+from tests.helpers.pyworker_scripted import (  # noqa: F401
+    BLS_CANCEL,
+    BLS_CLOSED,
+    GONE,
+    NO_RESPONSE,
+    everything_at_base,
+    python_model,
+)
 from tests.helpers.server import until
-from triton_fast._native.pyworker import region
 from triton_fast._native.sched.inprocess import StreamCall
 from triton_fast._native.sched.model import Epoch
 from triton_fast.errors import Internal, ServerError
 
 STREAM, WAITS = 1, 2
-
-
-@pytest.fixture(autouse=True)
-def everything_at_base():
-    gc.collect()
-    before = live() | region.stats()
-    yield
-    gc.collect()
-    assert live() | region.stats() == before
 
 
 def number(value):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.models import INT32, LONG_S, Gate, in_threads, live, make_model, numbers, served, submit, value_of
 from tests.helpers.pyworker_peer import EVENTS, SLOTS, WORK
-from tests.helpers.pyworker_scripted import (
+from tests.helpers.pyworker_scripted import (  # noqa: F401
     BLS_CANCEL,
     BLS_CLOSED,
     BY_SENDER,
@@ -19,10 +19,10 @@ from tests.helpers.pyworker_scripted import (
     GONE,
     NO_RESPONSE,
     ScriptedWorker,
+    everything_at_base,
     python_model,
 )
 from tests.helpers.server import until
-from triton_fast._native.pyworker import region
 from triton_fast._native.pyworker.channel import WorkerChannel
 from triton_fast._native.pyworker.instance import PythonInstance
 from triton_fast._native.sched.inprocess import InferCall, StreamCall
@@ -30,15 +30,6 @@ from triton_fast._native.sched.model import Epoch
 from triton_fast.errors import Cancelled, Internal, NotFound, ServerError
 
 STREAM = 1
-
-
-@pytest.fixture(autouse=True)
-def everything_at_base():
-    gc.collect()
-    before = live() | region.stats()
-    yield
-    gc.collect()
-    assert live() | region.stats() == before
 
 
 def out(value):

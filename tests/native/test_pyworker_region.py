@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import gc
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.models import LONG_S, live
-from tests.helpers.pyworker_scripted import GONE, TRIM, WORK, python_model
-from triton_fast._native.pyworker import region
+from tests.helpers.models import LONG_S
+from tests.helpers.pyworker_scripted import GONE, TRIM, WORK, everything_at_base, python_model  # noqa: F401
 from triton_fast._native.sched.inprocess import InferCall
 from triton_fast.config import IoSpec
 from triton_fast.errors import Unavailable
@@ -20,15 +18,6 @@ from triton_fast.types import DataType
 HEAP, PAGE = 1 << 17, 4096
 UINT8 = DataType.UINT8
 IO = {"inputs": (IoSpec("IN", UINT8, (-1,)),), "outputs": (IoSpec("OUT", UINT8, (-1,)),), "dynamic": False}
-
-
-@pytest.fixture(autouse=True)
-def everything_at_base():
-    gc.collect()
-    before = live() | region.stats()
-    yield
-    gc.collect()
-    assert live() | region.stats() == before
 
 
 class Heap:

@@ -11,9 +11,9 @@ import struct
 
 import pytest
 
-from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, ONE, OUT, in_threads, live, numbers, submit, value_of
+from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, ONE, OUT, in_threads, numbers, submit, value_of
 from tests.helpers.pyworker_peer import DONE, EVENTS, strings
-from tests.helpers.pyworker_scripted import (
+from tests.helpers.pyworker_scripted import (  # noqa: F401
     BY_SENDER,
     FINALIZE,
     GONE,
@@ -22,25 +22,16 @@ from tests.helpers.pyworker_scripted import (
     TRIM,
     WORK,
     ScriptedWorker,
+    everything_at_base,
     python_model,
 )
 from tests.helpers.server import until
-from triton_fast._native.pyworker import region
 from triton_fast._native.pyworker.channel import WorkerChannel
 from triton_fast._native.pyworker.instance import PythonInstance
 from triton_fast._native.sched.inprocess import InferCall, StreamCall
 from triton_fast.config import IoSpec
 from triton_fast.errors import Cancelled, Internal, NotFound, ServerError, Unavailable
 from triton_fast.types import DataType
-
-
-@pytest.fixture(autouse=True)
-def everything_at_base():
-    gc.collect()
-    before = live() | region.stats()
-    yield
-    gc.collect()
-    assert live() | region.stats() == before
 
 
 def out(value, rows=1):

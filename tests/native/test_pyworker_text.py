@@ -6,7 +6,6 @@ The other is a worker too, for that reads bytes: what is not UTF-8 would not be 
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import struct
 
@@ -14,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, live, make_model, numbers, submit, value_of
+from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, make_model, numbers, submit, value_of
 from tests.helpers.pyworker_peer import EVENTS, pad
-from tests.helpers.pyworker_scripted import BY_SENDER, python_model
-from triton_fast._native.pyworker import region
+from tests.helpers.pyworker_scripted import BY_SENDER, everything_at_base, python_model  # noqa: F401
 from triton_fast._native.pyworker.local import LocalInstance
 from triton_fast._native.sched.inprocess import InferCall
 from triton_fast._native.sched.model import Epoch
@@ -28,15 +26,6 @@ TEXTS = [
     b"\xf0\x9f\x98", b"\xf0\x80\x80\x80", b"12345678\xfe12345678\xc3",
     "h\u00e9 \u20ac \U0001f600".encode(), b"\xc3\xa9" * 9 + b"\xe9",
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def everything_at_base():
-    gc.collect()
-    before = live() | region.stats()
-    yield
-    gc.collect()
-    assert live() | region.stats() == before
 
 
 @contextlib.contextmanager

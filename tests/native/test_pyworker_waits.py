@@ -6,16 +6,14 @@ The test plays both workers: the one that calls, and gives memory back when the 
 from __future__ import annotations
 
 import contextlib
-import gc
 import threading
 
 import pytest
 
-from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, live, submit, value_of
+from tests.helpers.models import ANY, ANY_OUT, INT32, LONG_S, submit, value_of
 from tests.helpers.pyworker_peer import EVENTS
-from tests.helpers.pyworker_scripted import BLS_CLOSED, GONE, python_model
+from tests.helpers.pyworker_scripted import BLS_CLOSED, GONE, everything_at_base, python_model  # noqa: F401
 from tests.helpers.server import until
-from triton_fast._native.pyworker import region
 from triton_fast._native.sched.model import Epoch
 from triton_fast.errors import Internal
 
@@ -24,15 +22,6 @@ HOUR_NS = 3600 * 10**9
 NO_MEMORY = "not enough memory shared with the model's worker for the response"
 # Of an inbound heap of 64 KiB: two of these have no room beside each other.
 LARGE = 10_000
-
-
-@pytest.fixture(autouse=True)
-def everything_at_base():
-    gc.collect()
-    before = live() | region.stats()
-    yield
-    gc.collect()
-    assert live() | region.stats() == before
 
 
 @contextlib.contextmanager

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import standin_cuda, trt_plans
+from tests.helpers import trt_plans
 from tests.helpers.models import counters_at_base  # noqa: F401
-from tests.helpers.standin_cuda import StandIn
-from tests.helpers.trt_models import Opener, context
+from tests.helpers.trt_models import StandIns, context, on_stand_ins
 from tests.helpers.trt_plans import add_sub, spread, swap, write
 from triton_fast._native.core import memory
 from triton_fast._native.cuda import driver
@@ -25,23 +24,9 @@ from triton_fast.observability import log
 
 
 @pytest.fixture
-def cuda() -> Iterator[StandIn]:
-    with standin_cuda.opened() as fake:
-        yield fake
-
-
-@pytest.fixture
-def trt(cuda: StandIn) -> Iterator[ModuleType]:
-    with trt_plans.installed() as module:
-        yield module
-        gc.collect()  # contexts give back their memory while there is a device
-
-
-@pytest.fixture
-def opened(trt: ModuleType, tmp_path: Path) -> Iterator[Opener]:
-    opener = Opener(tmp_path)
-    yield opener
-    opener.close()
+def opened(tmp_path: Path) -> Iterator[StandIns]:
+    with on_stand_ins(tmp_path) as opener:
+        yield opener
 
 
 @pytest.fixture
@@ -51,7 +36,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def refusal(opened: Opener, data: bytes, config: str = "", **settings: str) -> str:
+def refusal(opened: StandIns, data: bytes, config: str = "", **settings: str) -> str:
     with pytest.raises(ServerError) as caught:
         opened(data, config, **settings)
     text = str(caught.value)
@@ -70,14 +55,14 @@ NO_PLANS = [
 
 
 @pytest.mark.parametrize(("data", "cause"), NO_PLANS)
-def test_what_is_no_plan(opened: Opener, told: list[str], data: bytes, cause: str) -> None:
+def test_what_is_no_plan(opened: StandIns, told: list[str], data: bytes, cause: str) -> None:
     text = refusal(opened, data)
     assert text.startswith("unable to create TensorRT engine: IRuntime::deserializeCudaEngine")
     assert cause in text
     assert all(line.startswith("TensorRT: ") for line in told)
 
 
-def test_files_that_can_not_be_read(opened: Opener) -> None:
+def test_files_that_can_not_be_read(opened: StandIns) -> None:
     assert refusal(opened, b"") == "unable to load model 'm', 'm/1/model.plan' is empty"
     assert "Git LFS pointer" in refusal(opened, b"version https://git-lfs.github.com/spec/v1\n")
     (opened.root / "m/1/model.plan").unlink()
@@ -85,7 +70,7 @@ def test_files_that_can_not_be_read(opened: Opener) -> None:
         context(opened.root / "m")
 
 
-def test_a_plan_of_another_version(opened: Opener) -> None:
+def test_a_plan_of_another_version(opened: StandIns) -> None:
     text = refusal(opened, swap(version="10.9.0"))
     assert "not compatible with this version of TensorRT, expecting library version" in text
     assert "got 10.9.0, please rebuild" in text
@@ -94,7 +79,7 @@ def test_a_plan_of_another_version(opened: Opener) -> None:
     opened(swap(version="10.9.0", compatible=True), version_compatible="true")
 
 
-def test_the_file_for_the_gpu(opened: Opener) -> None:
+def test_the_file_for_the_gpu(opened: StandIns) -> None:
     folder = write(opened.root, swap())
     (folder / "1/h100.plan").write_bytes(swap("INT32"))
     config = 'backend: "tensorrt"\ncc_model_filenames { key: "9.0" value: "h100.plan" }\n'
@@ -104,7 +89,7 @@ def test_the_file_for_the_gpu(opened: Opener) -> None:
     assert files.plan_path(made, (9, 0)).name == "h100.plan"
 
 
-def test_plugins(opened: Opener, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_plugins(opened: StandIns, told: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
     missing = str(tmp_path_factory.mktemp("of_the_operator") / "missing.so")
     opened(swap(), plugins=f"{trt_plans.kernels()};{missing}")  # one that is there, one that is not
     assert len(told) == 1
@@ -115,22 +100,22 @@ def test_plugins(opened: Opener, told: list[str], tmp_path_factory: pytest.TempP
     assert len([line for line in told if line.startswith("unable to load plugin")]) == 1
 
 
-def test_libraries_that_a_model_names_are_not_loaded(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_a_model_names_are_not_loaded(opened: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
     monkeypatch.setattr(log, "warning", lambda text, **_: warned.append(text))
     opened(swap(), f'model_operations {{ op_library_filename: "{opened.root}/evil.so" }}\n')
     assert "plugins are named by --backend-config=tensorrt,plugins=" in warned[0]
 
 
-def test_a_runtime_that_has_no_device(trt: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(trt, "_device_is_current", lambda: False)
+def test_a_runtime_that_has_no_device(opened: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opened.trt, "_device_is_current", lambda: False)
     with pytest.raises(Internal, match="unable to create TensorRT runtime: createInferRuntime: Error Code 6"):
-        context(write(tmp_path, swap()))
+        context(write(opened.root, swap()))
     gc.collect()
-    assert trt.crashes == []
+    assert opened.trt.crashes == []
 
 
-def test_a_gpu_that_is_not_there(opened: Opener) -> None:
+def test_a_gpu_that_is_not_there(opened: StandIns) -> None:
     with pytest.raises(InvalidArg, match="invalid or unsupported gpu id 7"):
         opened(swap(), "instance_group [{ kind: KIND_GPU gpus: [7] }]\n")
     made = context(write(opened.root, swap()))
@@ -189,9 +174,9 @@ def test_with_an_old_tensorrt(importing: list[Any]) -> None:
         TensorRtBackend()
 
 
-def test_the_logger_keeps_errors_by_thread(trt: ModuleType, told: list[str]) -> None:
+def test_the_logger_keeps_errors_by_thread(opened: StandIns, told: list[str]) -> None:
     logger = library.make_logger("m")
-    for level in trt.ILogger.Severity:
+    for level in opened.trt.ILogger.Severity:
         logger.log(level, f"{level.name} of\n this thread")
     logger.kept.append((1, "of another thread"))
     assert logger.complaints() == "INTERNAL_ERROR of this thread; ERROR of this thread"
@@ -204,12 +189,12 @@ def test_the_logger_keeps_errors_by_thread(trt: ModuleType, told: list[str]) -> 
 # --- what is given back ----------------------------------------------------------------------------------------------
 
 
-def test_all_is_given_back(opened: Opener, cuda: StandIn) -> None:
+def test_all_is_given_back(opened: StandIns) -> None:
     made = opened(add_sub(memory=4096), "optimization { cuda { graphs: true } }\ninstance_group [{ count: 3 }]\n")
     for of in range(3):
         for _ in range(3):
             made.run({"A": np.ones((8, 4), np.float32), "B": np.ones((8, 4), np.float32)}, of=of)
-    held = cuda.held()
+    held = opened.cuda.held()
     assert (held["streams"], held["graphs"]) == (3, 3)
     made.model.close()
     opened.opened.clear()
@@ -217,37 +202,37 @@ def test_all_is_given_back(opened: Opener, cuda: StandIn) -> None:
         instance.close()  # once more does nothing
     del made, instance
     gc.collect()
-    held = cuda.held()
+    held = opened.cuda.held()
     assert (held["streams"], held["graphs"]) == (0, 0)
 
 
 @pytest.mark.parametrize(("is_exclusive", "engines"), [(False, 1), (True, 2)])
-def test_each_is_given_back_on_its_own_gpu(opened: Opener, trt: ModuleType, is_exclusive: bool, engines: int) -> None:
+def test_each_is_given_back_on_its_own_gpu(opened: StandIns, is_exclusive: bool, engines: int) -> None:
     """Contexts, then their engine, then its runtime; whatever GPU the thread that unloads was at work on."""
     made = opened(swap(exclusive=is_exclusive), "instance_group [{ count: 2 }]\n", gpus=(0, 1))
     opened.opened.clear()
     gc.collect()
-    del trt.freed[:]
+    del opened.trt.freed[:]
     driver.enter(0)
     made.model.close()
-    assert {(on, current) for _, on, current in trt.freed} == {(0, 0), (1, 1)}
+    assert {(on, current) for _, on, current in opened.trt.freed} == {(0, 0), (1, 1)}
     for device in (0, 1):
-        freed = [what for what, on, _ in trt.freed if on == device]
+        freed = [what for what, on, _ in opened.trt.freed if on == device]
         assert freed == ["context"] * 2 + ["engine", "runtime"] * engines
 
 
-def test_an_instance_that_can_not_be_made_leaves_nothing(opened: Opener, cuda: StandIn) -> None:
+def test_an_instance_that_can_not_be_made_leaves_nothing(opened: StandIns) -> None:
     blocks = memory.stats()["live_blocks"]
     for function in ("cuStreamCreate", "cuMemAlloc_v2", "cuMemsetD8Async"):
-        cuda.fail(function, 700)
+        opened.cuda.fail(function, 700)
         with pytest.raises(ServerError):
             opened(spread())
         gc.collect()
-        assert (cuda.held()["streams"], memory.stats()["live_blocks"]) == (0, blocks), function
+        assert (opened.cuda.held()["streams"], memory.stats()["live_blocks"]) == (0, blocks), function
     opened(spread())
 
 
-def test_contexts_share_an_engine(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contexts_share_an_engine(opened: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     real = engine.Engine.__init__
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from tests.helpers import standin_cuda, trt_plans
 from tests.helpers.models import counters_at_base  # noqa: F401
-from tests.helpers.standin_cuda import StandIn
-from tests.helpers.trt_models import NUMPY, Opener
+from tests.helpers.trt_models import NUMPY, StandIns, on_stand_ins
 from tests.helpers.trt_plans import add_sub, between, plan, spread, swap, tensor
 from triton_fast.errors import Internal, InvalidArg, Unavailable
 from triton_fast.observability import log
@@ -23,23 +20,9 @@ TWO_PROFILES = (between((1, 1), (8, 8), (4, 4)), between((1, 9), (8, 64), (4, 32
 
 
 @pytest.fixture
-def cuda() -> Iterator[StandIn]:
-    with standin_cuda.opened() as fake:
-        yield fake
-
-
-@pytest.fixture
-def trt(cuda: StandIn) -> Iterator[ModuleType]:
-    with trt_plans.installed() as module:
-        yield module
-        gc.collect()  # contexts give back their memory while there is a device
-
-
-@pytest.fixture
-def opened(trt: ModuleType, tmp_path: Path) -> Iterator[Opener]:
-    opener = Opener(tmp_path)
-    yield opener
-    opener.close()
+def opened(tmp_path: Path) -> Iterator[StandIns]:
+    with on_stand_ins(tmp_path) as opener:
+        yield opener
 
 
 def random_array(kind: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
@@ -65,7 +48,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> bool:
 @pytest.mark.parametrize("kind", sorted(NUMPY))
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("config", ["given", "none"])
-def test_every_datatype(opened: Opener, kind: str, batched: bool, config: str) -> None:
+def test_every_datatype(opened: StandIns, kind: str, batched: bool, config: str) -> None:
     text = ""
     if config == "given":
         text = f"max_batch_size: {8 if batched else 0}\n"
@@ -83,24 +66,24 @@ def test_every_datatype(opened: Opener, kind: str, batched: bool, config: str) -
         assert same(answer["OUT"], np.ascontiguousarray(array.swapaxes(-1, -2)))
 
 
-def test_an_unchanged_batch_costs_one_call(opened: Opener, trt: ModuleType) -> None:
+def test_an_unchanged_batch_costs_one_call(opened: StandIns) -> None:
     made = opened(add_sub())
     a, b = rows(3), rows(3, start=50)
     made.run({"A": a, "B": b})
-    trt.counts.clear()
+    opened.trt.counts.clear()
     for start in (7, 8):
         (answer,) = made.run({"A": rows(3, start=start), "B": b})
         assert same(answer["SUM"], rows(3, start=start) + b)
         assert same(answer["DIFFERENCE"], rows(3, start=start) - b)
-    assert trt.counts == {"execute_async_v3": 2}
+    assert opened.trt.counts == {"execute_async_v3": 2}
     # Back to a shape that was seen: it is told, and its outputs' shapes are known.
     made.run({"A": a[:1], "B": b[:1]})
-    trt.counts.clear()
+    opened.trt.counts.clear()
     made.run({"A": a, "B": b})
-    assert trt.counts == {"execute_async_v3": 1, "set_input_shape": 2}
+    assert opened.trt.counts == {"execute_async_v3": 1, "set_input_shape": 2}
 
 
-def test_small_requests_are_gathered_and_large_ones_go_as_they_are(opened: Opener) -> None:
+def test_small_requests_are_gathered_and_large_ones_go_as_they_are(opened: StandIns) -> None:
     made = opened(add_sub("FP32", (-1, 40_000)))
     given = [{"A": rows(n, 40_000, n), "B": rows(n, 40_000, 9 * n)} for n in (1, 2)]
     for request, answer in zip(given, made.run(*given), strict=True):
@@ -114,14 +97,14 @@ def test_small_requests_are_gathered_and_large_ones_go_as_they_are(opened: Opene
     assert small.counted("runs", "enqueued", "gathered", "copied_out") == (1, 1, 2 * 4 * 16, 2 * 4 * 16)
 
 
-def test_only_wanted_outputs_come_back(opened: Opener) -> None:
+def test_only_wanted_outputs_come_back(opened: StandIns) -> None:
     made = opened(add_sub())
     (answer,) = made.run({"A": rows(2), "B": rows(2)}, wanted=[["SUM"]])
     assert list(answer) == ["SUM"]
     assert made.counted("copied_out") == (32,)
 
 
-def test_two_profiles(opened: Opener, trt: ModuleType) -> None:
+def test_two_profiles(opened: StandIns) -> None:
     made = opened(add_sub("FP32", (-1, -1), TWO_PROFILES), 'instance_group [{ profile: ["0", "1"] }]\n')
     for width in (3, 40, 8, 9, 64):
         a = rows(2, width)
@@ -129,13 +112,13 @@ def test_two_profiles(opened: Opener, trt: ModuleType) -> None:
         assert same(answer["SUM"], a + a)
     # Each profile has its own context: going back tells nothing where it is the shape of its last run.
     made.run({"A": rows(2, 8), "B": rows(2, 8)})
-    trt.counts.clear()
+    opened.trt.counts.clear()
     made.run({"A": rows(2, 64), "B": rows(2, 64)})
     made.run({"A": rows(2, 8), "B": rows(2, 8)})
-    assert trt.counts == {"execute_async_v3": 2}
+    assert opened.trt.counts == {"execute_async_v3": 2}
 
 
-def test_a_shape_outside_of_all_profiles_is_refused(opened: Opener) -> None:
+def test_a_shape_outside_of_all_profiles_is_refused(opened: StandIns) -> None:
     two = opened(add_sub("FP32", (-1, -1), TWO_PROFILES), 'instance_group [{ profile: ["0", "1"] }]\n')
     (error,) = two.run({"A": rows(1, 65), "B": rows(1, 65)})
     assert isinstance(error, InvalidArg)
@@ -155,7 +138,7 @@ def test_a_shape_outside_of_all_profiles_is_refused(opened: Opener) -> None:
     assert same(answer["SUM"], 2 * rows(1, 8))
 
 
-def test_an_engine_that_gives_a_profile_to_one_context_is_opened_again(opened: Opener) -> None:
+def test_an_engine_that_gives_a_profile_to_one_context_is_opened_again(opened: StandIns) -> None:
     made = opened(swap(exclusive=True), "instance_group [{ count: 2 }]\n")
     for number in (0, 1):
         array = random_array("FP32", (2, 2, 3), number)
@@ -163,7 +146,7 @@ def test_an_engine_that_gives_a_profile_to_one_context_is_opened_again(opened: O
         assert same(answer["OUT"], np.ascontiguousarray(array.swapaxes(1, 2)))
 
 
-def test_instances_on_two_devices(opened: Opener) -> None:
+def test_instances_on_two_devices(opened: StandIns) -> None:
     made = opened(swap(), gpus=(0, 1))
     assert [instance.name for instance in made.instances] == ["m_0", "m_1"]
     for number in (0, 1):
@@ -174,21 +157,21 @@ def test_instances_on_two_devices(opened: Opener) -> None:
 # --- outputs whose shapes depend on data, shape tensors --------------------------------------------------------------
 
 
-def test_outputs_of_unknown_size(opened: Opener, cuda: StandIn) -> None:
+def test_outputs_of_unknown_size(opened: StandIns) -> None:
     made = opened(trt_plans.nonzero(), "max_batch_size: 0\n")
     made.run({"IN": np.array([0, 1], np.float32)})
-    cuda.limit(memory=700_000)
+    opened.cuda.limit(memory=700_000)
     (error,) = made.run({"IN": np.ones(99_000, np.float32)})
     assert isinstance(error, Internal)
     assert "allocation of output OUT failed" in str(error)
-    cuda.limit()
+    opened.cuda.limit()
     for array in (np.array([0, 1, 0, 1, 1], np.float32), np.ones(99_000, np.float32), np.zeros(7, np.float32)):
         (answer,) = made.run({"IN": array})
         assert same(answer["OUT"], np.flatnonzero(array).astype(np.int64)[:, None])
 
 
 @pytest.mark.parametrize("kind", ["INT32", "INT64"])
-def test_shape_tensors_of_a_batch(opened: Opener, kind: str) -> None:
+def test_shape_tensors_of_a_batch(opened: StandIns, kind: str) -> None:
     made = opened(spread(kind))
     assert [entry.is_shape_tensor for entry in made.config.input] == [False, True]
     assert list(made.config.input[1].dims) == [2]
@@ -204,7 +187,7 @@ def test_shape_tensors_of_a_batch(opened: Opener, kind: str) -> None:
         assert same(answer["AS"], np.array([[two, k]] * n, np.int64))
 
 
-def test_shape_tensors_without_a_batch(opened: Opener) -> None:
+def test_shape_tensors_without_a_batch(opened: StandIns) -> None:
     made = opened(spread("INT64", batched=False), "max_batch_size: 0\n")
     (answer,) = made.run({"IN": np.array([3], np.float32), "S": np.array([4, 5, 6], np.int64)})
     assert same(answer["OUT"], np.full((4, 5, 6), 3, np.float32))
@@ -218,16 +201,16 @@ def test_shape_tensors_without_a_batch(opened: Opener) -> None:
 # --- CUDA graphs -----------------------------------------------------------------------------------------------------
 
 
-def test_graphs_are_captured_behind_the_second_run(opened: Opener, trt: ModuleType) -> None:
+def test_graphs_are_captured_behind_the_second_run(opened: StandIns) -> None:
     made = opened(add_sub(), GRAPHS)
     for start in range(4):
         (answer,) = made.run({"A": rows(8, start=start), "B": rows(8)})
         assert same(answer["SUM"], rows(8, start=start) + rows(8))
     assert made.counted("enqueued", "captured", "launched") == (2, 1, 2)
-    trt.counts.clear()
+    opened.trt.counts.clear()
     (answer,) = made.run({"A": rows(8, start=-9), "B": rows(8)})
     assert same(answer["DIFFERENCE"], rows(8, start=-9) - rows(8))
-    assert trt.counts == {}  # no call of TensorRT, so no GIL
+    assert opened.trt.counts == {}  # no call of TensorRT, so no GIL
     # 7 rows are none of those that are captured.
     for _ in range(3):
         (answer,) = made.run({"A": rows(7), "B": rows(7)})
@@ -235,7 +218,7 @@ def test_graphs_are_captured_behind_the_second_run(opened: Opener, trt: ModuleTy
     assert made.counted("captured") == (1,)
 
 
-def test_graph_spec_says_which_shapes(opened: Opener) -> None:
+def test_graph_spec_says_which_shapes(opened: StandIns) -> None:
     spec = 'graph_spec { batch_size: 2 input { key: "A" value { dim: [3] } } }'
     ranges = [between((1, 1), (8, 8))]
     made = opened(add_sub("FP32", (-1, -1), ranges), f"optimization {{ cuda {{ graphs: true {spec} }} }}\n")
@@ -246,9 +229,7 @@ def test_graph_spec_says_which_shapes(opened: Opener) -> None:
 
 
 @pytest.mark.parametrize("cause", ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags", "TensorRT"])
-def test_a_capture_that_fails_is_told_once(
-    opened: Opener, cuda: StandIn, monkeypatch: pytest.MonkeyPatch, cause: str
-) -> None:
+def test_a_capture_that_fails_is_told_once(opened: StandIns, monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
     told: list[str] = []
     monkeypatch.setattr(log, "warning", lambda text, **_: told.append(text))
     made = opened(add_sub(fails_on={"3": "operation not permitted when stream is capturing"}), GRAPHS)
@@ -256,7 +237,7 @@ def test_a_capture_that_fails_is_told_once(
         made = opened(add_sub(), GRAPHS)
     made.run({"A": rows(1), "B": rows(1)})
     if cause != "TensorRT":
-        cuda.fail(cause, 901)
+        opened.cuda.fail(cause, 901)
     for _ in range(2):
         (answer,) = made.run({"A": rows(1), "B": rows(1)})
         assert same(answer["SUM"], 2 * rows(1))
@@ -266,14 +247,14 @@ def test_a_capture_that_fails_is_told_once(
     assert made.counted("captured", "launched", "enqueued") == (0, 0, 3)
 
 
-def test_what_depends_on_values_is_not_captured(opened: Opener) -> None:
+def test_what_depends_on_values_is_not_captured(opened: StandIns) -> None:
     made = opened(spread(), GRAPHS)
     for _ in range(3):
         made.run({"IN": np.ones((1, 1), np.float32), "S": np.array([[2, 2]], np.int32)})
     assert made.counted("captured", "enqueued") == (0, 3)
 
 
-def test_graphs_give_way_when_all_places_are_taken(opened: Opener, cuda: StandIn) -> None:
+def test_graphs_give_way_when_all_places_are_taken(opened: StandIns) -> None:
     ranges = [between((1, 1), (8, 1000))]
     made = opened(add_sub("FP32", (-1, -1), ranges), GRAPHS)
     for width in range(1, 300):
@@ -281,23 +262,23 @@ def test_graphs_give_way_when_all_places_are_taken(opened: Opener, cuda: StandIn
             (answer,) = made.run({"A": rows(1, width), "B": rows(1, width)})
         assert same(answer["SUM"], 2 * rows(1, width))
     assert made.counted("captured") == (299,)
-    assert cuda.held()["graphs"] == 256
+    assert opened.cuda.held()["graphs"] == 256
 
 
 @pytest.mark.parametrize(("name", "priority"), [("PRIORITY_MAX", -5), ("PRIORITY_MIN", 0)])
-def test_priority_of_the_stream(opened: Opener, cuda: StandIn, name: str, priority: int) -> None:
+def test_priority_of_the_stream(opened: StandIns, name: str, priority: int) -> None:
     made = opened(add_sub(), f"optimization {{ priority: {name} cuda {{ busy_wait_events: true }} }}\n")
-    assert cuda.last_priority() == priority
-    waits = cuda.calls("cuStreamSynchronize")
+    assert opened.cuda.last_priority() == priority
+    waits = opened.cuda.calls("cuStreamSynchronize")
     (answer,) = made.run({"A": rows(2), "B": rows(2)})
     assert same(answer["SUM"], 2 * rows(2))
-    assert cuda.calls("cuStreamSynchronize") == waits + 1
+    assert opened.cuda.calls("cuStreamSynchronize") == waits + 1
 
 
 # --- what fails ------------------------------------------------------------------------------------------------------
 
 
-def test_what_tensorrt_refuses_ends_the_batch_with_its_words(opened: Opener) -> None:
+def test_what_tensorrt_refuses_ends_the_batch_with_its_words(opened: StandIns) -> None:
     made = opened(swap(fails="Error Code 2: Internal Error (Assertion no implementation)"))
     errors = made.run(*[{"IN": random_array("FP32", (1, 2, 3))}] * 2)
     assert [type(error) for error in errors] == [Internal] * 2
@@ -306,17 +287,17 @@ def test_what_tensorrt_refuses_ends_the_batch_with_its_words(opened: Opener) -> 
     )
 
 
-def test_what_tensorrt_raises_ends_the_batch(opened: Opener) -> None:
+def test_what_tensorrt_raises_ends_the_batch(opened: StandIns) -> None:
     (error,) = opened(swap(raises="something of its own")).run({"IN": random_array("FP32", (1, 2, 3))})
     assert isinstance(error, Internal)
     assert "something of its own" in str(error)
 
 
 @pytest.mark.parametrize("function", ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuEventSynchronize"])
-def test_a_failing_device_ends_the_batch_and_not_the_next(opened: Opener, cuda: StandIn, function: str) -> None:
+def test_a_failing_device_ends_the_batch_and_not_the_next(opened: StandIns, function: str) -> None:
     made = opened(add_sub())
     made.run({"A": rows(1), "B": rows(1)})
-    cuda.fail(function, standin_cuda.ILLEGAL_ADDRESS)
+    opened.cuda.fail(function, standin_cuda.ILLEGAL_ADDRESS)
     (error,) = made.run({"A": rows(1), "B": rows(1)})
     assert isinstance(error, Internal)
     assert "CUDA_ERROR_ILLEGAL_ADDRESS" in str(error)
@@ -324,15 +305,15 @@ def test_a_failing_device_ends_the_batch_and_not_the_next(opened: Opener, cuda: 
     assert same(answer["SUM"], 2 * rows(2))
 
 
-def test_too_little_memory_for_an_instance(opened: Opener, cuda: StandIn) -> None:
-    cuda.limit(memory=1 << 20)
+def test_too_little_memory_for_an_instance(opened: StandIns) -> None:
+    opened.cuda.limit(memory=1 << 20)
     with pytest.raises(Unavailable, match="failed to allocate 3200000 bytes on GPU 0: out of memory"):
         opened(add_sub("FP32", (-1, 100_000)))
-    cuda.limit()
+    opened.cuda.limit()
     opened(add_sub("FP32", (-1, 100_000)))
 
 
-def test_too_little_memory_for_a_context(opened: Opener, cuda: StandIn) -> None:
-    cuda.limit(memory=1 << 20)
+def test_too_little_memory_for_a_context(opened: StandIns) -> None:
+    opened.cuda.limit(memory=1 << 20)
     with pytest.raises(Internal, match="unable to create TensorRT context: Requested amount of GPU memory"):
         opened(swap(memory=1 << 24))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triton_fast._native.core import memory, request, validate
+from tests.helpers.wire_io import Io, nothing_leaks, strings  # noqa: F401
+from triton_fast._native.core import validate
 from triton_fast._native.core.model import ModelHandle
 from triton_fast.errors import InvalidArg, ServerError
 from triton_fast.types import TYPES, DataType
@@ -26,15 +26,6 @@ NOTE = (
 ANON = "[request id: <id_unknown>] "
 
 
-class Io(NamedTuple):
-    name: str
-    dtype: int
-    dims: Sequence[int]
-    reshape: Sequence[int] | None = None
-    optional: bool = False
-    ragged: bool = False
-
-
 OUT = [Io("Y", FP32, [1]), Io("Z", FP32, [1])]
 
 
@@ -44,20 +35,6 @@ def model(max_batch: int, *inputs: Io, name: str = "m") -> ModelHandle:
 
 def zeros(name: str, shape: Sequence[int], dtype: DataType = FP32) -> tuple[str, int, list[int], bytes]:
     return name, dtype, list(shape), bytes(int(np.prod(shape, dtype=object)) * TYPES[dtype].size)
-
-
-def strings(*texts: bytes) -> bytes:
-    return b"".join(struct.pack("<I", len(t)) + t for t in texts)
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def counts() -> tuple[int, int]:
-        return memory.stats()["live_blocks"], request.stats()["live_requests"]
-
-    before = counts()
-    yield
-    assert counts() == before
 
 
 def refused(m: ModelHandle, inputs: Sequence[Any], outputs: Sequence[str] = (), id: str = "") -> str:

@@ -17,15 +17,12 @@ BUDGET = {".py": 450, ".pyi": 450, ".pyx": 650, ".pxd": 120, ".h": 650, ".c": 65
 TEST_BUDGET = 800
 # path -> (lines, reason). An entry goes as soon as the file fits.
 OVER_BUDGET: dict[str, tuple[int, str]] = {
-    "ext/triton_fast/_native/core/request.pxd": (216, "the structs that every stage shares, with who owns what"),
     "ext/triton_fast/_native/core/validate.pyx": (693, "one pass over a request; its parts share every local"),
     "ext/triton_fast/_native/http/connection.pyx": (785, "one state machine: what its states share is its subject"),
-    "ext/triton_fast/_native/grpc/call.pxd": (125, "the struct of a call, with who owns what"),
     "ext/triton_fast/_native/grpc/nghttp2.pxd": (150, "another library's declarations, only those used"),
     "ext/triton_fast/_native/pyworker/layout.pxd": (135, "one wire, stated in one place"),
     "ext/triton_fast/_native/sched/sequence_types.pxd": (150, "the structs that the parts of one scheduler share"),
     "ext/triton_fast/_native/ort/capi.pxd": (150, "another library's declarations, only those used"),
-    "tests/helpers/fake_cuda/fake_cuda.c": (815, "one stand-in: its functions share a lock, memory and streams"),
 }
 
 # Pieces are joined here so that this file does not contain what it looks for.

@@ -6,7 +6,7 @@ numpy is imported when the first model needs it: the server itself does without.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from triton_fast.types import TYPES, DataType
 if TYPE_CHECKING:
     from triton_fast._native.arrays.pyarrays import Input, Output
 
-_NAMES = {
+# Numbers as numpy and torch call them; BF16, which numpy has from elsewhere, apart.
+NUMBERS = {
     DataType.BOOL: "bool", DataType.UINT8: "uint8", DataType.UINT16: "uint16", DataType.UINT32: "uint32",
     DataType.UINT64: "uint64", DataType.INT8: "int8", DataType.INT16: "int16", DataType.INT32: "int32",
     DataType.INT64: "int64", DataType.FP16: "float16", DataType.FP32: "float32", DataType.FP64: "float64",
-    DataType.STRING: "object",
 }  # fmt: skip
 # Smaller outputs are copied by whoever takes them.
 LENT = 32768
@@ -51,7 +51,9 @@ def kind_of(dtype: int) -> Any:
         except ImportError:
             raise InvalidArg("TYPE_BF16 as a numpy array needs the package ml_dtypes") from None
         return np.dtype(ml_dtypes.bfloat16)
-    name = _NAMES.get(DataType(dtype))
+    if dtype == DataType.STRING:
+        return np.dtype(object)
+    name = NUMBERS.get(DataType(dtype))
     if name is None:
         raise InvalidArg("TYPE_INVALID is no type of an array")
     return np.dtype(name)
@@ -83,13 +85,26 @@ def to_array(given: Input) -> Any:
     return np.frombuffer(memoryview(view).toreadonly(), kind_of(dtype)).reshape(shape)
 
 
-def _texts(np: Any, data: bytes, shape: Sequence[int]) -> Any:
+def split_texts(data: bytes) -> list[bytes]:
+    """Return the elements of STRING data, which was checked when it came."""
     texts = []
     at = 0
     while at < len(data):
         (size,) = struct.unpack_from("<I", data, at)
         texts.append(data[at + 4 : at + 4 + size])
         at += 4 + size
+    return texts
+
+
+def join_texts(texts: Iterable[bytes]) -> bytearray:
+    pieces = bytearray()
+    for text in texts:
+        pieces += struct.pack("<I", len(text)) + text
+    return pieces
+
+
+def _texts(np: Any, data: bytes, shape: Sequence[int]) -> Any:
+    texts = split_texts(data)
     array = np.empty(len(texts), object)
     array[:] = texts
     return array.reshape(shape)
@@ -153,14 +168,14 @@ def _listed(np: Any, made: Any, name: str, dtype: DataType) -> Any:
 def _packed(np: Any, array: Any, name: str, shape: tuple[int, ...]) -> Output:
     if array.dtype.kind not in "OSU":
         raise Internal(f"output '{name}' is {array.dtype}, the model configuration says TYPE_STRING (bytes or str)")
-    pieces = bytearray()
-    for item in array.reshape(-1):
-        if isinstance(item, str):
-            data = item.encode("utf-8", "surrogateescape")
-        elif isinstance(item, (bytes, bytearray)):
-            data = bytes(item)
-        else:
-            raise Internal(f"output '{name}' has an element that is {type(item).__name__}, not bytes or str")
-        pieces += struct.pack("<I", len(data)) + data
+    pieces = join_texts(_bytes_of(item, name) for item in array.reshape(-1))
     packed = np.frombuffer(pieces, np.uint8) if pieces else np.empty(0, np.uint8)
     return int(DataType.STRING), shape, packed.__array_interface__["data"][0], len(pieces), packed
+
+
+def _bytes_of(item: Any, name: str) -> bytes:
+    if isinstance(item, str):
+        return item.encode("utf-8", "surrogateescape")
+    if isinstance(item, (bytes, bytearray)):
+        return bytes(item)
+    raise Internal(f"output '{name}' has an element that is {type(item).__name__}, not bytes or str")

@@ -11,14 +11,9 @@ from typing import Any, NamedTuple
 
 from triton_fast.config.defaults import normalize_blocks
 from triton_fast.config.errors import ConfigError, did_you_mean, shape_text
+from triton_fast.config.sequence import CONTROL_VALUES
 from triton_fast.errors import Internal
 from triton_fast.types import TYPES, DataType
-
-_BOOLEAN_VALUES = (
-    ("int32_false_true", DataType.INT32),
-    ("fp32_false_true", DataType.FP32),
-    ("bool_false_true", DataType.BOOL),
-)
 
 
 class ModelTensor(NamedTuple):
@@ -162,7 +157,7 @@ def _expected_inputs(config: Any, known: dict[str, ModelTensor], prefix: str) ->
         for control in config.sequence_batching.control_input:
             for item in control.control:
                 expected += 1
-                wanted = next((dtype for field, dtype in _BOOLEAN_VALUES if len(getattr(item, field))), None)
+                wanted = next((dtype for field, dtype in CONTROL_VALUES.items() if len(getattr(item, field))), None)
                 _check_control(control.name, wanted or DataType(item.data_type), known, config, prefix)
     return expected
 

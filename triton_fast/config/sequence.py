@@ -16,11 +16,9 @@ from triton_fast.types import DataType
 
 CORRID = 3
 # Field of a control's values -> its datatype.
-_VALUES = (
-    ("int32_false_true", DataType.INT32),
-    ("fp32_false_true", DataType.FP32),
-    ("bool_false_true", DataType.BOOL),
-)
+CONTROL_VALUES = {
+    "int32_false_true": DataType.INT32, "fp32_false_true": DataType.FP32, "bool_false_true": DataType.BOOL
+}  # fmt: skip
 
 
 class Control(NamedTuple):
@@ -45,7 +43,7 @@ def controls(config: Any) -> list[Control]:
     for tensor in config.sequence_batching.control_input:
         for control in tensor.control:
             dtype, values = DataType(control.data_type), ()
-            for field, of_field in _VALUES:
+            for field, of_field in CONTROL_VALUES.items():
                 if len(getattr(control, field)):
                     dtype, values = of_field, tuple(getattr(control, field))
             found.append(Control(tensor.name, control.kind, dtype, values))

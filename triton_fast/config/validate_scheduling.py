@@ -11,13 +11,13 @@ from typing import Any
 from triton_fast import protos
 from triton_fast.config.defaults import ENSEMBLE
 from triton_fast.config.errors import ConfigError
+from triton_fast.config.sequence import CONTROL_VALUES
 from triton_fast.config.validate_ensemble import check_ensemble
 from triton_fast.types import DataType
 
 _CORRID_TYPES = frozenset({DataType.UINT64, DataType.INT64, DataType.UINT32, DataType.INT32, DataType.STRING})
 _BOOLEAN_KINDS = ("CONTROL_SEQUENCE_START", "CONTROL_SEQUENCE_END", "CONTROL_SEQUENCE_READY")
 _CORRID = "CONTROL_SEQUENCE_CORRID"
-_VALUES = ("int32_false_true", "fp32_false_true", "bool_false_true")
 
 
 def check_scheduling(config: Any) -> None:
@@ -122,7 +122,7 @@ def _check_control(batching: Any, kind: str, model: str) -> None:
 
 
 def _check_control_values(control: Any, kind: str, model: str) -> None:
-    given = [field for field in _VALUES if len(getattr(control, field))]
+    given = [field for field in CONTROL_VALUES if len(getattr(control, field))]
     end = f"for {kind} for {model}"
     if kind == _CORRID:
         if given:

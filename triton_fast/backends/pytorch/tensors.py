@@ -5,26 +5,19 @@ Knows datatypes and memory, no model.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from triton_fast._native.arrays.pyarrays import DeviceView
+from triton_fast.backends.array_values import LENT, NUMBERS, join_texts, split_texts
 from triton_fast.types import DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.arrays.pyarrays import Input, Output
     from triton_fast.backends.pytorch.device import Gpu
 
-_NAMES = {
-    DataType.BOOL: "bool", DataType.UINT8: "uint8", DataType.UINT16: "uint16", DataType.UINT32: "uint32",
-    DataType.UINT64: "uint64", DataType.INT8: "int8", DataType.INT16: "int16", DataType.INT32: "int32",
-    DataType.INT64: "int64", DataType.FP16: "float16", DataType.FP32: "float32", DataType.FP64: "float64",
-    DataType.BF16: "bfloat16",
-}  # fmt: skip
-# Smaller outputs are copied by whoever takes them.
-LENT = 32768
+_NAMES = {**NUMBERS, DataType.BF16: "bfloat16"}
 
 
 @cache
@@ -88,20 +81,11 @@ def to_texts(given: Input) -> list[str]:
     """Return an input of strings as torch takes them. Bytes that are not UTF-8 become U+FFFD: a str has no others."""
     view = given[2]
     assert not isinstance(view, list)
-    data = bytes(view)
-    texts, at = [], 0
-    while at < len(data):
-        (size,) = struct.unpack_from("<I", data, at)
-        texts.append(data[at + 4 : at + 4 + size].decode("utf-8", "replace"))
-        at += 4 + size
-    return texts
+    return [text.decode("utf-8", "replace") for text in split_texts(bytes(view))]
 
 
 def from_texts(torch: Any, texts: Sequence[str]) -> Output:
-    pieces = bytearray()
-    for text in texts:
-        data = text.encode("utf-8", "replace")
-        pieces += struct.pack("<I", len(data)) + data
+    pieces = join_texts(text.encode("utf-8", "replace") for text in texts)
     if not pieces:
         return int(DataType.STRING), (len(texts),), 0, 0, None
     tensor = torch.frombuffer(pieces, dtype=torch.uint8)

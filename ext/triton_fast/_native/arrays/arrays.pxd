@@ -4,7 +4,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.model cimport IoSpec, MAX_RANK, Model
 from triton_fast._native.core.native cimport tf_error
-from triton_fast._native.core.request cimport Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 
 # dims are full shapes, the batch dimension first. STRING data is the wire form: uint32 LE length + bytes, per element.
 # block: what keeps the data, one reference; NULL: memory that lives as long as the requests.

@@ -8,9 +8,8 @@ from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_CPU, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_size, tf_fail,
 )
-from triton_fast._native.core.request cimport (
-    request_alloc, request_needs, request_wants, response_fail_error, response_outputs,
-)
+from triton_fast._native.core.outputs cimport request_needs, request_wants
+from triton_fast._native.core.request cimport request_alloc, response_fail_error, response_outputs
 
 cdef uint8_t[64] nothing
 

@@ -11,7 +11,8 @@ from triton_fast._native.arrays.arrays cimport (
 from triton_fast._native.core.memory cimport PIN_FROM, Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.core.native cimport MEM_GPU, TF_INTERNAL, now_ns, tf_lock, tf_unlock
-from triton_fast._native.core.request cimport Request, Tensor, response_fail, response_fail_error
+from triton_fast._native.core.request cimport Request, response_fail, response_fail_error
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.view cimport BlockView
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 

@@ -7,7 +7,9 @@ from posix.time cimport timespec
 
 from triton_fast._native.core.memory cimport block_new, block_ref
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, now_ns
-from triton_fast._native.core.request cimport Request, Tensor, request_needs, response_fail, response_outputs
+from triton_fast._native.core.outputs cimport request_needs
+from triton_fast._native.core.request cimport Request, response_fail, response_outputs
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
 

@@ -8,11 +8,13 @@ from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_
 from triton_fast._native.core.native cimport (
     DT_INT32, DT_UINT32, MEM_CPU, TF_CANCELLED, TF_INTERNAL, TF_INVALID_ARG, now_ns, tf_error, tf_fail,
 )
+from triton_fast._native.core.outputs cimport request_wants
 from triton_fast._native.core.request cimport (
-    Request, Tensor, request_alloc, request_wants, response_fail, response_fail_error, response_outputs,
+    Request, request_alloc, response_fail, response_fail_error, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, request_sleep, response_send
 from triton_fast._native.core.stats cimport RESPONSE_CANCEL, RESPONSE_EMPTY, RESPONSE_FAIL, RESPONSE_SUCCESS
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, response_report
 
 cdef enum:

@@ -4,12 +4,12 @@ from libc.stdlib cimport calloc
 from libc.string cimport memset
 from posix.time cimport timespec
 
+from triton_fast._native.core.marks cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
 from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf, tf_buf_free
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_signal, pthread_cond_timedwait, pthread_mutex_init, pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from triton_fast._native.core.request cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
 from triton_fast._native.core.trace_json cimport trace_json
 from triton_fast._native.core.trace_types cimport (
     EVENT_COMPLETE, EVENT_SEND_START, FROM_GRPC, FROM_HTTP, TRACE_TENSORS, TRACE_TIMESTAMPS, Trace, TraceEvent,

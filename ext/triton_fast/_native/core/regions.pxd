@@ -5,7 +5,8 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport MEM_CPU, MEM_GPU, tf_error, tf_load32
-from triton_fast._native.core.request cimport Lent, Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Lent, Tensor
 
 cdef enum:
     BUCKETS = 256

@@ -1,97 +1,12 @@
-# The structs that travel: Request, Tensor, Response, Sink.
+# The structs that travel: Request, Response, Sink. What they carry is in tensor.pxd, their states and flags in marks.pxd.
 # Plain native structs with C linkage in mind. Nothing here knows a protocol, a scheduler or a backend.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
+from triton_fast._native.core.marks cimport T_COUNT
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.native cimport tf_error
-
-# Life of a request. Exactly one thread moves it out of QUEUED (compare-and-swap under the queue's lock).
-cdef enum:
-    REQ_NEW = 0
-    REQ_QUEUED = 1
-    REQ_RUNNING = 2
-    REQ_DONE = 3
-    REQ_CANCELLED = 4
-    REQ_EXPIRED = 5
-
-# Monotonic ns stamps of a request; 0 = not reached.
-cdef enum:
-    T_RECEIVED = 0      # first byte of the request's head (HTTP) or message (gRPC) was read
-    T_DECODED = 1       # decoded and validated
-    T_QUEUED = 2
-    T_STARTED = 3       # an instance took it
-    T_INPUT = 4         # inputs gathered
-    T_COMPUTED = 5      # the backend's run returned
-    T_OUTPUT = 6        # outputs scattered; the response is complete
-    T_SENT = 7          # its first response, if it has several, was sent
-    T_COUNT = 8
-
-cdef enum:
-    PARAM_STRING = 0
-    PARAM_INT = 1
-    PARAM_BOOL = 2
-    PARAM_DOUBLE = 3
-    PARAM_UINT = 4
-
-cdef enum:
-    FLAG_SEQUENCE_START = 1
-    FLAG_SEQUENCE_END = 2
-    FLAG_EMPTY_FINAL = 4    # a decoupled model's end without outputs is told to the client too
-    FLAG_PART = 8           # of a request that was cut: its rows count as executed, it does not count as a request
-    FLAG_PADDING = 16       # fills an empty place of a batch: counts nowhere
-    FLAG_REST = 32          # a part that shares the place in the queue of the request's first: no limit refuses it
-    FLAG_DEVICE = 64        # it uses memory of a GPU that its client lent (sched/fetch.pxd)
-
-# Who looks at a request on its way, chosen when it is decoded; nobody: one test at its end is all it costs.
-cdef enum:
-    WATCH_TRACE = 1
-    WATCH_LOG = 2           # the access log
-    WATCH_TIMING = 4        # its client wants to know where the time went
-    WATCH_ANSWERED = 8      # of a traced one: its trace has seen the response
-
-cdef enum:
-    MAX_TENSORS = 65536     # inputs, and outputs, one request may name
-
-# name/dims/ptr are borrowed from the request's arena, its body block, or `block`, which the tensor owns one ref of.
-# STRING data is the wire form: uint32 LE length + bytes, per element.
-cdef struct Tensor:
-    const char* name
-    uint32_t name_len
-    int32_t index           # position in Model.inputs / Model.outputs; -1 until resolved
-    int32_t dtype
-    int32_t ndim
-    int64_t* dims           # full shape, the batch dimension included
-    uint8_t* ptr
-    size_t nbytes
-    int32_t kind
-    int32_t device
-    Block* block
-
-cdef struct Wanted:         # an output the client asked for
-    const char* name
-    uint32_t name_len
-    int32_t index           # -1 until resolved
-    int32_t binary          # 1 binary, 0 JSON, -1 not said (the request's binary_default holds)
-    uint32_t classes        # classification k; 0 = plain tensor
-
-# Memory of the client's own that a request uses, an input or the place for an output (core/regions.pxd).
-cdef struct Lent:
-    Lent* next
-    Block* block            # the region's; one ref
-    uint8_t* ptr
-    size_t nbytes
-    int32_t wanted          # of an output: its place in Request.wanted; -1: an input
-
-cdef struct Param:
-    Param* next
-    const char* key
-    const char* text        # PARAM_STRING
-    uint32_t key_len
-    uint32_t text_len
-    int32_t kind
-    int64_t integer         # PARAM_INT, PARAM_BOOL; PARAM_UINT by cast
-    double number           # PARAM_DOUBLE
+from triton_fast._native.core.tensor cimport Lent, Param, Tensor, Wanted
 
 cdef struct Response:
     Response* next          # link in a Sink's chain
@@ -124,7 +39,7 @@ cdef struct Request:
     Model* model            # one ref
     Sink* sink
     void* ctx               # the front end's own object; the engine never touches it
-    int64_t stamps[8]
+    int64_t stamps[T_COUNT]
     int64_t deadline        # ns; 0 = none
     const char* id
     uint32_t id_len
@@ -200,17 +115,3 @@ cdef inline Sink* sink_end(Sink* sink) noexcept nogil:
     while sink != NULL and sink.outer != NULL:
         sink = sink.outer
     return sink
-
-
-# Whether the client wants output k of the model (all, when it named none).
-cdef inline bint request_wants(Request* r, int32_t k) noexcept nogil:
-    cdef int32_t i
-    for i in range(r.n_wanted):
-        if r.wanted[i].index == k:
-            return True
-    return r.n_wanted == 0
-
-
-# Whether an instance must make output k, for the client or for the scheduler.
-cdef inline bint request_needs(Request* r, int32_t k) noexcept nogil:
-    return r.model.outputs[k].kept or request_wants(r, k)

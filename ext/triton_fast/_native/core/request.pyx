@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from triton_fast._native.core.marks cimport REQ_DONE, WATCH_TRACE
 from triton_fast._native.core.memory cimport block_unref
 from triton_fast._native.core.model cimport model_free
 from triton_fast._native.core.native cimport (

@@ -2,13 +2,13 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
 
+from triton_fast._native.core.marks cimport FLAG_DEVICE, REQ_DONE, REQ_RUNNING, T_OUTPUT, T_SENT, WATCH_TRACE
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_add32, tf_cas32, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_OUTPUT, T_SENT, WATCH_TRACE, request_alloc,
-    request_free, request_new, response_fail,
+    Request, Response, Sink, request_alloc, request_free, request_new, response_fail,
 )
 
 from triton_fast._native.core.request import stats

@@ -5,11 +5,11 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
+from triton_fast._native.core.marks cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
 from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_STRING, DT_UINT8, DT_UINT16,
     DT_UINT32, DT_UINT64, dtype_name, dtype_size, tf_buf, tf_buf_char, tf_buf_put, tf_text_clean,
 )
-from triton_fast._native.core.request cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
 from triton_fast._native.core.trace_types cimport (
     EVENT_COMPLETE, EVENT_SEND_START, FROM_GRPC, FROM_HTTP, TENSOR_QUEUED, TRACE_TIMESTAMPS, Trace, TraceEvent,
     TraceRecord, TraceTensor,

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from triton_fast._native.core.marks cimport T_OUTPUT, WATCH_ANSWERED, WATCH_TRACE
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_OK, dtype_size, now_ns, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock,
 )
@@ -10,9 +11,8 @@ from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.pthread cimport (
     pthread_cond_destroy, pthread_cond_signal, pthread_mutex_destroy, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from triton_fast._native.core.request cimport (
-    Request, Response, T_OUTPUT, Tensor, WATCH_ANSWERED, WATCH_TRACE, request_alloc, request_on_release,
-)
+from triton_fast._native.core.request cimport Request, Response, request_alloc, request_on_release
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.trace_context cimport (
     MAX_CARRIER, TraceContext, carrier_span, context_carrier, context_given,
 )

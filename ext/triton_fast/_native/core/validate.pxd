@@ -2,7 +2,8 @@
 from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.native cimport tf_error
-from triton_fast._native.core.request cimport Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 
 
 # Resolve names to indices, check counts, datatypes, shapes, byte sizes and string elements; set by_index, batch,

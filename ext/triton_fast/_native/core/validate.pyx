@@ -13,9 +13,8 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
 from triton_fast._native.core.regions cimport lent_settle
-from triton_fast._native.core.request cimport (
-    MAX_TENSORS, Request, Tensor, Wanted, request_alloc, request_free, request_new,
-)
+from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport MAX_TENSORS, Tensor, Wanted
 
 from triton_fast.errors import make
 

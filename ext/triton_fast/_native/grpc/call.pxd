@@ -108,8 +108,7 @@ cdef void call_unref(Call* call) noexcept
 cdef Item* item_new(Call* call) noexcept
 # Take it off the call's list and free it with what waits in it. It must not be in flight.
 cdef void item_free(Item* item) noexcept
-# Copy what waits in the call to buf, up to room bytes. Messages that are through
-# are freed. Returns how many bytes.
+# Copy what waits in the call to buf, up to room bytes. Messages that are through are freed. Returns how many bytes.
 cdef size_t call_read(Call* call, uint8_t* buf, size_t room) noexcept
 # The longest next stretch of memory, at most room bytes: *ptr, *block (NULL: copy it). Call call_skip with its length.
 cdef size_t call_peek(Call* call, size_t room, const uint8_t** ptr, Block** block) noexcept

@@ -4,9 +4,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcmp, memcpy, memmove
 
+from triton_fast._native.core.marks cimport FLAG_EMPTY_FINAL, WATCH_TIMING, WATCH_TRACE
 from triton_fast._native.core.memory cimport Block, block_unref, body_whole
 from triton_fast._native.core.native cimport TF_OK, tf_buf, tf_buf_free, tf_buf_put, tf_error
-from triton_fast._native.core.request cimport FLAG_EMPTY_FINAL, Response, WATCH_TIMING, WATCH_TRACE, request_free
+from triton_fast._native.core.request cimport Response, request_free
 from triton_fast._native.core.tracing cimport trace_answer
 from triton_fast._native.grpc.call cimport (
     KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item, call_context, call_ref, call_unref, item_free, item_new,

@@ -3,12 +3,13 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport T_RECEIVED
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_UNSUPPORTED, tf_buf, tf_buf_free, tf_buf_put, tf_error, tf_fail,
 )
 from triton_fast._native.core.regions cimport Registry
-from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, request_free, request_new
+from triton_fast._native.core.request cimport Request, Response, request_free, request_new
 from triton_fast._native.core.trace_types cimport FROM_GRPC, TraceRecord
 from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.core.validate cimport request_validate

@@ -3,8 +3,9 @@ from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from triton_fast._native.core.marks cimport WATCH_LOG, WATCH_TIMING
 from triton_fast._native.core.native cimport now_ns
-from triton_fast._native.core.request cimport Response, WATCH_LOG, WATCH_TIMING
+from triton_fast._native.core.request cimport Response
 from triton_fast._native.grpc.call cimport KIND_INFER, KIND_PYTHON, KIND_STREAM, Call, Item
 from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
 from triton_fast._native.net.access cimport (

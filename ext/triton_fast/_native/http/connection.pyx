@@ -9,11 +9,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from triton_fast._native.core.marks cimport T_RECEIVED, WATCH_TRACE
 from triton_fast._native.core.memory cimport Block, block_unref, body_grow, body_new
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
-from triton_fast._native.core.request cimport Request, Response, T_RECEIVED, WATCH_TRACE, request_free
+from triton_fast._native.core.request cimport Request, Response, request_free
 from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.core.trace_types cimport FROM_HTTP, TraceRecord
 from triton_fast._native.core.tracing cimport trace_answer, trace_attach, trace_begin, trace_detach, trace_drop

@@ -5,7 +5,8 @@ from libc.string cimport memcmp, memcpy
 
 from triton_fast._native.core.native cimport DT_STRING, tf_buf_free, tf_buf_put, tf_error
 from triton_fast._native.core.model cimport Model
-from triton_fast._native.core.request cimport Request, Response, Tensor, request_alloc, request_free, request_new
+from triton_fast._native.core.request cimport Request, Response, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.wire.json_infer cimport json_decode_infer
 

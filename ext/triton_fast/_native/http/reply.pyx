@@ -4,7 +4,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strlen
 
 from triton_fast._native.core.native cimport tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error
-from triton_fast._native.core.request cimport Request, Response, Tensor, request_free
+from triton_fast._native.core.request cimport Request, Response, request_free
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.net.write cimport MAX_IOV, block_view, iovec, send_pieces
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.wire.classify cimport reply_classify

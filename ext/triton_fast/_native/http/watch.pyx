@@ -2,8 +2,9 @@
 from libc.stdint cimport int32_t
 from libc.string cimport memset
 
+from triton_fast._native.core.marks cimport WATCH_LOG, WATCH_TIMING
 from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf
-from triton_fast._native.core.request cimport Request, Response, WATCH_LOG, WATCH_TIMING
+from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.http.channel cimport Channel
 from triton_fast._native.http.head cimport ROUTE_GENERATE, ROUTE_INFER, ROUTE_NONE
 from triton_fast._native.net.access cimport (

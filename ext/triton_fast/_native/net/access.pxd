@@ -2,7 +2,7 @@
 # fills and another empties. Knows no protocol and no file.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from triton_fast._native.core.request cimport WATCH_LOG
+from triton_fast._native.core.marks cimport WATCH_LOG
 from triton_fast._native.net.seen cimport Seen
 
 # What a record is of.

@@ -2,7 +2,8 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy, memset
 
-from triton_fast._native.core.request cimport PARAM_STRING, Param, Request, request_alloc
+from triton_fast._native.core.request cimport Request, request_alloc
+from triton_fast._native.core.tensor cimport PARAM_STRING, Param
 
 cdef frozenset RESERVED = frozenset((
     b"sequence_id", b"sequence_start", b"sequence_end", b"priority", b"timeout", b"headers", b"binary_data_output"))

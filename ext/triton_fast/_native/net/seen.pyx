@@ -3,10 +3,10 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED
 from triton_fast._native.core.native cimport dtype_name, now_ns, tf_buf, tf_buf_put
-from triton_fast._native.core.request cimport (
-    Request, T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor,
-)
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 
 cdef enum:
     N_PARTS = 8

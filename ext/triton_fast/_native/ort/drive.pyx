@@ -6,9 +6,8 @@ from libc.string cimport memcpy, memset
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport MEM_GPU, TF_OK, now_ns
 from triton_fast._native.core.model cimport ModelHandle
-from triton_fast._native.core.request cimport (
-    Request, Response, Tensor, Wanted, request_alloc, request_free, request_new,
-)
+from triton_fast._native.core.request cimport Request, Response, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport Tensor, Wanted
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
 from triton_fast.errors import make

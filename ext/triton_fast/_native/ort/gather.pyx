@@ -9,7 +9,8 @@ from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec
-from triton_fast._native.core.request cimport Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.cuda.device_pool cimport device_block_new
 from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_between, flow_end, flow_in
 from triton_fast._native.ort.capi cimport OrtStatus, OrtValue, ort_fail

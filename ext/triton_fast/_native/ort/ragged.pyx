@@ -5,7 +5,8 @@ from libc.string cimport memset
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport DT_FP32, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, tf_fail
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec
-from triton_fast._native.core.request cimport Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.ort.capi cimport OrtStatus, ort_fail
 from triton_fast._native.ort.state cimport BatchInput, OrtRun
 

@@ -7,9 +7,11 @@ from libc.string cimport memcpy, memmove
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.native cimport DT_STRING, MEM_CPU, TF_INTERNAL, TF_UNAVAILABLE, tf_fail
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec
+from triton_fast._native.core.outputs cimport request_wants
 from triton_fast._native.core.request cimport (
-    Request, Tensor, request_alloc, request_wants, response_fail, response_fail_error, response_outputs,
+    Request, request_alloc, response_fail, response_fail_error, response_outputs,
 )
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.ort.capi cimport OrtShapeInfo, OrtStatus, OrtValue, ort_api, ort_fail
 from triton_fast._native.ort.ragged cimport part_of
 from triton_fast._native.ort.session cimport SessionHold, hold_ref, hold_unref

@@ -2,16 +2,18 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from triton_fast._native.core.marks cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_CANCELLED, TF_INTERNAL, TF_INVALID_ARG, TF_OK, dtype_size, tf_buf, tf_buf_put,
     tf_error, tf_fail, tf_text_clean,
 )
 from triton_fast._native.core.model cimport MAX_RANK, Model
+from triton_fast._native.core.outputs cimport request_needs
 from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, MAX_TENSORS, PARAM_BOOL, PARAM_STRING, Param, Request, Response, Tensor,
-    Wanted, request_alloc, request_free, request_needs, request_new, response_fail, response_outputs,
+    Request, Response, request_alloc, request_free, request_new, response_fail, response_outputs,
 )
+from triton_fast._native.core.tensor cimport MAX_TENSORS, PARAM_BOOL, PARAM_STRING, Param, Tensor, Wanted
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.pyworker.layout cimport (
     BlsRecord, ParamRecord, ResponseRecord, TensorRecord, padded,

@@ -4,7 +4,9 @@ from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.native cimport TF_OK, tf_buf_free, tf_buf_put
 from triton_fast._native.core.model cimport IoSpec
-from triton_fast._native.core.request cimport Request, Response, Tensor, request_wants
+from triton_fast._native.core.outputs cimport request_wants
+from triton_fast._native.core.request cimport Request, Response
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.pyworker.layout cimport (
     HEADER, Message, RECORD_FINAL, RECORD_NONE, RECORD_RESPONSE, RequestRecord, ResponseRecord, TensorRecord, padded,
 )

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 from posix.time cimport nanosleep, timespec
 
+from triton_fast._native.core.marks cimport T_INPUT
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, now_ns, tf_error, tf_fail, tf_load32, tf_load64, tf_store32,
     tf_store64,
@@ -11,7 +12,7 @@ from triton_fast._native.core.native cimport (
 from triton_fast._native.core.pthread cimport (
     pthread_cond_broadcast, pthread_cond_timedwait, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from triton_fast._native.core.request cimport Request, T_INPUT, response_fail, response_fail_error
+from triton_fast._native.core.request cimport Request, response_fail, response_fail_error
 from triton_fast._native.pyworker.calls cimport call_runner
 from triton_fast._native.pyworker.channel cimport (
     Channel, channel_published, channel_publish, channel_ref, channel_take, channel_taken, channel_unref,

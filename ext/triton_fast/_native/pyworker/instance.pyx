@@ -4,11 +4,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.time cimport timespec
 
+from triton_fast._native.core.marks cimport REQ_QUEUED
 from triton_fast._native.core.native cimport TF_INTERNAL, now_ns, tf_load32, tf_load64, tf_text_cut
 from triton_fast._native.core.pthread cimport (
     pthread_cond_broadcast, pthread_cond_timedwait, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from triton_fast._native.core.request cimport REQ_QUEUED
 from triton_fast._native.pyworker.calls cimport call_refuse, targets_drop
 from triton_fast._native.pyworker.channel cimport (
     Channel, WorkerChannel, channel_publish, channel_ref, channel_unref,

@@ -6,16 +6,18 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
+from triton_fast._native.core.marks cimport FLAG_PADDING, T_INPUT
 from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport (
     DT_COUNT, DT_STRING, MEM_CPU, TF_INTERNAL, dtype_size, now_ns, tf_add32, tf_buf, tf_buf_free, tf_load32,
 )
 from triton_fast._native.core.model cimport MAX_RANK, Model
+from triton_fast._native.core.outputs cimport request_needs
 from triton_fast._native.core.request cimport (
-    FLAG_PADDING, Request, Response, T_INPUT, Tensor, request_alloc, request_free, request_needs, response_fail,
-    response_outputs,
+    Request, Response, request_alloc, request_free, response_fail, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.view cimport BlockView
 from triton_fast._native.pyworker.calls cimport call_runner
 from triton_fast._native.pyworker.decode cimport are_strings, count_of, find_output

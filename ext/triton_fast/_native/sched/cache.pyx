@@ -6,17 +6,17 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport (
+    FLAG_DEVICE, FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, T_COMPUTED, T_INPUT, T_OUTPUT,
+    T_QUEUED, T_STARTED,
+)
 from triton_fast._native.core.memory cimport Block, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_OK, TF_UNAVAILABLE, now_ns, tf_add32, tf_error, tf_fail, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake
 from triton_fast._native.core.regions cimport lent_settle_all
-from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Request, Response, Sink,
-    T_COMPUTED, T_INPUT,
-    T_OUTPUT, T_QUEUED, T_STARTED, request_alloc, response_fail_error,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, request_alloc, response_fail_error
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_QUEUE, PHASE_REQUEST, stats_cached, stats_failure, stats_miss_took,

@@ -4,7 +4,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from triton_fast._native.core.native cimport tf_add32
-from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_wants
+from triton_fast._native.core.outputs cimport request_wants
+from triton_fast._native.core.request cimport Request, request_alloc, request_free
 from triton_fast._native.sched.ensemble_plan cimport Members, Plan, PlanLevel, PlanStep, PlanTensor
 from triton_fast._native.sched.ensemble_run cimport EXEC_READY, Ensemble, Exec, Frame, Run
 from triton_fast._native.sched.ensemble_slot cimport Slot

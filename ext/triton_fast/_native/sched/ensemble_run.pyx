@@ -3,16 +3,18 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, strlen
 
+from triton_fast._native.core.marks cimport (
+    FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_RUNNING, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT,
+    T_STARTED,
+)
 from triton_fast._native.core.memory cimport Block, block_unref, block_wrap
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, now_ns, tf_add32, tf_error, tf_fail, tf_load32, tf_lock,
     tf_store32, tf_unlock,
 )
+from triton_fast._native.core.outputs cimport request_wants
 from triton_fast._native.core.pthread cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
-from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_RUNNING, Request, Response, Sink, T_COMPUTED, T_INPUT,
-    T_OUTPUT, T_QUEUED, T_SENT, T_STARTED, request_alloc, request_free, request_wants, response_fail,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, request_alloc, request_free, response_fail
 from triton_fast._native.core.respond cimport request_fork, response_push
 from triton_fast._native.core.stats cimport (
     FAIL_OTHER, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, stats_execution,

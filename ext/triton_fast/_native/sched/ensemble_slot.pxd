@@ -1,7 +1,8 @@
 # What an ensemble knows of one tensor while a request runs. Structs only; no extension of its own.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from triton_fast._native.core.request cimport Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 
 # What a later step is told of its sequence instead of what the client said.
 cdef struct Mark:

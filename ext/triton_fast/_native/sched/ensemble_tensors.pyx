@@ -4,15 +4,17 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from triton_fast._native.core.marks cimport (
+    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, T_DECODED, T_RECEIVED, WATCH_TRACE,
+)
 from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
 from triton_fast._native.core.model cimport IoSpec, Model
+from triton_fast._native.core.outputs cimport request_wants
 from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param,
-    Request, Response,
-    T_DECODED, T_RECEIVED, Tensor, WATCH_TRACE, Wanted, request_alloc, request_free, request_new, request_wants,
-    response_outputs,
+    Request, Response, request_alloc, request_free, request_new, response_outputs,
 )
+from triton_fast._native.core.tensor cimport PARAM_BOOL, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor, Wanted
 from triton_fast._native.core.tracing cimport trace_child
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.ensemble_plan cimport Member, PlanStep

@@ -5,9 +5,8 @@ from libc.string cimport memcmp, memcpy, memset
 from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport DT_COUNT, DT_STRING, MEM_GPU, TF_OK, dtype_size
 from triton_fast._native.core.model cimport MAX_RANK, Model, ModelHandle
-from triton_fast._native.core.request cimport (
-    MAX_TENSORS, Param, Request, Response, Tensor, request_free, request_new, response_outputs,
-)
+from triton_fast._native.core.request cimport Request, Response, request_free, request_new, response_outputs
+from triton_fast._native.core.tensor cimport MAX_TENSORS, Param, Tensor
 
 cdef extern from * nogil:
     bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* product)

@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t
 
 from triton_fast._native.core.native cimport tf_error
-from triton_fast._native.core.request cimport Request, Tensor
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 
 
 # n requests of a batch, some with FLAG_DEVICE. Numbers stay on `device` (-1: nothing does), where the backend takes

@@ -4,15 +4,15 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from triton_fast._native.core.marks cimport FLAG_DEVICE
 from triton_fast._native.core.memory cimport FIRST_BODY, Block, block_ref, block_unref, body_whole
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_CPU, MEM_GPU, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
 )
 from triton_fast._native.core.regions cimport FOR_INPUT, SharedRegions, lent_kind, region_lend
-from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, Lent, Request, Tensor, request_alloc, request_free, request_new, response_fail_error,
-)
+from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new, response_fail_error
+from triton_fast._native.core.tensor cimport Lent, Tensor
 from triton_fast._native.core.validate cimport check_strings, text_count
 from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_end, flow_out
 

@@ -3,11 +3,12 @@
 from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 
+from triton_fast._native.core.marks cimport REQ_DONE, T_OUTPUT, T_QUEUED, T_STARTED
 from triton_fast._native.core.memory cimport block_ref
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_UNAVAILABLE, now_ns, tf_error, tf_fail, tf_store32
-from triton_fast._native.core.request cimport (
-    REQ_DONE, Request, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, request_wants, response_fail, response_outputs,
-)
+from triton_fast._native.core.outputs cimport request_wants
+from triton_fast._native.core.request cimport Request, response_fail, response_outputs
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_STOPPED, NativeScheduler, Scheduler
 
 

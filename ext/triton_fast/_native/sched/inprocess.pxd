@@ -1,7 +1,8 @@
 # What other adapters between Python objects and requests share with this one.
 from libc.stdint cimport int64_t, uint32_t
 
-from triton_fast._native.core.request cimport Param, Request
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Param
 from triton_fast._native.sched.model cimport NativeModel
 
 

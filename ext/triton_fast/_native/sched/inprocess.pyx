@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.time cimport timespec
 
+from triton_fast._native.core.marks cimport REQ_QUEUED
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport TF_OK, now_ns, tf_add32, tf_error, tf_load32
 from triton_fast._native.core.pthread cimport (
@@ -14,9 +15,9 @@ from triton_fast._native.core.pthread cimport (
 )
 from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_INT, PARAM_STRING, REQ_QUEUED, Param, Request, Response, Sink, Tensor, Wanted, request_alloc,
-    request_free, request_new, sink_end,
+    Request, Response, Sink, request_alloc, request_free, request_new, sink_end,
 )
+from triton_fast._native.core.tensor cimport PARAM_BOOL, PARAM_INT, PARAM_STRING, Param, Tensor, Wanted
 from triton_fast._native.core.tracing cimport trace_adopt
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.sched.model cimport NativeModel

@@ -1,10 +1,11 @@
 # Base class of what backends hand out, and the end of requests that they keep; see instance.pxd for the contract.
 from libc.stdint cimport int64_t
 
-from triton_fast._native.core.native cimport TF_CANCELLED, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock
-from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_PART, REQ_DONE, Request, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT, T_STARTED,
+from triton_fast._native.core.marks cimport (
+    FLAG_PADDING, FLAG_PART, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT, T_STARTED,
 )
+from triton_fast._native.core.native cimport TF_CANCELLED, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock
+from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_first, stats_response, stats_success,

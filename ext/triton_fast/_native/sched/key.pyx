@@ -5,11 +5,11 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START
 from triton_fast._native.core.native cimport MEM_GPU
 from triton_fast._native.core.model cimport Model
-from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, PARAM_DOUBLE, PARAM_STRING, Param, Request, Tensor, request_alloc,
-)
+from triton_fast._native.core.request cimport Request, request_alloc
+from triton_fast._native.core.tensor cimport PARAM_DOUBLE, PARAM_STRING, Param, Tensor
 
 
 cdef int put_wanted(tf_digest* d, Request* r) noexcept nogil:

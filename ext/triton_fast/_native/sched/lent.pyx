@@ -2,14 +2,14 @@
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memmove
 
+from triton_fast._native.core.marks cimport FLAG_DEVICE
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport (
     MEM_CLIENT, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
 )
 from triton_fast._native.core.regions cimport lent_check
-from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, Lent, Request, Response, Sink, Tensor, request_alloc, response_fail_error,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, request_alloc, response_fail_error
+from triton_fast._native.core.tensor cimport Lent, Tensor
 from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_between, flow_end, flow_in
 from triton_fast._native.sched.fetch cimport fetch_tensor
 from triton_fast._native.sched.tap cimport Tap, tap_begin, tap_pass

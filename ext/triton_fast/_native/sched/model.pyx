@@ -6,6 +6,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
+from triton_fast._native.core.marks cimport (
+    FLAG_DEVICE, FLAG_PADDING, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+)
 from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_OK, TF_UNAVAILABLE, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
@@ -15,10 +18,7 @@ from triton_fast._native.core.pthread cimport (
 )
 from triton_fast._native.core.collector cimport TraceSwitch
 from triton_fast._native.core.model cimport ModelHandle
-from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_PADDING, REQ_DONE, Request, Response, Sink, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
-    response_fail,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, response_fail
 from triton_fast._native.core.stats cimport (
     PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_clear, stats_execution, stats_measure, stats_snapshot, stats_summaries,

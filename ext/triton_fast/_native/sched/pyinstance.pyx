@@ -7,10 +7,10 @@ from libc.string cimport memcpy
 
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
-from triton_fast._native.core.request cimport (
-    Request, Tensor, request_alloc, request_needs, response_fail, response_outputs,
-)
+from triton_fast._native.core.outputs cimport request_needs
+from triton_fast._native.core.request cimport Request, request_alloc, response_fail, response_outputs
 from triton_fast._native.core.respond cimport request_fork, response_send
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.instance cimport Batch, NativeInstance
 
 from collections.abc import Iterator

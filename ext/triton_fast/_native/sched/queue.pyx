@@ -5,6 +5,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset, strlen
 from posix.time cimport timespec
 
+from triton_fast._native.core.marks cimport (
+    FLAG_PADDING, FLAG_PART, FLAG_REST, REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, T_QUEUED,
+    T_STARTED,
+)
 from triton_fast._native.core.native cimport (
     TF_INVALID_ARG, TF_UNAVAILABLE, now_ns, tf_add64, tf_cas32, tf_error, tf_fail, tf_load32, tf_store32,
 )
@@ -12,10 +16,7 @@ from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_timedwait,
     pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_PART, FLAG_REST, REQ_CANCELLED, REQ_DONE, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request,
-    T_QUEUED, T_STARTED, response_fail,
-)
+from triton_fast._native.core.request cimport Request, response_fail
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport BREAK_ORDER, FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
 from triton_fast._native.sched.due cimport due_add, due_before, due_clear, due_has, due_late, due_remove, due_reserve

@@ -4,12 +4,12 @@ from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from triton_fast._native.core.marks cimport T_QUEUED
 from triton_fast._native.core.native cimport TF_OK, TF_UNAVAILABLE, tf_error
-from triton_fast._native.core.request cimport (
-    Request, Response, Sink, T_QUEUED, Tensor, request_alloc, request_free, request_new,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, request_alloc, request_free, request_new
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.core.stats cimport N_BREAKS, N_FAILS, Stats, stats_clear
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, Policy, Scan, scan_add, scan_begin, scan_decide
 from triton_fast._native.sched.queue cimport (
     Queue, queue_expire_at, queue_free, queue_new, queue_set, queue_take_at,

@@ -4,6 +4,9 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport (
+    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_CANCELLED, REQ_DONE, REQ_QUEUED, T_QUEUED,
+)
 from triton_fast._native.core.memory cimport block_new
 from triton_fast._native.core.native cimport (
     TF_INVALID_ARG, TF_UNAVAILABLE, TF_UNSUPPORTED, dtype_size, now_ns, tf_add32, tf_cas32, tf_error, tf_fail,
@@ -13,10 +16,7 @@ from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_signal, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from triton_fast._native.core.model cimport IoSpec, ModelHandle
-from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_CANCELLED, REQ_DONE, REQ_QUEUED, Request, Response, Sink, T_QUEUED,
-    request_free,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, request_free
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport FAIL_CANCELED, stats_failure
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE

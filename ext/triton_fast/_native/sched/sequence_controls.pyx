@@ -2,15 +2,16 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport (
+    FLAG_PADDING, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_RUNNING, T_QUEUED, T_STARTED,
+)
 from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_CPU, TF_INVALID_ARG, dtype_name, tf_error, tf_fail,
 )
 from triton_fast._native.core.model cimport IoSpec
-from triton_fast._native.core.request cimport (
-    FLAG_PADDING, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_RUNNING, Request, T_QUEUED, T_STARTED, Tensor, Wanted,
-    request_alloc, request_free, request_new,
-)
+from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport Tensor, Wanted
 from triton_fast._native.sched.sequence_state cimport states_entry_begin, states_entry_size
 from triton_fast._native.sched.sequence_types cimport (
     CONTROL_CORRID, CONTROL_END, CONTROL_READY, CONTROL_START, Control, Entry, MAX_ID, Seat, Sequences,

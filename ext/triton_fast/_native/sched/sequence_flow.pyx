@@ -5,6 +5,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset, strlen
 from posix.time cimport timespec
 
+from triton_fast._native.core.marks cimport REQ_CANCELLED, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, T_QUEUED
 from triton_fast._native.core.memory cimport block_unref
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_UNAVAILABLE, now_ns, tf_add32, tf_load32, tf_store32,
@@ -14,9 +15,7 @@ from triton_fast._native.core.pthread cimport (
     pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_lock, pthread_mutex_unlock, pthread_setname_np,
 )
 from triton_fast._native.core.model cimport model_free
-from triton_fast._native.core.request cimport (
-    REQ_CANCELLED, REQ_EXPIRED, REQ_QUEUED, REQ_RUNNING, Request, T_QUEUED, response_fail,
-)
+from triton_fast._native.core.request cimport Request, response_fail
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
 from triton_fast._native.sched.sequence_slots cimport (
     deadline_drop, sequence_forget, sequence_free, sequence_move, slot_clear, slot_fill, slots_end,

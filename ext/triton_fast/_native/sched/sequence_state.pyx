@@ -2,13 +2,14 @@
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from triton_fast._native.core.marks cimport FLAG_SEQUENCE_START
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_CLIENT, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, dtype_size, tf_error, tf_fail,
 )
-from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_START, Request, Response, Tensor, request_wants, response_fail_error,
-)
+from triton_fast._native.core.outputs cimport request_wants
+from triton_fast._native.core.request cimport Request, Response, response_fail_error
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.sequence_types cimport Entry, Sequence, Sequences, State, StateSpec
 
 cdef enum:

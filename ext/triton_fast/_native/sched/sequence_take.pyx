@@ -4,11 +4,12 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
 from posix.time cimport timespec
 
+from triton_fast._native.core.marks cimport FLAG_PADDING, FLAG_SEQUENCE_START, T_STARTED
 from triton_fast._native.core.native cimport TF_UNAVAILABLE, now_ns, tf_store32
 from triton_fast._native.core.pthread cimport (
     pthread_cond_timedwait, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from triton_fast._native.core.request cimport FLAG_PADDING, FLAG_SEQUENCE_START, Request, T_STARTED, response_fail
+from triton_fast._native.core.request cimport Request, response_fail
 from triton_fast._native.sched.policy cimport Scan, scan_add, scan_begin, scan_decide
 from triton_fast._native.sched.scheduler cimport (
     TAKE_LOOK, TAKE_NOTHING, TAKE_NOW, TAKE_STOPPED, Scheduler,

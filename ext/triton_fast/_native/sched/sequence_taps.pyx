@@ -3,14 +3,13 @@
 from libc.stdint cimport int32_t
 from libc.string cimport memset, strlen
 
+from triton_fast._native.core.marks cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_CANCELLED, T_QUEUED
 from triton_fast._native.core.memory cimport block_unref
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_OK, TF_UNAVAILABLE, now_ns, tf_add32, tf_load32,
 )
 from triton_fast._native.core.pthread cimport pthread_cond_signal, pthread_mutex_lock, pthread_mutex_unlock
-from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, REQ_CANCELLED, Request, Response, Sink, T_QUEUED, response_fail,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, response_fail
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
 from triton_fast._native.sched.sequence_flow cimport (
     Refused, clock_of, give_up, queue_add, refuse, sequences_unref, settle, wake_all,

@@ -5,7 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.pthread cimport pthread_cond_t, pthread_mutex_t, pthread_t
 from triton_fast._native.core.model cimport Model
-from triton_fast._native.core.request cimport Request, Sink, Tensor
+from triton_fast._native.core.request cimport Request, Sink
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.policy cimport Policy
 from triton_fast._native.sched.scheduler cimport Scheduler
 from triton_fast._native.sched.tap cimport Tap

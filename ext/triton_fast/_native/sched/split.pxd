@@ -2,7 +2,8 @@
 # one. What is below sees nothing but requests with FLAG_PART.
 from libc.stdint cimport int32_t, int64_t
 
-from triton_fast._native.core.request cimport Request, Sink, Wanted
+from triton_fast._native.core.request cimport Request, Sink
+from triton_fast._native.core.tensor cimport Wanted
 from triton_fast._native.sched.scheduler cimport NativeScheduler, Scheduler
 
 cdef enum:

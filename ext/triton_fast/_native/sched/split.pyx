@@ -3,20 +3,23 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport (
+    FLAG_DEVICE, FLAG_PART, FLAG_REST, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, T_COMPUTED, T_COUNT, T_INPUT,
+    T_OUTPUT, T_QUEUED, T_STARTED,
+)
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, TF_UNSUPPORTED, now_ns, tf_add32, tf_error, tf_fail,
     tf_fence, tf_load32, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.request cimport (
-    FLAG_DEVICE, FLAG_PART, FLAG_REST, PARAM_STRING, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, Param, Request,
-    Response, Sink, T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, Tensor, Wanted, request_alloc,
-    request_free, request_new, response_fail,
+    Request, Response, Sink, request_alloc, request_free, request_new, response_fail,
 )
 from triton_fast._native.core.stats cimport (
     FAIL_CANCELED, FAIL_REJECTED, N_PHASES, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
     stats_failure,
 )
+from triton_fast._native.core.tensor cimport PARAM_STRING, Param, Tensor, Wanted
 from triton_fast._native.sched.fetch cimport fetch_texts
 from triton_fast._native.sched.instance cimport request_count
 from triton_fast._native.sched.model cimport NativeModel

@@ -4,15 +4,15 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from triton_fast._native.core.marks cimport REQ_RUNNING, T_QUEUED, T_STARTED
 from triton_fast._native.core.native cimport DT_STRING, TF_OK, dtype_size, now_ns
 from triton_fast._native.core.pthread cimport (
     pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_t, pthread_cond_wait,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
 )
 from triton_fast._native.core.model cimport IoSpec, Model
-from triton_fast._native.core.request cimport (
-    REQ_RUNNING, Request, Response, Sink, T_QUEUED, T_STARTED, Tensor, request_alloc, request_free,
-)
+from triton_fast._native.core.request cimport Request, Response, Sink, request_alloc, request_free
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.inprocess cimport make_request
 from triton_fast._native.sched.instance cimport NativeInstance
 from triton_fast._native.sched.model cimport NativeModel, run_once

@@ -10,7 +10,9 @@ from triton_fast._native.core.model cimport IoSpec
 from triton_fast._native.core.native cimport (
     DT_INT32, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_size, tf_error, tf_fail,
 )
-from triton_fast._native.core.request cimport Request, Tensor, request_needs
+from triton_fast._native.core.outputs cimport request_needs
+from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.cuda.copies cimport (
     cuda_copy_device, cuda_copy_in, cuda_copy_out, cuda_copy_peer, cuda_wait, stream_close,
 )

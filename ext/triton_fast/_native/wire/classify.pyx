@@ -11,7 +11,8 @@ from triton_fast._native.core.native cimport (
     MEM_CPU, MEM_GPU, TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_name, dtype_size, tf_buf, tf_buf_free,
     tf_buf_put, tf_buf_reserve, tf_error, tf_fail,
 )
-from triton_fast._native.core.request cimport Request, Response, Tensor, request_alloc
+from triton_fast._native.core.request cimport Request, Response, request_alloc
+from triton_fast._native.core.tensor cimport Tensor
 
 cdef extern from * nogil:
     bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* product)

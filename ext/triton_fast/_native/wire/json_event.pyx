@@ -9,8 +9,10 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response, Tensor, request_alloc,
-    request_free, request_new, response_outputs,
+    Request, Response, request_alloc, request_free, request_new, response_outputs,
+)
+from triton_fast._native.core.tensor cimport (
+    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor,
 )
 from triton_fast._native.wire.json_reply cimport json_elements, json_put_param, json_put_tensor, output_name
 from triton_fast._native.wire.json_text cimport json_quote

@@ -15,9 +15,9 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec, Model, ModelHandle
 from triton_fast._native.core.regions cimport FOR_INPUT, Registry, lent_kind, region_lend
-from triton_fast._native.core.request cimport (
-    MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Lent, Param, Request, Tensor, Wanted,
-    request_alloc, request_free, request_new,
+from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport (
+    MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Lent, Param, Tensor, Wanted,
 )
 from triton_fast._native.wire.json_scan cimport (
     TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_A_TYPE, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN,

@@ -8,6 +8,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from triton_fast._native.core.marks cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START
 from triton_fast._native.core.memory cimport Block, block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_INVALID, DT_STRING,
@@ -16,9 +17,9 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
 from triton_fast._native.core.regions cimport FOR_INPUT, Registry, SharedRegions, lent_kind, region_lend
-from triton_fast._native.core.request cimport (
-    FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING,
-    Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
+from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport (
+    Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, Param, Tensor, Wanted,
 )
 from triton_fast._native.wire.json_scan cimport (
     TFJ_A_DEEP, TFJ_A_MORE, TFJ_A_ROOM, TFJ_DEEP, TFJ_EMPTY, TFJ_MAX_NESTING, TFJ_POW_MAX, TFJ_POW_MIN, TFJ_ROOT,

@@ -3,7 +3,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.labels cimport LabelTable
 from triton_fast._native.core.native cimport tf_buf, tf_error
-from triton_fast._native.core.request cimport Param, Request, Response, Tensor
+from triton_fast._native.core.request cimport Request, Response
+from triton_fast._native.core.tensor cimport Param, Tensor
 
 
 # Write the JSON part of a successful response to out, and the indices (into p.outputs) of the tensors that must follow

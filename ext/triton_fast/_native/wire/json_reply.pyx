@@ -10,8 +10,10 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport Model, ModelHandle
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response, Tensor, Wanted,
-    request_alloc, request_free, request_new, response_outputs,
+    Request, Response, request_alloc, request_free, request_new, response_outputs,
+)
+from triton_fast._native.core.tensor cimport (
+    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor, Wanted,
 )
 from triton_fast._native.wire.classify cimport reply_classify
 from triton_fast._native.wire.json_text cimport (

@@ -5,6 +5,7 @@ from libc.stdint cimport UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 
+from triton_fast._native.core.marks cimport FLAG_EMPTY_FINAL, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START
 from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport (
     DT_BOOL, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_STRING, DT_UINT8, DT_UINT16, DT_UINT32,
@@ -13,9 +14,9 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport MAX_RANK, ModelHandle
 from triton_fast._native.core.regions cimport FOR_INPUT, Registry, SharedRegions, lent_kind, region_lend
-from triton_fast._native.core.request cimport (
-    FLAG_EMPTY_FINAL, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE,
-    PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Tensor, Wanted, request_alloc, request_free, request_new,
+from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new
+from triton_fast._native.core.tensor cimport (
+    Lent, MAX_TENSORS, PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor, Wanted,
 )
 from triton_fast._native.wire.pb_scan cimport (
     TF_PB_MAX_LENGTH, TF_PB_PACKED, TF_PB_UTF8, tf_pb, tf_pb_count, tf_pb_fixed, tf_pb_reason, tf_pb_skip, tf_pb_span,

@@ -10,8 +10,10 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport Model, ModelHandle
 from triton_fast._native.core.request cimport (
-    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Request, Response, Tensor, request_alloc,
-    request_free, request_new, response_outputs,
+    Request, Response, request_alloc, request_free, request_new, response_outputs,
+)
+from triton_fast._native.core.tensor cimport (
+    PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor,
 )
 from triton_fast._native.wire.pb_scan cimport (
     tf_pb_put_bytes, tf_pb_put_text, tf_pb_put_varint, tf_pb_varint_size, tf_utf8_char,
