@@ -343,6 +343,7 @@ cdef class NativeSequences(NativeScheduler):
         tf_add32(&model.ptr.refs, 1)
         q.model = model.ptr
         q.model.iterative = iterative
+        q.base.placed = direct
         q.direct = direct
         q.n_slots = slots
         q.seats = <Seat*>room(instances, sizeof(Seat))
