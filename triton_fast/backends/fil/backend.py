@@ -11,6 +11,7 @@ from typing import Any
 
 from triton_fast._native.fil.forest import Forest
 from triton_fast._native.fil.instance import ForestInstance
+from triton_fast.backends import trial
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.fil import library, probe
 from triton_fast.backends.fil.settings import Settings, model_path, read, seconds
@@ -161,11 +162,13 @@ def _read_forest(context: LoadContext, settings: Settings) -> Forest:
     check_file(context, path)
     try:
         with without_paths(context):
-            probe.check(
+            state = probe.check(
                 opened, str(path), settings.kind, unknown_fields=settings.unknown_fields,
                 timeout=seconds(context.settings),
             )  # fmt: skip
-            return Forest(str(path), settings.kind, settings.unknown_fields)
+            forest = Forest(str(path), settings.kind, settings.unknown_fields)
+            trial.unchanged(str(path), state)
+            return forest
     except ServerError as error:
         text = f"{prefix} is no {settings.kind} model that can be read: {error.message}"
         raise make(error.code, text) from None
