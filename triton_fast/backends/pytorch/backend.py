@@ -22,7 +22,7 @@ from triton_fast.backends.pytorch.exported import open_compiled, open_exported
 from triton_fast.backends.pytorch.files import Form, form, is_class, model_path
 from triton_fast.backends.pytorch.opened import Opened, tables
 from triton_fast.backends.pytorch.script import open_script
-from triton_fast.backends.pytorch.settings import PATHS, Settings, read, whole
+from triton_fast.backends.pytorch.settings import PATHS, Settings, for_class, read, whole
 from triton_fast.backends.pytorch.tensors import kinds
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg, Unavailable
@@ -78,7 +78,7 @@ class PyTorchBackend(Backend):
 
     def load(self, context: LoadContext) -> BackendModel:
         if is_class(context):
-            return self._runner().load(context)
+            return self._runner().load(for_class(context))
         return TorchModel(context)
 
     def _runner(self) -> PythonBackend:
