@@ -193,7 +193,8 @@ class ModelRuntime(ServedVersion):
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
         native = native_model(context, limits, metrics)
         if config.HasField("sequence_batching"):
-            use_sequences(native, config, sum(not spec.passive for spec in specs), context.model_dir)
+            started = sum(not spec.passive for spec in specs)
+            use_sequences(native, config, started, context.model_dir, limits.full_code)
         cached = add_layers(native, context, cache)
         # What a backend makes once for all instances goes by the first's policy.
         with specs[0].host_policy.bound():
