@@ -392,4 +392,5 @@ class Server:
         # A load that still waits for its turn is answered by the repository, which is closed.
         self.loads.shutdown(wait=True, cancel_futures=True)
         self.checks.shutdown(wait=True, cancel_futures=True)
+        self.plane.shared_memory.close()
         self.gpus.close()

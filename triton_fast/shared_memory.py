@@ -85,6 +85,14 @@ class SharedMemory:
             self.regions.unregister(name, kind == "cuda")
         else:
             self.regions.unregister_all(kind == "cuda")
+        if kind == "cuda":
+            # The client may free the memory as soon as it is told.
+            cuda_regions.settle()
+
+    def close(self) -> None:
+        """Give the memory of GPUs back that no request uses; called when the server ends."""
+        self.regions.unregister_all(cuda=True)
+        cuda_regions.settle()
 
     def check_allowed(self) -> None:
         if not self.allowed:

@@ -19,6 +19,10 @@ from tests.helpers.server import Model, ServerProcess
 
 PAGE = 4096
 SIZE = 16 * PAGE
+OLDEST = (
+    "sequence_batching { oldest { max_candidate_sequences: 8 preferred_batch_size: [4] "
+    "max_queue_delay_microseconds: 60000000 } }"
+)
 FOUR = "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 60000000 }"
 
 
@@ -33,6 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     root = shm_models.write(
         tmp_path_factory.mktemp("models"),
         Model("split_text", "BYTES", (1,), 2, extra=shm_models.SPLIT),
+        Model("oldest_texts", "BYTES", (1,), max_batch=4, extra=OLDEST),
         Model("four", dims=(4,), max_batch=4, extra=FOUR), Model("four_texts", "BYTES", (1,), max_batch=4, extra=FOUR),
         onnx={"onnx_add": "dynamic_batching { }", "direct": "sequence_batching { direct { } }"},
     )  # fmt: skip
@@ -364,20 +369,44 @@ def test_a_batch(client: Client, memory: Memory, region: str, served: ServerProc
     assert memory.read(64, PAGE) == b"".join(value.tobytes() for value in values)
 
 
-def test_one_of_a_batch_has_broken_texts(client: Client, memory: Memory, region: str, served: ServerProcess) -> None:
+@pytest.mark.parametrize("model", ["four_texts", "oldest_texts"])
+def test_one_of_a_batch_has_broken_texts(
+    client: Client, memory: Memory, region: str, served: ServerProcess, model: str
+) -> None:
+    """Only the others are executed: no place of such a batch has a meaning."""
     texts = [b"\x01\0\0\0a", b"\x09\0\0\0b", b"\x01\0\0\0c", b"\x01\0\0\0d"]
     for i, text in enumerate(texts):
         memory.write(text, 16 * i)
 
     def ask(i: int) -> raw.Answer:
         tensor = {"name": "INPUT0", "shape": [1, 1], "datatype": "BYTES", "parameters": placed(5, 16 * i)}
-        return _ask(served, "four_texts", {"inputs": [tensor]})
+        sequence = {"sequence_id": i + 1, "sequence_start": True, "sequence_end": True}
+        return _ask(served, model, {"inputs": [tensor], "parameters": sequence if "oldest" in model else {}})
 
+    before = executions(served, model)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(ask, range(4)))
     assert [answer.status for answer in answers] == [200, 400, 200, 200]
     assert "incomplete string data for inference input 'INPUT0'" in answers[1].error
     assert [answers[i].json()["outputs"][0]["data"] for i in (0, 2, 3)] == [["a"], ["c"], ["d"]]
+    # Batches of three, not of four.
+    assert executions(served, model) == (before[0] + 1, before[1] + 3, [3])
+
+
+def test_what_no_backend_saw_is_no_execution(
+    client: Client, memory: Memory, region: str, served: ServerProcess
+) -> None:
+    memory.write(b"\x01\0\0\0a\x09\0\0\0b")
+    tensor = {"name": "INPUT0", "shape": [1, 2], "datatype": "BYTES", "parameters": placed(10, 0)}
+    before = executions(served, "text")
+    answer = _ask(served, "text", {"inputs": [tensor]})
+    assert "incomplete string data for inference input 'INPUT0'" in answer.error
+    assert executions(served, "text") == before
+
+
+def executions(served: ServerProcess, model: str) -> tuple[int, int, list[int]]:
+    stats = raw.ask(served.http, raw.get(f"/v2/models/{model}/stats")).json()["model_stats"][0]
+    return stats["execution_count"], stats["inference_count"], [row["batch_size"] for row in stats["batch_stats"]]
 
 
 def _ask(served: ServerProcess, model: str, body: dict[str, Any]) -> raw.Answer:

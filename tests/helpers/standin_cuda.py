@@ -44,7 +44,8 @@ class StandIn:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._library.fake_calls.restype = self._library.fake_held.restype = ctypes.c_long
+        for function in (self._library.fake_calls, self._library.fake_held, self._library.fake_thread):
+            function.restype = ctypes.c_long
         self._library.fake_limit.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
         self._library.fake_fail.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
         self._library.fake_data.argtypes, self._library.fake_data.restype = [ctypes.c_uint64], ctypes.c_void_p
@@ -80,6 +81,10 @@ class StandIn:
         assert self._library.cuCtxGetCurrent(ctypes.byref(context)) == 0
         return int(context[0]) if context else None
 
+    def thread(self, function: str) -> int:
+        """Return the thread of the last call, by its number in the system."""
+        return int(self._library.fake_thread(function.encode()))
+
     def last_priority(self) -> int:
         """Return the priority of the stream that was made last with one; less goes before more."""
         return int(self._library.fake_priority())
@@ -104,7 +109,7 @@ class StandIn:
 @contextmanager
 def opened() -> Iterator[StandIn]:
     """Have the driver of this process be the stand-in, with two devices; closed again, and nothing may be held then."""
-    from triton_fast._native.cuda import copies, device_pool, driver, pinned
+    from triton_fast._native.cuda import copies, device_pool, driver, pinned, regions
 
     fake = StandIn(library())
     fake.limit()
@@ -115,6 +120,7 @@ def opened() -> Iterator[StandIn]:
         yield fake
     finally:
         copies.look(looks)
+        regions.settle()
         fake._library.fake_fail_clear()
         fake.limit()
         pinned.stop()

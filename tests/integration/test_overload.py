@@ -17,12 +17,22 @@ ONE_PLACE = """
 instance_group [{ count: 1 kind: KIND_CPU }]
 dynamic_batching { max_queue_delay_microseconds: 600000000 default_queue_policy { max_queue_size: 1 } }
 """
+# What is refused is a step: the ensemble's own request has been taken.
+CHAIN = """
+platform: "ensemble" max_batch_size: 2
+input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [-1] }] output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [-1] }]
+ensemble_scheduling { step [{ model_name: "m" model_version: -1
+  input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "OUTPUT0" } }] }
+"""
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("overload")
+    (made / "chain" / "1").mkdir(parents=True)
+    (made / "chain" / "config.pbtxt").write_text(CHAIN)
     return repository(
-        tmp_path_factory.mktemp("overload"), Model("m", max_batch=2, extra=ONE_PLACE),
+        made, Model("m", max_batch=2, extra=ONE_PLACE),
         Model("alone", max_batch=2), Model("pairs", max_batch=2, extra="dynamic_batching { }"),
     )  # fmt: skip
 
@@ -47,6 +57,13 @@ def test_a_full_queue(served: tuple[ServerProcess, bool]) -> None:
         assert (over_http.status, over_http.error) == (429 if told_apart else 503, FULL)
         assert over_http.headers.get("retry-after") == ("1" if told_apart else None)
         assert over_grpc.outcome == (8 if told_apart else 14, FULL)
+        for asked in (
+            raw.infer_json("chain", [1.0], shape=[1, 1]),
+            *(raw.generate(model, {"INPUT0": [1.0]}, stream=stream, version=version)
+              for model in ("m", "chain") for stream in (False, True) for version in ("1.1", "1.0")),
+        ):  # fmt: skip
+            answer = raw.ask(process.http, asked)
+            assert (answer.status, answer.headers.get("retry-after")) == ((429, "1") if told_apart else (503, None))
         # Other errors have the codes that they always have.
         wrong = raw.ask(process.http, raw.infer_json("nobody", [1.0]))
         assert "retry-after" not in wrong.headers

@@ -28,6 +28,7 @@ from tests.helpers.models import counters_at_base
 from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model, same, saving, script, to_array, write
 from triton_fast._native.arrays.pyarrays import drop
 from triton_fast.backends.base import InstanceSpec
+from triton_fast.backends.pytorch import probe
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.types import DataType
 
@@ -642,6 +643,17 @@ def test_a_compiled_package(tmp_path: Path) -> None:
         open_model(tmp_path, data[:20_000], config, "model.pt2")
     with pytest.raises(InvalidArg, match="its code ended the process that opened it on trial with SIGABRT: compile it"):
         open_model(tmp_path, with_library(data, tmp_path, CRASHES), config, "model.pt2")
+    check = probe.check
+
+    def exchanging(path: Path, index: int) -> Any:
+        state = check(path, index)
+        path.with_suffix(".new").write_bytes(data)
+        path.with_suffix(".new").rename(path)
+        return state
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(InvalidArg, match="the file was changed while it was"):
+        patched.setattr(probe, "check", exchanging)
+        open_model(tmp_path, data, config, "model.pt2")
 
 
 CRASHES = "#include <stdlib.h>\n__attribute__((constructor)) static void begin(void) { abort(); }\n"

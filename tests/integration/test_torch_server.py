@@ -28,6 +28,7 @@ Tensor = torch.Tensor
 # Where torch is, if that is not where the server would look by itself.
 FOUND = Path(torch.__file__).resolve().parents[1]
 ENV = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(FOUND)])}
+COUNTS = ("--backend-config=pytorch,INTRA_OP_THREAD_COUNT=3", "--backend-config=pytorch,INTER_OP_THREAD_COUNT=4")
 HEAD = 'backend: "pytorch"\n'
 BATCHED = HEAD + "max_batch_size: 8\ndynamic_batching { }\n"
 XY = io("input", x="FP32 4", y="FP32 3")
@@ -44,6 +45,15 @@ class Net(torch.nn.Module):
         if bool((x > 1e6).any()):
             raise ValueError("x is too large")
         return self.layer(x) + y, x - 1
+"""
+
+
+THREADS = """import torch
+
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x + torch.tensor([torch.get_num_threads(), torch.get_num_interop_threads()])
 """
 
 
@@ -81,11 +91,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     # The class calls its layer as the weights do.
     (folder / "model.py").write_text(CLASS)
     (write(root, None, BATCHED + 'runtime: "model.py"\n' + XY + TWO, "bare") / "1" / "model.py").write_text(CLASS)
+    text = 'parameters { key: "INTER_OP_THREAD_COUNT" value { string_value: "2" } }\n' + io("input", x="FP32 2")
+    text = BATCHED + 'runtime: "model.py"\n' + text + io("output", y="FP32 2")
+    (write(root, None, text, "threads") / "1" / "model.py").write_text(THREADS)
     write(root, b"nonsense", BATCHED + XY + TWO, "broken")
     write(root, saving(Linear()), BATCHED + io("input", x="FP32 4") + TWO, "count")
     write(root, saving(Linear()), BATCHED + XY + TWO + "instance_group { kind: KIND_GPU gpus: [0] }\n", "gpu")
     write(root, saving(Linear()), None, "none")
-    with ServerProcess(root, "--exit-on-error=false", env=ENV, start_s=110) as process:
+    with ServerProcess(root, "--exit-on-error=false", *COUNTS, env=ENV, start_s=110) as process:
         yield process
 
 
@@ -152,6 +165,12 @@ def test_a_class_that_raises(server: ServerProcess) -> None:
     assert answer.status == 500
     assert "PyTorch execute failure: x is too large" in answer.error
     assert infer(server.http, "bare", given)["OUTPUT__1"].tobytes() == (given["x"] - 1).tobytes()
+
+
+def test_a_class_has_the_threads_that_are_given(server: ServerProcess) -> None:
+    """Those of the flags, and of the model's own config before them."""
+    found = infer(server.http, "threads", {"x": np.zeros((1, 2), np.float32)})
+    assert found["y"].ravel().tolist() == [3, 2]
 
 
 def test_the_gil_is_free_while_torch_computes(server: ServerProcess) -> None:

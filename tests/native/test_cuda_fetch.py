@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,7 @@ def fake() -> Iterator[StandIn]:
     with standin_cuda.opened() as made:
         yield made
         flow.trim()
+        cuda_regions.settle()
         assert ipc.opened() == 0
     assert memory.stats()["live_blocks"] == before
 
@@ -157,8 +159,32 @@ def test_a_region_is_open_until_its_last_loan_ends(regions: SharedRegions, fake:
     assert ipc.opened() == 1
     driver.enter(1)
     loan.end()
-    assert regions.device_status() == [] and ipc.opened() == 0 and fake.held()["mappings"] == 0
+    assert regions.device_status() == []
     assert fake.current() == 1, "whatever GPU the thread that ends it is at work on"
+    cuda_regions.settle()
+    assert ipc.opened() == 0 and fake.held()["mappings"] == 0
+
+
+def test_who_lets_go_last_does_not_wait_for_the_driver(regions: SharedRegions, fake: StandIn) -> None:
+    """That is mostly the thread of the event loop, and the driver may wait for the GPU."""
+    loan = Loan(regions, b"r", 0, 16)
+    regions.unregister("r", cuda=True)
+    before = fake.calls("cuIpcCloseMemHandle")
+    loan.end()
+    cuda_regions.settle()
+    assert fake.calls("cuIpcCloseMemHandle") == before + 1
+    assert fake.thread("cuIpcCloseMemHandle") not in (0, threading.get_native_id())
+
+
+def test_a_name_is_free_while_its_memory_is_closed(regions: SharedRegions, handle: bytes) -> None:
+    for _ in range(20):
+        loan = Loan(regions, b"r", 0, 16)
+        regions.unregister("r", cuda=True)
+        loan.end()
+        assert cuda_regions.register(regions, "r", handle, 0, SIZE) == ""
+    assert fetched(regions, ModelHandle("m", 1, 8, [], []), [[numbers()]])[1] == [(0, None, [(CPU, 0, DATA[:16])])]
+    cuda_regions.settle()
+    assert ipc.opened() == 1
 
 
 def test_what_is_refused_is_closed(regions: SharedRegions, fake: StandIn, handle: bytes) -> None:
@@ -174,6 +200,7 @@ def test_what_is_refused_is_closed(regions: SharedRegions, fake: StandIn, handle
     fake.fail("cuCtxSetCurrent", standin_cuda.ILLEGAL_ADDRESS)
     with pytest.raises(Internal, match="failed to enter the CUDA context"):
         cuda_regions.register(regions, "s", handle, 0, 8)
+    cuda_regions.settle()
     assert ipc.opened() == 1
 
 
@@ -182,4 +209,5 @@ def test_a_registry_closes_what_it_has(fake: StandIn, handle: bytes) -> None:
     assert cuda_regions.register(made, "a", handle, 0, 8) == cuda_regions.register(made, "b", handle, 0, 8) == ""
     assert ipc.opened() == 2
     del made
+    cuda_regions.settle()
     assert ipc.opened() == 0

@@ -251,6 +251,21 @@ def test_a_crash_while_reading_is_an_error(tmp_path: Path) -> None:
         probe.check(str(tmp_path / "no.so"), "x", "xgboost", unknown_fields=False, timeout=30)
 
 
+def test_a_file_that_is_exchanged_after_it_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, check = forest(tmp_path), probe.check
+
+    def exchanging(library: str, path: str, *arguments: Any, **named: Any) -> Any:
+        state = check(library, path, *arguments, **named)
+        other = Path(path).with_suffix(".new")
+        other.write_bytes(Path(path).read_bytes())
+        other.rename(path)
+        return state
+
+    monkeypatch.setattr(probe, "check", exchanging)
+    with pytest.raises(InvalidArg, match="the file was changed while it was opened: load the model again"):
+        opened(folder)
+
+
 # --- XGBoost and LightGBM --------------------------------------------------------------------------------------------
 
 

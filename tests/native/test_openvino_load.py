@@ -162,8 +162,10 @@ def test_parameters(tmp_path: Path, name: str) -> None:
     text = f"{BACKEND}instance_group [{{ count: 2 kind: KIND_CPU }}]{more}"
     made = context(write(tmp_path, models.dense(), text))
     plan = make_plan(made)
-    assert plan.properties_of("CPU") == expected
-    assert "NUM_STREAMS" not in plan.properties_of("GPU") or "NUM_STREAMS" in plan.given
+    assert (plan.device, plan.properties) == ("CPU", expected)
+    elsewhere = make_plan(context(write(tmp_path, models.dense(), text + parameter("TARGET_DEVICE", "GPU.1"))))
+    assert (elsewhere.device, elsewhere.properties) == ("GPU.1", plan.given)
+    write(tmp_path, models.dense(), text)
     assert open_written(tmp_path / "m").instance is not None
 
 

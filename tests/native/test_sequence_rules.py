@@ -24,7 +24,7 @@ from tests.helpers.sequences import (
 )  # fmt: skip
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._native.sched.sequence import NativeSequences
-from triton_fast.errors import Cancelled, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_fast.errors import Cancelled, InvalidArg, ResourceExhausted, ServerError, Unavailable, Unsupported
 from triton_fast.types import DataType
 
 __all__ = ["counters_at_base"]
@@ -244,6 +244,27 @@ def test_a_timeout_of_any_request_ends_a_sequence_that_waits():
         m.ask(1, 4, END)
         assert number(five) == 1
         assert m.model.snapshot()["failures"]["REJECTED"] == 4
+
+
+@pytest.mark.parametrize(("code", "kind"), [(4, Unavailable), (8, ResourceExhausted)])
+def test_no_more_may_wait_than_was_said(code, kind):
+    full = "Exceeds maximum queue size: 2 sequences wait for a slot of model 'm'"
+    with sequenced(Recorder(), slots=1, idle_us=3600_000_000, max_waiting=2, full_code=code) as m:
+        m.ask(1, 1, START)
+        two, three = m.send(1, 2, START), m.send(1, 3, START)
+        assert refused(m, 1, 4, START) == (kind, full)
+        assert m.model.snapshot()["failures"]["REJECTED"] == 1
+        assert m.batcher.counts()["waiting"] == 2 and m.batcher.counts()["known"] == 3
+        # Sequences that are there are not concerned, and a place that becomes free is one.
+        more = m.send(2, 2, END)
+        assert m.ask(2, 1) == 2
+        assert three.cancel()
+        four = m.send(1, 4, START)
+        assert refused(m, 1, 5, START | END) == (kind, full)
+        m.ask(3, 1, END)
+        assert (number(two), number(more), number(four)) == (1, 2, 1)
+        assert m.batcher.counts()["waiting"] == 0
+        assert refused(m, 1, 5) == (InvalidArg, no_start(5))
 
 
 def test_deadlines_in_any_order():

@@ -395,6 +395,13 @@ def test_a_config_is_completed(tmp_path: Path, text: str, settings: dict[str, st
             assert (one.name, one.data_type, list(one.dims)) == (name, DataType.FP32, [2] if batch else [-1, 2])
 
 
+@pytest.mark.parametrize("text", ["x", "\u00b2", "9" * 30])
+def test_a_default_batch_size_that_is_no_number(tmp_path: Path, text: str) -> None:
+    refused = pytest.raises(InvalidArg, match=f"^default-max-batch-size must be a whole number, got '{text}'$")
+    with refused, serving(tmp_path, Given(double, XY), "", settings={"default-max-batch-size": text}):
+        pass
+
+
 def test_what_was_given_is_kept(tmp_path: Path) -> None:
     text = 'max_batch_size: 4 input { name: "IN" data_type: TYPE_FP32 dims: 2 }'
     with serving(tmp_path, Given(double, XY), text) as runtime:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import standin_cuda
 from tests.unit.broken_repositories import CASES, HEAD, IO, MODEL, ONNX
+from triton_fast import backends
 from triton_fast.cli import check
+from triton_fast.config import ConfigError
 from triton_fast.config.locate import locate
 from triton_fast.repository.check import Checker, Finding
+from triton_fast.repository.prepare import Preparer
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -49,6 +55,48 @@ def test_a_sound_repository(tmp_path: Path) -> None:
         "derived/1/model.py": "from base import Model\nclass TritonPythonModel(Model):\n    pass\n",
     }  # fmt: skip
     assert found(write(tmp_path, files)) == []
+
+
+GROUPS = "instance_group [ { kind: KIND_GPU } ]\n"
+CPU_ONLY = "backend 'identity' as installed runs on the CPU only"
+
+
+@pytest.mark.parametrize(
+    ("backend", "groups", "gpus", "text"),
+    [
+        ("identity", GROUPS, (0, 1), CPU_ONLY),
+        ("identity", "instance_group [ { kind: KIND_GPU gpus: [ 1 ] } ]\n", (0, 1), CPU_ONLY),
+        ("identity", GROUPS, (), "has kind KIND_GPU but no GPUs are available"),
+        ("identity", "instance_group [ { kind: KIND_AUTO gpus: [ 1 ] } ]\n", (0, 1), "specifies one or more GPUs"),
+        ("identity", "instance_group [ { kind: KIND_AUTO } ]\n", (0, 1), ""),
+        ("identity", "", (0,), ""),
+        ("python", GROUPS, (0,), ""),
+    ],
+)
+def test_instance_groups_as_loading_sees_them(
+    tmp_path: Path, backend: str, groups: str, gpus: tuple[int, ...], text: str
+) -> None:
+    config = f'backend: "{backend}"\n{IO}{groups}'
+    write(tmp_path, {"m/config.pbtxt": config, "m/1/model.identity": "x", "m/1/model.py": MODEL})
+    said = [finding.text for finding in Checker([tmp_path], gpus=gpus).run()]
+    assert len(said) == bool(text) and all(text in one for one in said), said
+    preparer = Preparer(backends.get, gpus=gpus)
+    if not text:
+        preparer.read("m", tmp_path / "m")
+        return
+    with pytest.raises(ConfigError) as raised:
+        preparer.read("m", tmp_path / "m")
+    assert raised.value.text == said[0]
+
+
+def test_the_verb_knows_the_gpus_of_the_machine(tmp_path: Path) -> None:
+    write(tmp_path, {"p/config.pbtxt": f'backend: "python"\n{IO}{GROUPS}', "p/1/model.py": MODEL})
+    write(tmp_path, {"m/config.pbtxt": f'backend: "identity"\n{IO}{GROUPS}', "m/1/model.identity": "x"})
+    command = [sys.executable, "-m", "triton_fast", "check", "--json", str(tmp_path)]
+    for environment, models in ((standin_cuda.environment(), ["m"]), (standin_cuda.environment(0), ["m", "p"])):
+        made = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+        assert made.returncode == 1
+        assert [json.loads(line)["model"] for line in made.stdout.splitlines()] == models
 
 
 def test_all_faults_of_one_config_are_told(tmp_path: Path) -> None:

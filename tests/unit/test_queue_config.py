@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.models import LONG_S, Gate, counters_at_base, submit, value_of
+from tests.helpers.sequences import END, START
 from triton_fast import config as cfg
+from triton_fast._native.sched.inprocess import InferCall
 from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.pyinstance import PyInstance
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
@@ -17,6 +20,7 @@ from triton_fast.errors import Code, InvalidArg, ResourceExhausted, Unavailable,
 from triton_fast.scheduling.instances import Limits
 from triton_fast.scheduling.queues import queue_options
 from triton_fast.scheduling.runtime import ModelRuntime
+from triton_fast.types import DataType
 
 __all__ = ["counters_at_base"]
 
@@ -109,6 +113,37 @@ def test_a_full_queue_answers_with_the_code_asked_for(full_code, kind):
     gate.open()
     assert [value_of(call) for call in calls] == [-1, 1]
     assert runtime.stop(LONG_S)
+
+
+@pytest.mark.parametrize("full_code", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED])
+def test_sequences_that_may_wait(full_code):
+    runtime, gate = started(
+        "sequence_batching { } instance_group { kind: KIND_CPU } " + parameter("max_waiting_sequences", "1"),
+        full_code=full_code,
+    )
+
+    def start(sequence: int) -> InferCall:
+        value = ("IN", DataType.INT32, (1, 1), struct.pack("<i", sequence))
+        return InferCall(runtime.native, [value], flags=START | END, correlation=sequence)
+
+    calls = [start(1)]
+    gate.taken()
+    # All slots of the one instance, and one that waits.
+    calls += [start(k) for k in range(2, 6)]
+    with pytest.raises(Unavailable, match=f"^{FULL}: 1 sequences wait for a slot of model 'm'$") as caught:
+        start(6)
+    assert caught.value.code is full_code
+    gate.open()
+    assert [value_of(call) for call in calls] == [1, 2, 3, 4, 5]
+    assert runtime.stop(LONG_S)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "", "2147483648"])
+def test_sequences_that_may_wait_are_a_number(text):
+    with pytest.raises(
+        InvalidArg, match=f"^parameter 'max_waiting_sequences' of model 'm' must be a number from 1, got '{text}'$"
+    ):
+        started("sequence_batching { } " + parameter("max_waiting_sequences", text))
 
 
 def test_bytes_that_may_wait():

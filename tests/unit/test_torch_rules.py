@@ -18,7 +18,7 @@ from triton_fast.backends.pytorch import files, library, names
 from triton_fast.backends.pytorch.backend import PyTorchBackend
 from triton_fast.backends.pytorch.files import Form
 from triton_fast.backends.pytorch.opened import Argument, flatten, tables
-from triton_fast.backends.pytorch.settings import Settings, read
+from triton_fast.backends.pytorch.settings import Settings, for_class, read
 from triton_fast.backends.pytorch.texts import short
 from triton_fast.config import ConfigError
 from triton_fast.errors import InvalidArg, ServerError, Unavailable
@@ -113,6 +113,27 @@ def test_settings(tmp_path: Path) -> None:
 def test_settings_that_can_not_be_used(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(InvalidArg):
         read(context(tmp_path, parameters(**{key: value})))
+
+
+@pytest.mark.parametrize(
+    ("own", "flags", "threads"),
+    [
+        ({}, {}, ("", "")),
+        ({}, {"INTRA_OP_THREAD_COUNT": "3", "INTER_OP_THREAD_COUNT": "2"}, ("3", "2")),
+        ({}, {"NUM_THREADS": "4"}, ("4", "")),
+        ({"INTRA_OP_THREAD_COUNT": "5"}, {"NUM_THREADS": "4", "NUM_INTEROP_THREADS": "6"}, ("5", "6")),
+        ({"NUM_THREADS": "0"}, {"INTRA_OP_THREAD_COUNT": "3"}, ("3", "")),
+        ({"NUM_THREADS": "2", "INTRA_OP_THREAD_COUNT": "5"}, {}, ("2", "")),
+    ],
+)
+def test_a_class_gets_the_threads_of_the_flags(
+    tmp_path: Path, own: dict[str, str], flags: dict[str, str], threads: tuple[str, str]
+) -> None:
+    given = context(tmp_path, parameters(**own), **flags)
+    before = given.config.SerializeToString(deterministic=True)
+    made = for_class(given).config.parameters
+    assert tuple(made[key].string_value for key in ("NUM_THREADS", "NUM_INTEROP_THREADS")) == threads
+    assert given.config.SerializeToString(deterministic=True) == before  # clients see their own
 
 
 ARCHIVES: dict[str, tuple[tuple[str, ...], Any]] = {

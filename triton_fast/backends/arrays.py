@@ -18,6 +18,7 @@ from triton_fast.backends.array_values import from_array, has_kind, kind_of, num
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.foreign import cause, guarded
 from triton_fast.backends.model_file import check_file, without_paths
+from triton_fast.backends.values import default_max_batch_size
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg, ServerError
 from triton_fast.types import BY_WIRE, TYPES, DataType
@@ -25,7 +26,6 @@ from triton_fast.types import BY_WIRE, TYPES, DataType
 if TYPE_CHECKING:
     from triton_fast._native.arrays.pyarrays import Input, Output
 
-DEFAULT_MAX_BATCH_SIZE = 4
 
 
 class Tensor(NamedTuple):
@@ -172,13 +172,13 @@ class ArrayBackend(Backend):
             )
         added = added_specs(config)
         taken = {spec.name for spec in (*added.inputs, *added.outputs)}
-        text = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
-        if not text.isdigit():
-            raise InvalidArg(f"default-max-batch-size must be a whole number, got '{text}'")
+        default = default_max_batch_size(
+            context.settings, refused="{key} must be a whole number, got '{text}'"
+        )
         complete_from_model(
             config, [_tensor(one, context) for one in signature.inputs if one.name not in taken],
             [_tensor(one, context) for one in signature.outputs if one.name not in taken],
-            default_max_batch_size=int(text), given=context.given,
+            default_max_batch_size=default, given=context.given,
         )  # fmt: skip
         optional = {one.name for one in signature.inputs if one.optional}
         for entry in config.input if "input" not in context.given else ():

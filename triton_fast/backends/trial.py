@@ -21,6 +21,9 @@ from typing import NoReturn
 from triton_fast.errors import InvalidArg, Unavailable
 
 REFUSED = 3
+State = tuple[int, ...]
+# So many numbers of a state tell whether a file is the same; the last changes with its names too.
+_SAME = 4
 # Files that passed, as they were: a load asks twice, first for the config and then for the model.
 _passed: OrderedDict[tuple[object, ...], None] = OrderedDict()
 _KEPT = 256
@@ -30,8 +33,11 @@ _LIMIT_VARIABLE = "TRITON_FAST_TRIAL_SECONDS"
 def check(
     module: str, arguments: Sequence[str], path: str, *, timeout: float, crashed: str,
     environment: Mapping[str, str] | None = None,
-) -> None:  # fmt: skip
+) -> State:  # fmt: skip
     """Return when the file at ``path`` passes, or has passed before and is still the same.
+
+    What it gives is for ``unchanged``, to be asked after the file was opened here: one that was put in its place
+    meanwhile has not passed.
 
     Parameters
     ----------
@@ -47,14 +53,14 @@ def check(
     Raises
     ------
     InvalidArg
-        It does not pass, with the cause.
+        It does not pass, with the cause; or it was changed meanwhile.
     Unavailable
         There is no process to be had.
     """
     state = _state(path)
     key = (module, *arguments, *state)
     if state and key in _passed:
-        return
+        return state[:_SAME]
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), root]))
     own = {"PYTHONPATH": paths, _LIMIT_VARIABLE: str(math.ceil(timeout) + 1)}
@@ -69,11 +75,12 @@ def check(
     except OSError as error:
         raise Unavailable(f"can not start the process that checks the file: {error.strerror}") from None
     if made.returncode == 0:
+        unchanged(path, state[:_SAME])
         if state and _state(path) == state:
             _passed[key] = None
             while len(_passed) > _KEPT:
                 _passed.popitem(last=False)
-        return
+        return state[:_SAME]
     if made.returncode < 0:
         raise InvalidArg(crashed.format(_signal(-made.returncode)))
     try:
@@ -84,6 +91,12 @@ def check(
     raise InvalidArg(str(cause or f"the file is corrupt: the process that checked it ended with {made.returncode}"))
 
 
+def unchanged(path: str, state: State) -> None:
+    """Raise InvalidArg when the file is not the one of which ``check`` gave ``state``."""
+    if _state(path)[:_SAME] != state:
+        raise InvalidArg("the file was changed while it was opened: load the model again once it is whole")
+
+
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -91,7 +104,7 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _state(path: str) -> tuple[int, ...]:
+def _state(path: str) -> State:
     """What changes when the file does; nothing where that can not be told."""
     try:
         found = os.stat(path)

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from triton_fast.cli.table import BY_NAME
 from triton_fast.errors import ServerError
+from triton_fast.memory import Gpus
+from triton_fast.memory import find as find_gpus
 from triton_fast.repository import cloud
 from triton_fast.repository.check import Checker, report
 
@@ -32,9 +35,10 @@ def main(argv: Sequence[str]) -> int:
         if len(paths) < len(given.repository):
             opened = cloud.OpenedSources([path for path in given.repository if cloud.kind_of(path)])
             paths += opened.fetch_all()
+        least = BY_NAME["min-supported-compute-capability"].default
         checker = Checker(
             paths, config_name=given.model_config_name, strict=given.disable_auto_complete_config,
-            backend_directory=given.backend_directory,
+            backend_directory=given.backend_directory, gpus=Gpus(find_gpus()[0], least=least).ids,
         )  # fmt: skip
         found = checker.run()
         models = sum(len(source.list_models()) for source in checker.sources)

@@ -21,6 +21,7 @@ from triton_fast.config.errors import ConfigError, did_you_mean, one_line
 from triton_fast.config.locate import locate
 from triton_fast.config.validate import parts
 from triton_fast.errors import ServerError
+from triton_fast.repository import placement
 from triton_fast.repository.sources import DUPLICATE, LocalSource, check_name, odd_names
 from triton_fast.repository.versions import discover, select
 
@@ -119,10 +120,19 @@ class Checker:
             self._check_layout(name, folder, None)
             return
         config = parsed.config
-        configs.normalize(config, cpu_count=1, gpus=self._gpus)
+        placed = placement.Placement()
+        try:
+            placed = placement.of_name(
+                config.backend, lambda backend: backends.find(backend, self._backend_directory), self._gpus
+            )
+        except ServerError as error:
+            self._add_error(name, folder, error)
+        configs.normalize(config, cpu_count=1, gpus=placed.usable)
         self._configs[name] = config, folder
         io = self._strict or bool(config.input and config.output) or config.platform == ENSEMBLE
-        for check in parts(config, folder, gpus=self._gpus, io=io):
+        for check in parts(
+            config, folder, gpus=self._gpus, on_gpu=placed.on_gpu, no_gpu=placed.no_gpu, io=io
+        ):  # fmt: skip
             self._guard(name, folder, check)
         for output in config.output:
             if output.label_filename:

@@ -14,6 +14,7 @@ from triton_fast.backends import NAMES, path_parameters, paths
 from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.backends.host import Host
 from triton_fast.errors import InvalidArg, ServerError
+from triton_fast.repository import placement
 from triton_fast.repository.agents import Agents
 from triton_fast.repository.sources import MaterializedDir
 from triton_fast.repository.versions import discover, select
@@ -86,13 +87,12 @@ class Preparer:
             parsed.config.name = name
         if override_json is not None and not self._any_path:
             self._check_paths(parsed.config, model_dir)
-        on_gpu = self._runs_on_gpus(parsed.config.backend)
-        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
+        placed = placement.of_name(parsed.config.backend, self._find_backend, self._gpus)
+        configs.normalize(parsed.config, cpu_count=self._cpu_count, gpus=placed.usable)
         # Nothing completes an ensemble.
         io = self._strict or parsed.config.HasField("ensemble_scheduling")
         configs.validate(
-            parsed.config, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu,
-            no_gpu="" if on_gpu else self._no_gpu(parsed.config.backend), io=io,
+            parsed.config, model_dir, name=name, gpus=self._gpus, on_gpu=placed.on_gpu, no_gpu=placed.no_gpu, io=io,
         )  # fmt: skip
         return parsed
 
@@ -179,28 +179,12 @@ class Preparer:
         if self._strict:
             return context, backend
         own = backend.complete_config(context)
-        on_gpu = bool(self._gpus) and backend.gpu
-        configs.normalize(own, cpu_count=self._cpu_count, gpus=self._gpus if on_gpu else ())
-        no_gpu = backend.no_gpu if self._gpus and not on_gpu else ""
-        configs.validate(own, model_dir, name=name, gpus=self._gpus, on_gpu=on_gpu, no_gpu=no_gpu)
+        placed = placement.of_backend(backend, self._gpus)
+        configs.normalize(own, cpu_count=self._cpu_count, gpus=placed.usable)
+        configs.validate(
+            own, model_dir, name=name, gpus=self._gpus, on_gpu=placed.on_gpu, no_gpu=placed.no_gpu
+        )  # fmt: skip
         return dataclasses.replace(context, config=own), backend
-
-    def _runs_on_gpus(self, name: str) -> bool:
-        """Tell whether a backend can use the GPUs that there are."""
-        backend = self._backend_for_gpus(name)
-        return backend is not None and backend.gpu
-
-    def _no_gpu(self, name: str) -> str:
-        backend = self._backend_for_gpus(name)
-        return "" if backend is None else backend.no_gpu
-
-    def _backend_for_gpus(self, name: str) -> Backend | None:
-        if not self._gpus or not name:
-            return None
-        try:
-            return self._find_backend(name)
-        except (ServerError, ImportError, OSError):
-            return None  # said where the model is loaded
 
     def ensemble(self, context: LoadContext, plan: configs.EnsemblePlan) -> LoadContext:
         """Return the context to start one version of an ensemble with; it is decoupled if a step is."""

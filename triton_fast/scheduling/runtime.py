@@ -14,6 +14,7 @@ from typing import Any
 from triton_fast import protos
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
+from triton_fast.backends.values import kind_name
 from triton_fast.config import added_specs, io_specs
 from triton_fast.errors import Internal, ServerError, Unsupported
 from triton_fast.observability import log
@@ -31,11 +32,10 @@ NO_METRICS = MetricsConfig()
 
 def instance_specs(config: Any, limits: Limits = NO_LIMITS) -> list[InstanceSpec]:
     """Return the instances that the normalised config asks for: ``<group>_<n>``, per GPU for GPU groups."""
-    kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
     seconds = protos.ModelInstanceGroup.SecondaryDevice.SecondaryDeviceKind
     specs = []
     for group in config.instance_group:
-        kind = kinds.values_by_number[group.kind].name
+        kind = kind_name(group)
         devices = list(group.gpus) if kind == "KIND_GPU" else [0]
         resources = tuple((one.name, getattr(one, "global"), one.count) for one in group.rate_limiter.resources)
         secondary = tuple((seconds.Name(one.kind), one.device_id) for one in group.secondary_devices)
@@ -193,7 +193,8 @@ class ModelRuntime(ServedVersion):
         context = dataclasses.replace(context, threads_per_instance=threads_of(specs))
         native = native_model(context, limits, metrics)
         if config.HasField("sequence_batching"):
-            use_sequences(native, config, sum(not spec.passive for spec in specs), context.model_dir)
+            started = sum(not spec.passive for spec in specs)
+            use_sequences(native, config, started, context.model_dir, limits.full_code)
         cached = add_layers(native, context, cache)
         # What a backend makes once for all instances goes by the first's policy.
         with specs[0].host_policy.bound():

@@ -14,23 +14,34 @@ from typing import Any
 
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._native.sched.sequence import NativeSequences
+from triton_fast.backends.values import LIMIT, plain
 from triton_fast.config import ConfigError, Control, controls
+from triton_fast.errors import Code, InvalidArg
 from triton_fast.types import TYPES, DataType
 
 # A larger initial state is a mistake in the config.
 MAX_STATE_BYTES = 1 << 32
 # One batch holds no more (MAX_TAKE of sched/policy.pxd).
 MAX_DIRECT_SLOTS = 4096
+# A parameter of ours: Triton's sequence batcher has no queue policy, and no end.
+WAITING = "max_waiting_sequences"
+MAX_WAITING = 65536
 _FORMATS = {DataType.INT32: "<i", DataType.FP32: "<f", DataType.BOOL: "<?"}
 
 
-def use_sequences(native: NativeModel, config: Any, instances: int, model_dir: Path) -> NativeSequences:
+def use_sequences(
+    native: NativeModel, config: Any, instances: int, model_dir: Path, full_code: Code = Code.UNAVAILABLE
+) -> NativeSequences:
     """Have the sequence batcher of ``config`` take the requests of ``native``.
+
+    ``full_code``: what a request gets that would begin one more sequence than may wait (the parameter ``WAITING``).
 
     Raises
     ------
     ConfigError
         An initial state can not be read, or is not what its config says.
+    InvalidArg
+        ``WAITING`` is no number from 1.
     """
     batching, batch = config.sequence_batching, config.max_batch_size
     oldest = batching.HasField("oldest")
@@ -49,9 +60,21 @@ def use_sequences(native: NativeModel, config: Any, instances: int, model_dir: P
         controls=[_control(control) for control in controls(config)],
         states=[_state(config, state, model_dir) for state in batching.state],
         iterative=batching.iterative_sequence,
+        max_waiting=_max_waiting(config),
+        full_code=int(full_code),
     )
     native.use(made)
     return made
+
+
+def _max_waiting(config: Any) -> int:
+    if WAITING not in config.parameters:
+        return MAX_WAITING
+    text = config.parameters[WAITING].string_value
+    value = plain(text, LIMIT)
+    if value < 1:
+        raise InvalidArg(f"parameter '{WAITING}' of model '{config.name}' must be a number from 1, got '{text}'")
+    return value
 
 
 def _control(control: Control) -> tuple[str, int, int, bytes, bytes]:

@@ -70,7 +70,7 @@ static memory *memories;
 static stream *streams, defaults[MAX_DEVICES];
 static __thread context *current;
 static struct { char name[48]; long at; int code; } fails[MAX_FAILS];
-static struct { const char *name; long n; } calls[128];
+static struct { const char *name; long n, thread; } calls[128];
 static long live_streams, live_events, live_graphs;
 static void (*watcher)(void);
 static const char *watched;
@@ -85,6 +85,7 @@ static int entered(const char *name) {
     calls[i].name = name;
     calls[i].n++;
     if (watcher && !strcmp(watched, name)) watcher();
+    calls[i].thread = gettid();
     for (i = 0; i < MAX_FAILS; i++)
         if (fails[i].at && !strcmp(fails[i].name, name) && --fails[i].at == 0) return fails[i].code;
     return OK;
@@ -130,6 +131,12 @@ PUBLIC void fake_watch(const char *name, void (*call)(void)) {
 PUBLIC void fake_limit(size_t bytes, size_t pinned_bytes) {
     device_bytes = bytes;
     pinned_limit = pinned_bytes;
+}
+
+PUBLIC long fake_thread(const char *name) {
+    for (int i = 0; i < 128 && calls[i].name; i++)
+        if (!strcmp(calls[i].name, name)) return calls[i].thread;
+    return 0;
 }
 
 PUBLIC long fake_calls(const char *name) {

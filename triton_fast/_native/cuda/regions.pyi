@@ -18,3 +18,6 @@ def register(regions: SharedRegions, name: str, handle: bytes, device: int, byte
     Internal, Unavailable
         The GPU can not be used, or there are 4096 regions.
     """
+
+def settle() -> None:
+    """Wait until what nothing uses any more is unmapped, which a thread of its own does."""

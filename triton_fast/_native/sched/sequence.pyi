@@ -36,6 +36,8 @@ class NativeSequences(NativeScheduler):
         See above.
     iterative : bool
         An instance may have a request executed again; ids are made where clients send none.
+    max_waiting : int
+        Sequences that may wait for a slot; a request that would begin one more is refused with ``full_code``.
     clock : int, optional
         For tests: what time it is in ns, until ``set_clock``. There is no thread that frees slots then.
 
@@ -61,6 +63,8 @@ class NativeSequences(NativeScheduler):
         controls: Sequence[Control] = (),
         states: Sequence[State] = (),
         iterative: bool = False,
+        max_waiting: int = 65536,
+        full_code: int = 4,
         clock: int | None = None,
     ) -> None: ...
     def set_clock(self, at: int) -> None:

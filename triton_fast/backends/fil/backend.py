@@ -11,12 +11,14 @@ from typing import Any
 
 from triton_fast._native.fil.forest import Forest
 from triton_fast._native.fil.instance import ForestInstance
+from triton_fast.backends import trial
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.fil import library, probe
 from triton_fast.backends.fil.settings import Settings, model_path, read, seconds
 from triton_fast.backends.model_file import check_file, shown, without_paths
+from triton_fast.backends.values import default_max_batch_size
 from triton_fast.config import ConfigError, ModelTensor, complete_from_model
-from triton_fast.errors import InvalidArg, ServerError, Unsupported, make
+from triton_fast.errors import ServerError, Unsupported, make
 from triton_fast.observability import log
 from triton_fast.types import DataType
 
@@ -42,14 +44,14 @@ class FilBackend(Backend):
             return config
         settings = read(config, context.version_dir)
         forest = _read_forest(context, settings)
-        text = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
-        if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
-            raise InvalidArg(f"backend setting 'default-max-batch-size' must be a whole number, got '{text}'")
+        default = default_max_batch_size(
+            context.settings, DEFAULT_MAX_BATCH_SIZE, "backend setting '{key}' must be a whole number, got '{text}'"
+        )
         width = _widths(forest, settings)[-1]
         complete_from_model(
             config, [ModelTensor(INPUT, DataType.FP32, (-1, forest.features))],
             [ModelTensor(OUTPUT, DataType.FP32, (-1, width))],
-            default_max_batch_size=int(text), given=context.given,
+            default_max_batch_size=default, given=context.given,
         )  # fmt: skip
         return config
 
@@ -161,11 +163,13 @@ def _read_forest(context: LoadContext, settings: Settings) -> Forest:
     check_file(context, path)
     try:
         with without_paths(context):
-            probe.check(
+            state = probe.check(
                 opened, str(path), settings.kind, unknown_fields=settings.unknown_fields,
                 timeout=seconds(context.settings),
             )  # fmt: skip
-            return Forest(str(path), settings.kind, settings.unknown_fields)
+            forest = Forest(str(path), settings.kind, settings.unknown_fields)
+            trial.unchanged(str(path), state)
+            return forest
     except ServerError as error:
         text = f"{prefix} is no {settings.kind} model that can be read: {error.message}"
         raise make(error.code, text) from None

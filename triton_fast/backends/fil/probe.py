@@ -22,9 +22,9 @@ TIMES = 64
 MAX_ROW = 1 << 20  # features of the row that is tried
 
 
-def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: float) -> None:
-    """Raise a ServerError with the cause when the file can not be served."""
-    trial.check(
+def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: float) -> trial.State:
+    """Raise a ServerError with the cause when the file can not be served; see ``trial.check`` for what it gives."""
+    return trial.check(
         "triton_fast.backends.fil.probe", [library, os.path.abspath(path), kind, str(int(unknown_fields))], path,
         timeout=timeout,
         crashed="the file is corrupt: treelite ended with {} while it read the file",

@@ -19,7 +19,7 @@ from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.backends.onnxruntime import library, providers
 from triton_fast.backends.onnxruntime.paths import PATHS
 from triton_fast.backends.onnxruntime.plan import SessionPlan, build, make_plan
-from triton_fast.backends.onnxruntime.values import whole
+from triton_fast.backends.values import default_max_batch_size, kind_name
 from triton_fast.config import IoSpec, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, Unsupported
 from triton_fast.observability import log
@@ -28,7 +28,6 @@ from triton_fast.types import DataType
 if TYPE_CHECKING:
     from triton_fast._native.ort.session import TensorRow
 
-DEFAULT_MAX_BATCH_SIZE = 4
 Key = tuple[bool, int]  # on a GPU, and which
 
 
@@ -60,7 +59,7 @@ class OnnxRuntimeBackend(Backend):
         if config.output and (config.input or config.batch_input):
             return config
         library.prepare(context.settings)
-        default = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
+        default = default_max_batch_size(context.settings)
         plan = make_plan(context, available=capi.providers(), global_pool=False)
         # Only names, types and shapes are wanted: no optimisation, no thread pool.
         options = SessionOptions()
@@ -81,7 +80,7 @@ class OnnxRuntimeBackend(Backend):
         added = added_specs(config)
         complete_from_model(
             config, _without(session.inputs, added.inputs), _without(session.outputs, added.outputs),
-            default_max_batch_size=whole(default, "default-max-batch-size"), given=context.given,
+            default_max_batch_size=default, given=context.given,
         )  # fmt: skip
         return config
 
@@ -159,8 +158,7 @@ class OnnxModel(BackendModel):
 def _first_place(config: Any) -> Key:
     """Return where the first instance is to run."""
     groups = config.instance_group
-    kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
-    gpu = bool(groups) and kinds.values_by_number[groups[0].kind].name == "KIND_GPU"
+    gpu = bool(groups) and kind_name(groups[0]) == "KIND_GPU"
     return gpu, groups[0].gpus[0] if gpu and groups[0].gpus else 0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from triton_fast.backends.onnxruntime.values import flag, number
+from triton_fast.backends.values import flag, number
 from triton_fast.errors import InvalidArg
 
 # Options that may be written as parameters of the model or of the server too, not only of the accelerator.

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from triton_fast._native.ort import capi
-from triton_fast.backends.onnxruntime.values import flag, whole
+from triton_fast.backends.values import flag, whole
 from triton_fast.errors import Unavailable
 from triton_fast.observability import log
 

@@ -21,7 +21,7 @@ from triton_fast.backends.onnxruntime.gpu_options import (
     tensorrt_options,
 )
 from triton_fast.backends.onnxruntime.providers import GPU
-from triton_fast.backends.onnxruntime.values import flag, whole
+from triton_fast.backends.values import flag, whole
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unsupported
 from triton_fast.observability import log
 

@@ -5,7 +5,6 @@ Knows configs and OpenVINO models; nothing of front ends, schedulers or the repo
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.backends.model_file import shown
 from triton_fast.backends.openvino import files, library
 from triton_fast.backends.openvino.plan import PATHS, ModelPlan, make_plan
+from triton_fast.backends.values import default_max_batch_size
 from triton_fast.config import ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.observability import log
@@ -24,7 +24,6 @@ from triton_fast.types import TYPES, DataType
 if TYPE_CHECKING:
     from triton_fast._native.openvino.model import TensorRow
 
-DEFAULT_MAX_BATCH_SIZE = 4
 NOT_SERVED = {DataType.STRING}
 PROBE = 3  # a batch size that is no model's constant but by chance
 
@@ -46,9 +45,9 @@ class OpenVinoBackend(Backend):
             return config
         plan = make_plan(context)
         model = files.read(context, plan)
-        default = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
-        if not (default.isascii() and default.isdigit() and len(default) <= 9):
-            raise InvalidArg(f"parameter 'default-max-batch-size' must be a whole number, got '{default}'")
+        default = default_max_batch_size(
+            context.settings, refused="parameter '{key}' must be a whole number, got '{text}'"
+        )
         if config.max_batch_size > 0 or plan.reshape:
             shape(context, plan, model)
         added = added_specs(config)
@@ -57,7 +56,7 @@ class OpenVinoBackend(Backend):
             config,
             [tensor for tensor in tensors(context, model.inputs(), plan) if tensor.name not in names],
             [tensor for tensor in tensors(context, model.outputs(), plan) if tensor.name not in names],
-            default_max_batch_size=int(default), given=context.given,
+            default_max_batch_size=default, given=context.given,
         )  # fmt: skip
         return config
 
@@ -66,28 +65,26 @@ class OpenVinoBackend(Backend):
 
 
 class OpenVinoModel(BackendModel):
-    """One opened version. Its instances share one compiled model for each device."""
+    """One opened version. Its instances share one compiled model."""
 
     def __init__(self, context: LoadContext, plan: ModelPlan) -> None:
         self._context = context
         self._plan = plan
-        self._lock = threading.Lock()
-        self._compiled: dict[str, Compiled] = {}
-        self._model: Model | None = files.read(context, plan)
-        self._batched = shape(context, plan, self._model)
-        self._inputs = named(self._model.inputs())
-        self._outputs = named(self._model.outputs())
+        model = files.read(context, plan)
+        self._batched = shape(context, plan, model)
+        self._inputs = named(model.inputs())
+        self._outputs = named(model.outputs())
         config = context.config
         wanted = {tensor.name for tensor in config.output} | {spec.name for spec in added_specs(config).outputs}
         check_against_model(
-            config, tensors(context, self._model.inputs(), plan), tensors(context, self._model.outputs(), plan, wanted)
+            config, tensors(context, model.inputs(), plan), tensors(context, model.outputs(), plan, wanted)
         )
-        self._compile(plan.first)
+        self._compiled: Compiled | None = self._compile(model)
 
     def create_instance(self, spec: InstanceSpec) -> OvInstance:
         config, plan = self._context.config, self._plan
-        device = plan.device_of(gpu=spec.kind == "KIND_GPU", number=spec.device)
-        compiled = self._compile(device)
+        compiled = self._compiled
+        assert compiled is not None
         added = added_specs(config)
         batched = config.max_batch_size > 0
         with files.clean(self._context):
@@ -102,28 +99,22 @@ class OpenVinoModel(BackendModel):
                 ],
                 fixed_batch=config.max_batch_size if plan.static_batch else 0,
                 pad=plan.pad,
-                direct=device == "CPU" and int(compiled.property("INFERENCE_NUM_THREADS")) > 1,
+                direct=plan.device == "CPU" and int(compiled.property("INFERENCE_NUM_THREADS")) > 1,
             )
 
     def close(self) -> None:
-        with self._lock:
-            self._compiled.clear()
-            self._model = None
+        self._compiled = None
 
-    def _compile(self, device: str) -> Compiled:
+    def _compile(self, model: Model) -> Compiled:
         context, plan = self._context, self._plan
-        with self._lock, files.clean(context):
-            found = self._compiled.get(device)
-            if found is None:
-                assert self._model is not None
-                need_device(context, device)
-                found = self._model.compile(device, list(plan.properties_of(device).items()))
-                self._compiled[device] = found
-                log.verbose(
-                    1, f"opened {shown(context, files.model_path(context))}", model=context.name, device=device,
-                    properties=",".join(f"{key}={value}" for key, value in plan.properties_of(device).items()),
-                )  # fmt: skip
-            return found
+        with files.clean(context):
+            need_device(context, plan.device)
+            made = model.compile(plan.device, list(plan.properties.items()))
+        log.verbose(
+            1, f"opened {shown(context, files.model_path(context))}", model=context.name, device=plan.device,
+            properties=",".join(f"{key}={value}" for key, value in plan.properties.items()),
+        )  # fmt: skip
+        return made
 
 
 def need_device(context: LoadContext, device: str) -> None:

@@ -40,16 +40,14 @@ class ModelPlan:
 
     Attributes
     ----------
-    target
-        ``TARGET_DEVICE``; empty: what an instance's kind says.
-    first
-        The device of the first instance group.
+    device
+        OpenVINO's name of where all instances run: ``TARGET_DEVICE``, else the CPU. An instance group's GPU is one of
+        NVIDIA's, which this backend can not use.
     given, on_cpu
         Properties of the compiled model: those the user gave, and what stands in for others on the CPU.
     """
 
-    target: str
-    first: str
+    device: str
     given: Mapping[str, str] = field(default_factory=dict)
     on_cpu: Mapping[str, str] = field(default_factory=dict)
     static_batch: bool = False
@@ -57,12 +55,9 @@ class ModelPlan:
     reshape: bool = False
     extension: str = ""
 
-    def device_of(self, *, gpu: bool, number: int = 0) -> str:
-        """Return OpenVINO's name of the device of an instance."""
-        return self.target or _device(gpu=gpu, number=number)
-
-    def properties_of(self, device: str) -> dict[str, str]:
-        return {**(self.on_cpu if device == "CPU" else {}), **self.given}
+    @property
+    def properties(self) -> dict[str, str]:
+        return {**(self.on_cpu if self.device == "CPU" else {}), **self.given}
 
 
 def parameters(config: Any) -> dict[str, str]:
@@ -76,16 +71,12 @@ def parameters(config: Any) -> dict[str, str]:
 def make_plan(context: LoadContext) -> ModelPlan:
     """Return the plan of a model. Raises InvalidArg for a value that can not be used."""
     given = parameters(context.config)
-    target = given.get("TARGET_DEVICE", "")
-    groups = _groups(context.config)
-    kind, _, gpus = groups[0] if groups else ("", 1, [])
     properties = _properties(given)
     extension = given.get("CPU_EXTENSION_PATH", "")
     if extension and (context.model_dir / extension).is_file():
         extension = str(context.model_dir / extension)
     return ModelPlan(
-        target=target,
-        first=target or _device(gpu=kind == "KIND_GPU", number=gpus[0] if gpus else 0),
+        device=given.get("TARGET_DEVICE", "") or "CPU",
         given=properties,
         on_cpu=_defaults(context, properties),
         static_batch=context.config.max_batch_size > 0 and _yes(given, "SKIP_OV_DYNAMIC_BATCHSIZE"),
@@ -93,19 +84,6 @@ def make_plan(context: LoadContext) -> ModelPlan:
         reshape=_yes(given, "RESHAPE_IO_LAYERS"),
         extension=extension,
     )
-
-
-def _groups(config: Any) -> list[tuple[str, int, list[int]]]:
-    """Return (kind, instances, devices) of each group."""
-    kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
-    return [
-        (kinds.values_by_number[group.kind].name, max(1, group.count) * max(1, len(group.gpus)), list(group.gpus))
-        for group in config.instance_group
-    ]
-
-
-def _device(*, gpu: bool, number: int) -> str:
-    return "CPU" if not gpu else f"GPU.{number}" if number else "GPU"
 
 
 def _properties(given: Mapping[str, str]) -> dict[str, str]:
@@ -130,7 +108,7 @@ def _properties(given: Mapping[str, str]) -> dict[str, str]:
 def _defaults(context: LoadContext, given: Mapping[str, str]) -> dict[str, str]:
     # Instances are the concurrency that the config asks for: a stream for each, all of them within the cores. Threads
     # bound to cores would sit on those that other models' instances are on.
-    instances = sum(count for kind, count, _ in _groups(context.config) if kind != "KIND_GPU") or 1
+    instances = sum(max(1, group.count) for group in context.config.instance_group) or 1
     found = {
         "INFERENCE_NUM_THREADS": str(instances * max(1, context.threads_per_instance)), "ENABLE_CPU_PINNING": "NO",
     }  # fmt: skip

@@ -22,8 +22,9 @@ from triton_fast.backends.pytorch.exported import open_compiled, open_exported
 from triton_fast.backends.pytorch.files import Form, form, is_class, model_path
 from triton_fast.backends.pytorch.opened import Opened, tables
 from triton_fast.backends.pytorch.script import open_script
-from triton_fast.backends.pytorch.settings import PATHS, Settings, read, whole
+from triton_fast.backends.pytorch.settings import PATHS, Settings, for_class, read
 from triton_fast.backends.pytorch.tensors import kinds
+from triton_fast.backends.values import default_max_batch_size, kind_name
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg, Unavailable
 from triton_fast.observability import log
@@ -32,7 +33,6 @@ from triton_fast.types import TYPES, DataType
 if TYPE_CHECKING:
     from triton_fast.backends.python import PythonBackend
 
-DEFAULT_MAX_BATCH_SIZE = 4
 RUNNER = Path(__file__).with_name("runner")
 
 
@@ -69,16 +69,15 @@ class PyTorchBackend(Backend):
             raise ConfigError(_incomplete(context, opened))
         added = added_specs(config)
         taken = {spec.name for spec in (*added.inputs, *added.outputs)}
-        text = context.settings.get("default-max-batch-size", str(DEFAULT_MAX_BATCH_SIZE))
         complete_from_model(
             config, [one for one in inputs if one.name not in taken], [one for one in outputs if one.name not in taken],
-            default_max_batch_size=whole(text, "default-max-batch-size"), given=context.given,
+            default_max_batch_size=default_max_batch_size(context.settings), given=context.given,
         )  # fmt: skip
         return config
 
     def load(self, context: LoadContext) -> BackendModel:
         if is_class(context):
-            return self._runner().load(context)
+            return self._runner().load(for_class(context))
         return TorchModel(context)
 
     def _runner(self) -> PythonBackend:
@@ -107,7 +106,7 @@ class TorchModel(BackendModel):
         self._modules: list[weakref.ref[Any]] = []
         _check_types(context, self._torch)
         group = next(iter(context.config.instance_group), None)
-        kind = "KIND_CPU" if group is None else _kind_name(context.config, group.kind)
+        kind = "KIND_CPU" if group is None else kind_name(group)
         self._runs = sum(max(1, one.count) for one in context.config.instance_group) or 1
         number = group.gpus[0] if group is not None and kind == "KIND_GPU" and group.gpus else 0
         device = self._device(kind, number)
@@ -328,8 +327,3 @@ def _incomplete(context: LoadContext, opened: Opened) -> str:
 
 def _listed(found: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in found) or "none"
-
-
-def _kind_name(config: Any, number: int) -> str:
-    kinds_of = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
-    return str(kinds_of.values_by_number[number].name)

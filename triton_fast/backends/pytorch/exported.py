@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from triton_fast.backends import trial
 from triton_fast.backends.pytorch import probe
 from triton_fast.backends.pytorch.effects import effects
 from triton_fast.backends.pytorch.opened import Argument, Opened, flatten
@@ -126,7 +127,7 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
     number = -1 if device is None or device.type == "cpu" else device.index
     try:
-        probe.check(path, number)
+        state = probe.check(path, number)
     except InvalidArg as error:
         raise InvalidArg(f"{prefix}: {error.message}") from None
     with _alone():
@@ -134,6 +135,9 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
             # The public function does not take the number of runs.
             loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, runs, number)
             given, made = (torch.utils._pytree.treespec_loads(text) for text in loader.get_call_spec())
+            trial.unchanged(str(path), state)
+        except InvalidArg as error:
+            raise InvalidArg(f"{prefix}: {error.message}") from None
         except Exception as error:
             raise InvalidArg(f"{prefix}: {_cause(error)}") from None
     inputs = tuple(Argument((path,)) for path in _paths(torch, given))

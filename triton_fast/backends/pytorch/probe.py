@@ -18,9 +18,9 @@ from triton_fast.backends.pytorch.texts import short
 TIMEOUT_S = 300.0
 
 
-def check(path: Path, index: int) -> None:
-    """Raise a ServerError with the cause when the package can not be opened."""
-    trial.check(
+def check(path: Path, index: int) -> trial.State:
+    """Raise a ServerError with the cause when the package can not be opened; see ``trial.check`` for what it gives."""
+    return trial.check(
         "triton_fast.backends.pytorch.probe", [os.path.abspath(path), str(index)], str(path), timeout=TIMEOUT_S,
         crashed="its code ended the process that opened it on trial with {}: compile it again with the release of "
         "PyTorch and the C++ library that the server runs with",

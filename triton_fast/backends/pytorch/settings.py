@@ -5,18 +5,20 @@ Names and meanings are those of Triton's PyTorch backend.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from triton_fast.backends import values
 from triton_fast.backends.base import LoadContext
 from triton_fast.backends.paths import PathParameter, Place, Takes
 from triton_fast.errors import InvalidArg
 
-_TRUE, _FALSE = ("1", "true", "on", "yes"), ("0", "false", "off", "no", "")
-_LIMIT = 2**31 - 1
 COMPILE = "TORCH_COMPILE_OPTIONAL_PARAMETERS"
+# What a class's process looks for, in its order (runner/model.py), which is Triton's for classes.
+CLASS_COUNTS = (("NUM_THREADS", "INTRA_OP_THREAD_COUNT"), ("NUM_INTEROP_THREADS", "INTER_OP_THREAD_COUNT"))
 PATHS = (
     PathParameter(
         Place.PARAMETER, (COMPILE,), Takes.KEYS, "its options name compilers and directories",
@@ -53,18 +55,7 @@ def read(context: LoadContext) -> Settings:
     def flag(key: str) -> bool | None:
         if key not in given:
             return None
-        text = given[key].strip().lower()
-        if text not in _TRUE and text not in _FALSE:
-            raise InvalidArg(f"parameter '{key}' of model '{context.name}' must be true or false, got '{given[key]}'")
-        return text in _TRUE
-
-    def count(*keys: str) -> int:
-        # The model's parameter, else the server's --backend-config; 0 or nothing means the default.
-        for values in (given, context.settings):
-            for key in keys:
-                if key in values and (number := whole(values[key], key)):
-                    return number
-        return 0
+        return values.flag(given[key], key, model=context.name)
 
     nvfuser = bool(flag("ENABLE_NVFUSER"))
     fuser = flag("ENABLE_TENSOR_FUSER")
@@ -78,18 +69,33 @@ def read(context: LoadContext) -> Settings:
         jit_executor=flag("ENABLE_JIT_EXECUTOR"),
         tensor_fuser=None if nvfuser else fuser,
         nvfuser=nvfuser,
-        intra=count("INTRA_OP_THREAD_COUNT", "NUM_THREADS") or max(1, context.threads_per_instance),
-        inter=count("INTER_OP_THREAD_COUNT", "NUM_INTEROP_THREADS"),
+        intra=_count(context, "INTRA_OP_THREAD_COUNT", "NUM_THREADS") or max(1, context.threads_per_instance),
+        inter=_count(context, "INTER_OP_THREAD_COUNT", "NUM_INTEROP_THREADS"),
         compile=_compile(given.get(COMPILE)),
     )
 
 
-def whole(text: str, key: str) -> int:
-    """Return a whole number of at least 0. Raises InvalidArg."""
-    stripped = text.strip()
-    if not stripped.isascii() or not stripped.isdigit() or len(stripped) > 10 or int(stripped) > _LIMIT:
-        raise InvalidArg(f"parameter '{key}' must be a whole number from 0 to {_LIMIT}, got '{text}'")
-    return int(stripped)
+def for_class(context: LoadContext) -> LoadContext:
+    """Return the context for the process of a class, which sees parameters alone: with what the server's flags say.
+
+    Raises InvalidArg for a count that can not be used.
+    """
+    config = type(context.config)()
+    config.CopyFrom(context.config)
+    for keys in CLASS_COUNTS:
+        if number := _count(context, *keys):
+            config.parameters[keys[0]].string_value = str(number)
+    return dataclasses.replace(context, config=config)
+
+
+def _count(context: LoadContext, *keys: str) -> int:
+    # The model's parameter, else the server's --backend-config; 0 or nothing means the default.
+    given = {key: value.string_value for key, value in context.config.parameters.items()}
+    for texts in (given, context.settings):
+        for key in keys:
+            if key in texts and (number := values.whole(texts[key], key)):
+                return number
+    return 0
 
 
 def _compile(text: str | None) -> Mapping[str, Any] | None:

@@ -18,6 +18,7 @@ from triton_fast.backends.tensorrt import check, files, library
 from triton_fast.backends.tensorrt.engine import DATATYPES, Engine, Profile, Range, Tensor, open_engine
 from triton_fast.backends.tensorrt.plan import RunPlan, make_plan
 from triton_fast.backends.tensorrt.rooms import make_room
+from triton_fast.backends.values import kind_name
 from triton_fast.config import added_specs
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable
 from triton_fast.observability import log
@@ -265,10 +266,9 @@ def _profile(engine: Engine, index: int, name: str) -> Profile:
 
 
 def _groups(config: Any) -> list[_Group]:
-    kinds = config.DESCRIPTOR.fields_by_name["instance_group"].message_type.enum_types_by_name["Kind"]
     return [
         _Group(
-            kinds.values_by_number[group.kind].name,
+            kind_name(group),
             list(group.gpus) or [0],
             check.profile_numbers(group),
             _dla_core([one.device_id for one in group.secondary_devices], group.name, config.name),

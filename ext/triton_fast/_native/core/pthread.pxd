@@ -11,6 +11,7 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_condattr_t:
         pass
     int pthread_create(pthread_t* t, void* attr, void* (*run)(void*) noexcept nogil, void* arg)
+    int pthread_detach(pthread_t t)
     int pthread_join(pthread_t t, void** result)
     int pthread_setname_np(pthread_t t, const char* name)
     pthread_t pthread_self()

@@ -17,7 +17,7 @@ from triton_fast._native.wire.json_event cimport (
 )
 from triton_fast._native.wire.json_generate cimport json_decode_generate
 
-from triton_fast.errors import STATUS
+from triton_fast.errors import RETRY_AFTER, STATUS
 
 cdef enum:
     NOGIL_JSON = 65536          # JSON of this size takes long enough to let other threads have the GIL
@@ -30,10 +30,12 @@ cdef enum:
     N_CODES = TF_EXHAUSTED + 1
 
 cdef int32_t[N_CODES] statuses
+cdef int32_t[N_CODES] retries       # seconds after which to ask again; 0: that is not said
 for _code, _row in STATUS.items():
     if int(_code) >= N_CODES:
         raise ValueError(f"no room for the status of {_code!r}")
     statuses[int(_code)] = _row.http
+    retries[int(_code)] = RETRY_AFTER.get(_code, 0)
 
 
 cdef int decode(Request* r, const char* json, size_t n, size_t max_input, tf_error* e) noexcept nogil:
@@ -107,11 +109,12 @@ cdef class Generation:
 
     cdef int begin(self, tf_buf* out, int32_t code) except -1:
         cdef bytes load = None
+        cdef bint known = 0 <= code < N_CODES
         self.begun = True
         if self.load_format:
             load = self.app.endpoint_load(self.load_format)
-        stream_head(out, 200 if code == TF_OK else statuses[code] if 0 <= code < N_CODES else 500, self.events, load,
-                    self.keep_alive, self.http10)
+        stream_head(out, 200 if code == TF_OK else statuses[code] if known else 500, self.events, load,
+                    self.keep_alive, self.http10, retries[code] if known else 0)
         if self.seen != NULL:
             timing_line(out, self.seen)
         return 0

@@ -12,8 +12,9 @@ from triton_fast._native.sched.model cimport NativeModel
 cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body_len, size_t binary_len,
                      bint keep_alive, bint http10) noexcept
 # The same for an answer in chunks, or up to the connection's end where HTTP/1.0 has none. load: the value of
-# endpoint-load-metrics, or None.
-cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint keep_alive, bint http10) noexcept
+# endpoint-load-metrics, or None. retry_s: seconds after which the client may ask again; 0: that is not said.
+cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint keep_alive, bint http10,
+                      int32_t retry_s) noexcept
 cdef const char* status_of(int32_t status) noexcept
 # Offer head[0:n] and the n_binary tensors p.outputs[binary_index[i]] to the socket, in one write. *total: bytes there
 # are; returns how many were taken (0 for fd < 0), -1 when the connection is broken.

@@ -79,7 +79,8 @@ cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body
         put(out, b"\r\n\r\n")
 
 
-cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint keep_alive, bint http10) noexcept:
+cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint keep_alive, bint http10,
+                      int32_t retry_s) noexcept:
     put(out, status_of(status))
     if events:
         put(out, b"Content-Type: text/event-stream; charset=utf-8\r\n")
@@ -88,6 +89,10 @@ cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint
     if load is not None:
         put(out, b"endpoint-load-metrics: ")
         tf_buf_put(out, <const char*>load, len(load))
+        put(out, b"\r\n")
+    if retry_s:
+        put(out, b"Retry-After: ")
+        put_number(out, retry_s)
         put(out, b"\r\n")
     if not http10:
         put(out, b"Transfer-Encoding: chunked\r\n")

@@ -58,7 +58,8 @@ cdef struct Runner:
     Request** taken         # room for MAX_TAKE
 
 
-cdef void finish(Runner* run, Batch* batch) noexcept nogil:
+# ran: the backend had some of it; what could not be fetched is answered without.
+cdef void finish(Runner* run, Batch* batch, bint ran) noexcept nogil:
     cdef int32_t i
     cdef int64_t done = now_ns()
     cdef int64_t[N_PHASES] phase
@@ -74,7 +75,8 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
     phase[PHASE_INFER] = batch.t_computed - batch.t_input
     phase[PHASE_OUTPUT] = done - batch.t_computed
     tf_lock(&run.stats.lock)
-    stats_execution(run.stats, batch.rows - batch.padding, &phase[PHASE_INPUT])
+    if ran:
+        stats_execution(run.stats, batch.rows - batch.padding, &phase[PHASE_INPUT])
     for i in range(batch.n):
         r = batch.requests[i]
         if r == NULL:       # kept by the backend
@@ -109,20 +111,20 @@ cdef void finish(Runner* run, Batch* batch) noexcept nogil:
         sink.deliver(sink, first, last)
 
 
-# Execute a batch with inputs in GPU memory, but for what the backend must not see.
-cdef int execute_fetched(Runner* run, Batch* batch) noexcept nogil:
-    cdef bint placed = run.source != NULL and run.source.executed != NULL
-    cdef Batch whole = batch[0]
+# Execute a batch with inputs in GPU memory, but for what the backend must not see: its rows are not counted then.
+cdef int execute_fetched(Runner* run, Batch* batch, bint* ran) noexcept nogil:
+    cdef bint placed = run.source != NULL and run.source.placed
+    cdef int32_t n = batch.n
     cdef Response* p
     cdef int32_t i
     cdef int status = 0
     batch.n = fetch_batch(batch.requests, batch.n, run.device, placed)
-    for i in range(batch.n, whole.n):
+    for i in range(batch.n, n):
         batch.rows -= batch.requests[i].batch
-    if batch.n > 0:
+    ran[0] = batch.n > 0
+    if ran[0]:
         status = run.execute(run.state, batch)
-    batch.n = whole.n
-    batch.rows = whole.rows
+    batch.n = n
     for i in range(batch.n if placed else 0):
         p = &batch.requests[i].response if batch.requests[i] != NULL else NULL
         if p != NULL and p.code != TF_OK and p.n_outputs > 0:   # made of zeros
@@ -136,6 +138,7 @@ cdef void run_batch(Runner* run, int32_t n, int64_t started) noexcept nogil:
     cdef int32_t i
     cdef int status
     cdef uint32_t flags = 0
+    cdef bint ran = True
     cdef const char* silent = b"the backend gave neither outputs nor an error"
     batch.n = n
     batch.requests = run.taken
@@ -149,14 +152,14 @@ cdef void run_batch(Runner* run, int32_t n, int64_t started) noexcept nogil:
         flags |= run.taken[i].flags
         if run.taken[i].flags & FLAG_PADDING:
             batch.padding += run.taken[i].batch
-    status = execute_fetched(run, &batch) if flags & FLAG_DEVICE else run.execute(run.state, &batch)
+    status = execute_fetched(run, &batch, &ran) if flags & FLAG_DEVICE else run.execute(run.state, &batch)
     if status != 0:
         for i in range(n):
             if run.taken[i] == NULL:
                 continue
             if run.taken[i].response.code == TF_OK and run.taken[i].response.n_outputs == 0:
                 response_fail(&run.taken[i].response, TF_INTERNAL, silent, strlen(silent))
-    finish(run, &batch)
+    finish(run, &batch, ran)
 
 
 # The next batch of an instance that must hold resources to run, which it does when there is one. It is looked for

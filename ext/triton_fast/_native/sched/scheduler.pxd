@@ -47,6 +47,7 @@ cdef struct Scheduler:
     Scheduler* inner        # of a layer: what is below it
     Stats* stats
     int32_t stopping        # atomic
+    bint placed             # a request's place in its batch has a meaning: none may be left out
 
 
 # Owns a Scheduler, in memory of its subclass.

@@ -18,7 +18,7 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.model cimport IoSpec, ModelHandle
 from triton_fast._native.core.request cimport Request, Response, Sink, request_free
 from triton_fast._native.core.respond cimport request_cancel
-from triton_fast._native.core.stats cimport FAIL_CANCELED, stats_failure
+from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
 from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, Scheduler
 from triton_fast._native.sched.sequence_controls cimport controls_check, entry_new, entry_use
@@ -38,6 +38,7 @@ from triton_fast.errors import Internal
 
 cdef int64_t MAX_US = 1000000000000000      # 31 years, which still fits when added to a clock in ns
 cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
+cdef const char* FULL = b"Exceeds maximum queue size"
 
 
 # ---- the Scheduler
@@ -83,6 +84,11 @@ cdef Sequence* sequence_of(Sequences* q, Request* r, int* status, tf_error* e) n
         return s
     if controls_check(q, r, e) != 0:
         status[0] = SUBMIT_REFUSED
+        return NULL
+    if q.n_waiting >= q.max_waiting:
+        status[0] = SUBMIT_REFUSED
+        stats_failure(q.base.stats, FAIL_REJECTED, 0)
+        tf_fail(e, q.full_code, b"%s: %d sequences wait for a slot of model '%s'", FULL, q.n_waiting, q.model.name)
         return NULL
     if generated:
         # One request, one sequence: nobody else can know its id.
@@ -332,18 +338,22 @@ cdef class NativeSequences(NativeScheduler):
 
     def __init__(self, ModelHandle model not None, *, int32_t instances, int32_t slots, bint direct, idle_us,
                  delay_us=0, double utilization=0.0, preferred=(), controls=(), states=(), bint iterative=False,
-                 clock=None):
+                 int32_t max_waiting=65536, int32_t full_code=TF_UNAVAILABLE, clock=None):
         cdef Sequences* q = self.q
         cdef int32_t i
         cdef int64_t most = model.ptr.max_batch if model.ptr.max_batch > 0 else 1
         if q.model != NULL:
             raise ValueError("sequences can not be initialised twice")
-        if instances < 1 or slots < 1 or (direct and slots > MAX_TAKE) or len(preferred) > MAX_PREFERRED:
+        if instances < 1 or slots < 1 or (direct and slots > MAX_TAKE) or len(preferred) > MAX_PREFERRED or (
+                max_waiting < 1):
             raise ValueError("instances, slots or preferred sizes out of range")
         tf_add32(&model.ptr.refs, 1)
         q.model = model.ptr
         q.model.iterative = iterative
+        q.base.placed = direct
         q.direct = direct
+        q.max_waiting = max_waiting
+        q.full_code = full_code
         q.n_slots = slots
         q.seats = <Seat*>room(instances, sizeof(Seat))
         for i in range(instances):

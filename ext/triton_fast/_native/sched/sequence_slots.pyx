@@ -182,6 +182,7 @@ cdef inline void count_ready(Sequences* q, Sequence* s, int32_t more) noexcept n
 cdef void sequence_move(Sequences* q, Sequence* s, List* to) noexcept nogil:
     if s.where != NULL:
         count_ready(q, s, -1)
+        q.n_waiting -= s.where == &q.backlog
         if s.prev != NULL:
             s.prev.next = s.next
         else:
@@ -201,6 +202,7 @@ cdef void sequence_move(Sequences* q, Sequence* s, List* to) noexcept nogil:
     else:
         to.head = s
     to.tail = s
+    q.n_waiting += to == &q.backlog
     count_ready(q, s, 1)
 
 

@@ -133,6 +133,9 @@ cdef struct Sequences:
     Sequence* born
     int32_t n_born
     List backlog            # in order of arrival
+    int32_t n_waiting       # in the backlog
+    int32_t max_waiting
+    int32_t full_code       # TF_* of a request that would begin one more
     List idle               # seated, nothing queued: in order of their last activity
     Sequence** heap         # of the backlog: earliest deadline first; room for all that are born
     int32_t n_heap
