@@ -9,9 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from triton_fast import memory
 from triton_fast.errors import ServerError
 from triton_fast.repository import cloud
 from triton_fast.repository.check import Checker, report
+
+# Of --min-supported-compute-capability.
+LEAST_CAPABILITY = 6.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -34,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
             paths += opened.fetch_all()
         checker = Checker(
             paths, config_name=given.model_config_name, strict=given.disable_auto_complete_config,
-            backend_directory=given.backend_directory,
+            backend_directory=given.backend_directory, gpus=_gpus(),
         )  # fmt: skip
         found = checker.run()
         models = sum(len(source.list_models()) for source in checker.sources)
@@ -50,3 +54,9 @@ def main(argv: Sequence[str]) -> int:
     else:
         print("\n".join(report(found, models)))
     return 1 if any(not finding.warning for finding in found) else 0
+
+
+def _gpus() -> tuple[int, ...]:
+    """Return the GPUs of this machine that a server uses, unless its flags say otherwise."""
+    devices, _ = memory.find()
+    return tuple(device.id for device in devices if memory.is_at_least(device, LEAST_CAPABILITY))

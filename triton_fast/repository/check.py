@@ -119,10 +119,11 @@ class Checker:
             self._check_layout(name, folder, None)
             return
         config = parsed.config
-        configs.normalize(config, cpu_count=1, gpus=self._gpus)
+        on_gpu, no_gpu = self._on_gpu(config)
+        configs.normalize(config, cpu_count=1, gpus=self._gpus if on_gpu else ())
         self._configs[name] = config, folder
         io = self._strict or bool(config.input and config.output) or config.platform == ENSEMBLE
-        for check in parts(config, folder, gpus=self._gpus, io=io):
+        for check in parts(config, folder, gpus=self._gpus, on_gpu=on_gpu, no_gpu=no_gpu, io=io):
             self._guard(name, folder, check)
         for output in config.output:
             if output.label_filename:
@@ -131,6 +132,19 @@ class Checker:
         self._check_backend(name, folder, config)
         self._check_paths(name, folder, config)
         self._check_layout(name, folder, config)
+
+    def _on_gpu(self, config: Any) -> tuple[bool, str]:
+        """Whether the backend can use the GPUs that there are, and why not.
+
+        Asked where a config has KIND_GPU only: the answer may take an import of the framework.
+        """
+        if not self._gpus or not any(group.kind == group.KIND_GPU for group in config.instance_group):
+            return True, ""
+        try:
+            backend = backends.find(config.backend, self._backend_directory)
+            return (True, "") if backend is None or backend.gpu else (False, backend.no_gpu)
+        except (ServerError, ImportError, OSError):
+            return True, ""  # said of the backend
 
     def _check_members(self, name: str) -> None:
         """Compare an ensemble with its members, as far as their configs say what they take and give."""

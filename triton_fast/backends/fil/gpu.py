@@ -93,7 +93,7 @@ class GpuForest:
         only = pieces[0] if len(pieces) == 1 else None
         memory = None
         try:
-            with library.cupy.cuda.Device(self.device):
+            with library.on(self.device):
                 # A client may have laid it anywhere; kernels read whole elements.
                 if isinstance(only, DeviceView) and only.device == self.device and only.address % _ITEM == 0:
                     address = only.address
@@ -145,7 +145,7 @@ class GpuForest:
 
     def close(self) -> None:
         """Let go of the forest; no instance may use it any more."""
-        with suppress(Exception), self._library.cupy.cuda.Device(self.device):
+        with suppress(Exception), self._library.on(self.device):
             del self._opened
         self.clean()
 

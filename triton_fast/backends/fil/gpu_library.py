@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -42,17 +42,24 @@ class Library:
     def open(self, checkpoint: bytes, device: int, layout: str, chunk: int | None) -> Opened:
         """Put a forest on a GPU. Raises what the library raises."""
         treelite = importlib.import_module("treelite")
-        with self.cupy.cuda.Device(device):
+        with self.on(device):
             return self.make(self.package, treelite.Model.deserialize_bytes(checkpoint), device, layout, chunk)
+
+    def on(self, device: int) -> AbstractContextManager[Any]:
+        """Return a context in which this thread works on a device."""
+        # Where a thread has no device, cupy goes back to the first one, which makes a context there.
+        driver.enter(device)
+        made: AbstractContextManager[Any] = self.cupy.cuda.Device(device)
+        return made
 
     def settle(self, device: int) -> None:
         """Wait for whatever is queued on a device, after an error: it may use memory that is about to be freed."""
-        with suppress(Exception):
+        with suppress(Exception), self.on(device):
             self.cupy.cuda.Device(device).synchronize()
 
     def clean(self, device: int) -> None:
         """Give memory that nobody uses back to the device."""
-        with suppress(Exception), self.cupy.cuda.Device(device):
+        with suppress(Exception), self.on(device):
             self.cupy.get_default_memory_pool().free_all_blocks()
         device_pool.trim()
 
