@@ -61,7 +61,8 @@ def test_where_instances_are(server: ServerProcess) -> None:
         "other": [("KIND_GPU", 1, [1])], "both": [("KIND_GPU", 1, [0]), ("KIND_CPU", 2, [])],
         "two": [("KIND_GPU", 2, [0])],
     }  # fmt: skip
-    assert index(server.http)["wrong"]["reason"] == "parameter 'chunk_size' must be a power of 2 from 1 to 32, got '5'"
+    reason = index(server.http)["wrong"]["reason"]
+    assert reason == "Invalid argument: parameter 'chunk_size' must be a power of 2 from 1 to 32, got '5'"
     assert "parameters without effect on GPUs: storage_type, blocks_per_sm" in server.log()
 
 
@@ -165,6 +166,6 @@ def test_without_nvforest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     with standin_cuda.opened():
         assert check.main([str(tmp_path)]) == 1
     told = capsys.readouterr().out
-    assert told.startswith("gpu/config.pbtxt:1:")
+    assert told.startswith("gpu/config.pbtxt:")
     assert reason in told
     assert "2 models, 1 with errors" in told

@@ -108,7 +108,7 @@ def test_a_backend_that_can_not_use_the_gpus_there_are(
     text = f'backend: "fil"\ninstance_group [ {{ {group} }} ]\n'
     findings = Checker([write(tmp_path, {"m/config.pbtxt": text, "m/1/xgboost.json": "{}"})], gpus=(0,)).run()
     assert [(one.file, one.line, one.text) for one in findings] == [
-        ("m/config.pbtxt", 2,
+        ("m/config.pbtxt", 1,
          "instance group m_0 of model m has kind KIND_GPU but backend 'fil' as installed runs on the CPU only: "
          "nvforest is not installed: pip install nvforest-cu13"),
     ][:told]  # fmt: skip
