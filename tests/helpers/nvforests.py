@@ -6,17 +6,36 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from tests.helpers import standin_cuda
 
 FOLDER = Path(__file__).with_name("fake_nvforest")
 OLDER = Path(__file__).with_name("fake_cuml")
+_NEEDED = inspect.Parameter.empty
+# What the server calls, and the rest of it: as in the sources in the wheel nvforest_cu12-26.10.0.
+SIGNATURES: dict[str, dict[str, Any]] = {
+    "load_from_treelite_model": {
+        "tl_model": _NEEDED, "device": "auto", "layout": "depth_first", "default_chunk_size": None,
+        "align_bytes": None, "precision": None, "device_id": None, "handle": None,
+    },
+    "GPUForestInferenceClassifier.predict_proba": {
+        "self": _NEEDED, "X": _NEEDED, "chunk_size": None,
+    },
+    "GPUForestInferenceClassifier.predict": {
+        "self": _NEEDED, "X": _NEEDED, "chunk_size": None, "threshold": None,
+    },
+    "GPUForestInferenceRegressor.predict": {
+        "self": _NEEDED, "X": _NEEDED, "chunk_size": None,
+    },
+}  # fmt: skip
 _NAMES = ("nvforest", "cupy", "cuml", "cuml.fil", "cuml.forests")
 
 
@@ -24,6 +43,16 @@ def environment(devices: int = 2, *, faults: str = "", **more: object) -> dict[s
     """Return the environment in which a server finds the stand-ins. ``faults``: see fake_nvforest/nvforest.py."""
     paths = os.pathsep.join(filter(None, (str(FOLDER), str(FOLDER.parents[2]), os.environ.get("PYTHONPATH", ""))))
     return {**standin_cuda.environment(devices, **more), "PYTHONPATH": paths, "FAKE_NVFOREST_FAULTS": faults}
+
+
+def check_signatures(package: Any, *, exact: bool = True) -> None:
+    """Compare a package with the one of which the stand-in was made; a later one may have more arguments."""
+    for name, expected in SIGNATURES.items():
+        found: Any = package
+        for part in name.split("."):
+            found = getattr(found, part)
+        own = {key: one.default for key, one in inspect.signature(found).parameters.items()}
+        assert {key: default for key, default in own.items() if exact or key in expected} == expected, name
 
 
 def _load(name: str, path: Path) -> ModuleType:

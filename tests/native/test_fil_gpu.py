@@ -1,12 +1,11 @@
 """Forests on GPUs: the backend over stand-ins of nvforest, cupy and the driver. Results are those of the CPU.
 
-The stand-ins' signatures were compared with the sources in the wheel nvforest_cu12-26.10.0; SIGNATURES are those.
+The stand-ins' signatures were compared with the sources in the wheel nvforest_cu12-26.10.0, see helpers/nvforests.py.
 """
 
 from __future__ import annotations
 
 import gc
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,21 +42,6 @@ IRIS = datasets.load_iris(return_X_y=True)
 CANCER = datasets.load_breast_cancer(return_X_y=True)
 DIABETES = datasets.load_diabetes(return_X_y=True)
 ON_GPU = "instance_group { kind: KIND_GPU }\n"
-SIGNATURES = {
-    "load_from_treelite_model": {
-        "tl_model": inspect.Parameter.empty, "device": "auto", "layout": "depth_first", "default_chunk_size": None,
-        "align_bytes": None, "precision": None, "device_id": None, "handle": None,
-    },
-    "GPUForestInferenceClassifier.predict_proba": {
-        "self": inspect.Parameter.empty, "X": inspect.Parameter.empty, "chunk_size": None,
-    },
-    "GPUForestInferenceClassifier.predict": {
-        "self": inspect.Parameter.empty, "X": inspect.Parameter.empty, "chunk_size": None, "threshold": None,
-    },
-    "GPUForestInferenceRegressor.predict": {
-        "self": inspect.Parameter.empty, "X": inspect.Parameter.empty, "chunk_size": None,
-    },
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -145,12 +129,7 @@ def both(tmp_path: Path, fill: Any, rows: Array, name: str = "checkpoint.tl", co
 
 
 def test_the_stand_in_has_the_signatures_of_the_real_package(forests: ModuleType) -> None:
-    for name, expected in SIGNATURES.items():
-        found: Any = forests
-        for part in name.split("."):
-            found = getattr(found, part)
-        own = inspect.signature(found).parameters
-        assert {key: one.default for key, one in own.items()} == expected, name
+    nvforests.check_signatures(forests)
 
 
 # ---- results
