@@ -109,7 +109,7 @@ class FilModel(BackendModel):
         return not any(gpu_library.lost(device) for device in list(self._gpus))
 
     def trim(self, keep: int) -> None:
-        """What the libraries on GPUs keep for the next call goes; there is no telling how much."""
+        """Give back what is kept on GPUs for the next call; it can not be told how much of it to keep."""
         for gpu in list(self._gpus.values()):
             gpu.clean()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from triton_fast._native.cuda import device_pool, driver
+from triton_fast._native.cuda import driver
 from triton_fast.errors import Unavailable
 
 _LIMIT = 500
@@ -58,10 +58,9 @@ class Library:
             self.cupy.cuda.Device(device).synchronize()
 
     def clean(self, device: int) -> None:
-        """Give memory that nobody uses back to the device."""
+        """Give memory that cupy keeps for its next array back to the device."""
         with suppress(Exception), self.on(device):
             self.cupy.get_default_memory_pool().free_all_blocks()
-        device_pool.trim()
 
 
 def library() -> Library:
