@@ -24,7 +24,7 @@ from tests.helpers.models import counters_at_base  # noqa: E402
 from tests.native.test_fil import io, parameters, saved, write  # noqa: E402
 from triton_fast import config as configs  # noqa: E402
 from triton_fast._native.core.model import ModelHandle  # noqa: E402
-from triton_fast._native.cuda import driver  # noqa: E402
+from triton_fast._native.cuda import device_pool, driver  # noqa: E402
 from triton_fast._native.cuda.device_pool import DeviceMemory  # noqa: E402
 from triton_fast._native.ort import drive  # noqa: E402
 from triton_fast.backends.base import InstanceSpec, LoadContext  # noqa: E402
@@ -300,6 +300,7 @@ def test_closing_gives_everything_back(tmp_path: Path, forests: ModuleType, fake
     one.close()
     forests.opened.clear()
     gc.collect()
+    device_pool.trim()
     held = fake.held()
     assert (held["allocations"], held["streams"]) == (0, 0)
     (found,) = one.run(ROWS)
@@ -396,7 +397,7 @@ def test_an_error_of_the_driver_ends_one_batch(
     tmp_path: Path, forests: ModuleType, fake: standin_cuda.StandIn, function: str, kind: type[Exception]
 ) -> None:
     one = opened(forest(tmp_path, PROBA))
-    one.model.trim(0)
+    device_pool.trim()
     code = standin_cuda.OUT_OF_MEMORY if kind is Unavailable else 1
     # Memory is asked for again when what was kept has been given back.
     for nth in (2, 1) if kind is Unavailable else (1,):
@@ -408,7 +409,7 @@ def test_an_error_of_the_driver_ends_one_batch(
 
 def test_memory_that_results_lack(tmp_path: Path, forests: ModuleType, fake: standin_cuda.StandIn) -> None:
     one = opened(forest(tmp_path, PROBA))
-    one.model.trim(0)
+    device_pool.trim()
     # The first is the server's for the rows, the second widens them to the model's datatype.
     fake.fail("cuMemAlloc_v2", nth=2)
     (answer,) = one.run(ROWS)
