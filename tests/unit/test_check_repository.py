@@ -144,3 +144,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 )
 def test_locate(text: str, message: str, place: tuple[int, int]) -> None:
     assert locate(text, message) == place
+
+
+@pytest.mark.parametrize(("group", "told"), [("kind: KIND_GPU", True), ("kind: KIND_AUTO", False), ("", False)])
+def test_a_backend_that_can_not_use_the_gpus_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, told: bool
+) -> None:
+    from triton_fast.backends.fil import gpu_library
+
+    monkeypatch.setattr(gpu_library, "why_not", lambda: "nvforest is not installed: pip install nvforest-cu13")
+    text = f'backend: "fil"\ninstance_group [ {{ {group} }} ]\n'
+    findings = Checker([write(tmp_path, {"m/config.pbtxt": text, "m/1/xgboost.json": "{}"})], gpus=(0,)).run()
+    assert [(one.file, one.line, one.text) for one in findings] == [
+        ("m/config.pbtxt", 1,
+         "instance group m_0 of model m has kind KIND_GPU but backend 'fil' as installed runs on the CPU only: "
+         "nvforest is not installed: pip install nvforest-cu13"),
+    ][:told]  # fmt: skip
+    monkeypatch.setattr(gpu_library, "why_not", str)
+    assert Checker([tmp_path], gpus=(0,)).run() == []

@@ -38,3 +38,5 @@ class Forest:
     def __init__(self, path: str, kind: str, unknown_fields: bool = False) -> None: ...
     def set_postprocessor(self, name: str) -> None:
         """Change what is done with the sums. Not once an instance runs."""
+    def serialize(self) -> bytes:
+        """Return the model as it is now, as a treelite checkpoint."""

@@ -42,3 +42,9 @@ class ForestInstance(NativeInstance):
 
 def predict(forest: Forest, rows: Any, threads: int = 1) -> bytes:
     """Return the scores, FP32, of a buffer of FP32 rows."""
+
+def reduce(scores: Any, out: Any, width: int, *, pair: bool = False, threshold: float = 0.5) -> None:
+    """Write class numbers, or of one probability two, of rows of scores into ``out``; both are buffers of FP32.
+
+    The same rules as of an instance, for scores that were made elsewhere.
+    """

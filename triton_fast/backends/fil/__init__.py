@@ -1,4 +1,4 @@
-"""The FIL backend: gradient-boosted trees and random forests, run by treelite's GTIL without the GIL."""
+"""The FIL backend: gradient-boosted trees and random forests, run by treelite's GTIL, or on GPUs by nvforest."""
 
 from __future__ import annotations
 

@@ -6,15 +6,19 @@ Source of names and rules: Triton's FIL backend. Knows configs and forests, noth
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
+from triton_fast._native.arrays.pyarrays import ArrayInstance
 from triton_fast._native.fil.forest import Forest
 from triton_fast._native.fil.instance import ForestInstance
+from triton_fast._native.sched.instance import NativeInstance
 from triton_fast.backends import trial
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
-from triton_fast.backends.fil import library, probe
-from triton_fast.backends.fil.settings import Settings, model_path, read, seconds
+from triton_fast.backends.fil import gpu_library, library, probe
+from triton_fast.backends.fil.gpu import GpuCall, GpuForest, Shape
+from triton_fast.backends.fil.settings import Settings, model_path, read, read_gpu, seconds
 from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.backends.values import default_max_batch_size
 from triton_fast.config import ConfigError, ModelTensor, complete_from_model
@@ -38,6 +42,14 @@ class FilBackend(Backend):
     def datatypes(self) -> frozenset[DataType]:
         return DATATYPES
 
+    @property
+    def gpu(self) -> bool:
+        return not gpu_library.why_not()
+
+    @property
+    def no_gpu(self) -> str:
+        return gpu_library.why_not()
+
     def complete_config(self, context: LoadContext) -> Any:
         config = context.config
         if config.input and config.output:
@@ -60,7 +72,7 @@ class FilBackend(Backend):
 
 
 class FilModel(BackendModel):
-    """One opened version: a forest that all instances share."""
+    """One opened version: a forest that all instances on the CPU share, and one on each GPU that has any."""
 
     def __init__(self, context: LoadContext) -> None:
         self._context = context
@@ -72,22 +84,68 @@ class FilModel(BackendModel):
         if settings.predict_proba and forest.task == _MULTI and margins:
             # A tree for each class gives margins; leaves that hold all classes are probabilities already.
             forest.set_postprocessor("softmax")
-        if settings.ignored:
-            log.info(f"parameters without effect on the CPU: {', '.join(settings.ignored)}", model=context.name)
-
-    def create_instance(self, spec: InstanceSpec) -> ForestInstance:
-        settings, forest = self._settings, self._forest
         classifier = _is_classifier(forest, settings)
+        self._classes = classifier and not settings.predict_proba
+        self._pair = classifier and settings.predict_proba and forest.width == 1 and self._width == 2
+        self._threads = settings.threads or max(1, context.threads_per_instance)
+        self._lock = threading.Lock()
+        self._gpus: dict[int, GpuForest] = {}
+        self._calls: list[GpuCall] = []
+        on_gpu = any(group.kind == group.KIND_GPU for group in context.config.instance_group)
+        self._gpu_settings = read_gpu(context.config) if on_gpu else None
+        ignored, where = (settings.ignored, "the CPU") if self._gpu_settings is None else (
+            self._gpu_settings.ignored, "GPUs"
+        )  # fmt: skip
+        if ignored:
+            log.info(f"parameters without effect on {where}: {', '.join(ignored)}", model=context.name)
+
+    def create_instance(self, spec: InstanceSpec) -> NativeInstance:
+        if spec.kind == "KIND_GPU":
+            return self._on_gpu(spec)
         return ForestInstance(
-            forest, self._context.config.max_batch_size, self._dims,
-            classes=classifier and not settings.predict_proba,
-            pair=classifier and settings.predict_proba and forest.width == 1 and self._width == 2,
-            threshold=settings.threshold, threads=settings.threads or max(1, self._context.threads_per_instance),
-            name=spec.name,
+            self._forest, self._context.config.max_batch_size, self._dims, classes=self._classes, pair=self._pair,
+            threshold=self._settings.threshold, threads=self._threads, name=spec.name,
         )  # fmt: skip
 
+    def is_ready(self) -> bool:
+        return not any(gpu_library.lost(device) for device in list(self._gpus))
+
+    def trim(self, keep: int) -> None:
+        """Give back what is kept on GPUs for the next call; it can not be told how much of it to keep."""
+        for gpu in list(self._gpus.values()):
+            gpu.clean()
+
     def close(self) -> None:
-        """Nothing to do: the forest goes with the last instance."""
+        """The forest on the CPU goes with the last instance."""
+        with self._lock:
+            calls, self._calls = self._calls, []
+            gpus, self._gpus = list(self._gpus.values()), {}
+        for call in calls:
+            call.release()
+        while gpus:
+            gpu = gpus.pop()
+            gpu.close()
+
+    def _on_gpu(self, spec: InstanceSpec) -> ArrayInstance:
+        context, settings = self._context, self._gpu_settings
+        # Instances may be changed on a version that is open.
+        settings = read_gpu(context.config) if settings is None else settings
+        context.host.use_gpu(spec.device)
+        batch = context.config.max_batch_size
+        with self._lock:
+            gpu = self._gpus.get(spec.device)
+            if gpu is None:
+                gpu = self._gpus[spec.device] = GpuForest(context.name, self._forest, spec.device, settings)
+            call = GpuCall(
+                context.name, gpu, Shape(
+                    self._classes, self._pair, self._settings.threshold, self._dims,
+                    2 if self._pair else 1 if self._classes else self._forest.width, batch > 0,
+                ),
+                cpu=(self._forest, self._threads), transfer_threshold=settings.transfer_threshold,
+                on_lost=context.host.changed,
+            )  # fmt: skip
+            self._calls.append(call)
+        return ArrayInstance(call, 1, 1, batch, spec.name, gpu=spec.device)
 
 
 def _is_classifier(forest: Forest, settings: Settings) -> bool:

@@ -20,6 +20,14 @@ GPU_ONLY = (
     "storage_type", "algo", "blocks_per_sm", "threads_per_tree", "transfer_threshold", "layout", "chunk_size",
     "use_experimental_optimizations",
 )  # fmt: skip
+# Of them, those without effect on a GPU: what runs there has no such choice.
+NOWHERE = ("storage_type", "blocks_per_sm", "use_experimental_optimizations")
+LAYOUTS = ("depth_first", "breadth_first", "layered")
+# How nodes lie in memory, as Triton's names say it.
+_ALGORITHMS = {
+    "ALGO_AUTO": "depth_first", "NAIVE": "breadth_first", "TREE_REORG": "layered", "BATCH_TREE_REORG": "layered",
+}  # fmt: skip
+_CHUNKS = (1, 2, 4, 8, 16, 32)
 _TRUE = ("true", "1")
 _FALSE = ("false", "0")
 
@@ -35,6 +43,50 @@ class Settings:
     unknown_fields: bool
     threads: int
     ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GpuSettings:
+    """``chunk``: rows that a block of threads takes at once, None: the library chooses. ``transfer_threshold``: batches
+    of up to so many rows that come from the CPU's memory run there."""
+
+    layout: str
+    chunk: int | None
+    transfer_threshold: int
+    ignored: tuple[str, ...]
+
+
+def read_gpu(config: Any) -> GpuSettings:
+    """Return the settings of a model's instances on GPUs. Raises InvalidArg, which names the parameter."""
+    given = {key: value.string_value.strip() for key, value in config.parameters.items()}
+    algorithm = given.get("algo") or "ALGO_AUTO"
+    layout = given.get("layout", "").lower() or _ALGORITHMS.get(algorithm.upper(), "")
+    if not layout:
+        raise InvalidArg(f"parameter 'algo' must be one of {', '.join(_ALGORITHMS)}, got '{algorithm}'")
+    if layout not in LAYOUTS:
+        raise InvalidArg(f"parameter 'layout' must be one of {', '.join(LAYOUTS)}, got '{given['layout']}'")
+    chunk = _power(given, "chunk_size")
+    # Consecutive threads that share a tree take a row each: the same thing by its older name, whose default is 1.
+    threads = _power(given, "threads_per_tree")
+    if chunk is None and threads != 1:
+        chunk = threads
+    try:
+        limit = int(given.get("transfer_threshold") or "0")
+    except ValueError:
+        limit = -1
+    if limit < 0:
+        raise InvalidArg(
+            f"parameter 'transfer_threshold' must be a number of rows, got '{given['transfer_threshold']}'"
+        )
+    return GpuSettings(layout, chunk, limit, tuple(key for key in NOWHERE if key in given))
+
+
+def _power(given: Mapping[str, str], key: str) -> int | None:
+    text = given.get(key) or "0"
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else -1
+    if value and value not in _CHUNKS:
+        raise InvalidArg(f"parameter '{key}' must be a power of 2 from 1 to 32, got '{text}'")
+    return value or None
 
 
 def read(config: Any, version_dir: Path) -> Settings:

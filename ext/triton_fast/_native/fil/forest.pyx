@@ -242,3 +242,13 @@ cdef class Forest:
         if treelite().set_header(self.model, b"postprocessor", frame) != 0:
             refuse()
         self.postprocessor = name
+
+    def serialize(self):
+        cdef const char* data = NULL
+        cdef size_t n = 0
+        cdef int status
+        with nogil:
+            status = treelite().serialize(self.model, &data, &n)
+        if status != 0:
+            refuse()
+        return data[:n]     # the memory is the thread's, until its next call

@@ -224,3 +224,19 @@ def predict(Forest forest not None, rows not None, int threads=1):
     if status != 0:
         refuse()
     return bytes(made)
+
+
+def reduce(scores not None, out not None, int width, *, bint pair=False, float threshold=0.5):
+    """From scores that another library made; see the stub."""
+    cdef const float[::1] given = memoryview(scores).cast("B").cast("f")
+    cdef float[::1] made = memoryview(out).cast("B").cast("f")
+    cdef Py_ssize_t rows = len(given) // width if width > 0 else 0
+    cdef Run s
+    if rows < 1 or len(given) != rows * width or (pair and width != 1) or len(made) != rows * (2 if pair else 1):
+        raise InvalidArg("the scores do not fit the output")
+    memset(&s, 0, sizeof(s))
+    s.width = width
+    s.shape = PAIR if pair else CLASS
+    s.threshold = threshold
+    with nogil:
+        finish(&s, &given[0], &made[0], rows)

@@ -21,6 +21,7 @@ cdef struct Treelite:
     load_fn load_binary
     load_fn load_lightgbm
     int (*load_checkpoint)(const char* path, void** model) noexcept nogil
+    int (*serialize)(void* model, const char** out, size_t* n) noexcept nogil
     int (*free_model)(void* model) noexcept nogil
     int (*count_features)(void* model, int* out) noexcept nogil
     int (*count_trees)(void* model, size_t* out) noexcept nogil

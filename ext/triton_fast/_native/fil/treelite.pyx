@@ -79,6 +79,7 @@ cdef int bind(void* handle) except -1:
     (<void**>&table.load_binary)[0] = find(handle, "TreeliteLoadXGBoostModelLegacyBinary")
     (<void**>&table.load_lightgbm)[0] = find(handle, "TreeliteLoadLightGBMModel")
     (<void**>&table.load_checkpoint)[0] = find(handle, "TreeliteDeserializeModelFromFile")
+    (<void**>&table.serialize)[0] = find(handle, "TreeliteSerializeModelToBytes")
     (<void**>&table.free_model)[0] = find(handle, "TreeliteFreeModel")
     (<void**>&table.count_features)[0] = find(handle, "TreeliteQueryNumFeature")
     (<void**>&table.count_trees)[0] = find(handle, "TreeliteQueryNumTree")
