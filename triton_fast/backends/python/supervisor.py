@@ -6,7 +6,6 @@ lives as long as any worker. It never waits for a worker, a lock that is held fo
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import heapq
 import itertools
@@ -118,9 +117,8 @@ class Supervisor:
         self._watched.discard(process)
 
     def keep(self, resident: Resident) -> None:
-        """Have it closed before the thread ends; one at a time."""
-        if self.resident is None and self is _shared:
-            atexit.register(self.join, LINGER_S)
+        """Have it closed before the thread ends, and not soon: it is wanted now. One at a time."""
+        self._idle_since = None
         self.resident = resident
 
     def register(self, fd: int, events: int, ready: Callable[[int], None]) -> None:
@@ -156,10 +154,9 @@ class Supervisor:
 
     def _is_done(self) -> bool:
         with self._lock:
-            if self._jobs or self._watched:
+            if self._watched:
                 self._idle_since = None
-                return False
-            if self._lingers():
+            if self._jobs or self._watched or self._lingers():
                 return False
             # Whoever posts from now on starts another thread; what follows is done before it begins.
             if self.resident is not None:

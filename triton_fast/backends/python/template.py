@@ -28,8 +28,8 @@ OPTION = "--template"
 READY = b"ready"
 _ANSWER = struct.Struct("<q")
 # A template that takes longer is not waited for; nor is one that does not answer, which never takes more than some ms.
-READY_LIMIT_S = 20.0
-COPY_LIMIT_S = 5.0
+READY_LIMIT_S = 10.0
+COPY_LIMIT_S = 2.0
 # Errors of the system that pass.
 _PASSING = (errno.EAGAIN, errno.ENOMEM)
 
@@ -130,9 +130,9 @@ class Template:
             self._process.kill()
             self._process.wait()
             # Nobody knows of a copy whose number comes too late.
-            number = self._answer(0)
-            if number > 0:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                number = self._answer(0)
+                if number > 0:
                     os.kill(number, signal.SIGKILL)
                     os.waitpid(number, 0)
         self._socket.close()
@@ -184,6 +184,7 @@ def find(kind: Kind, supervisor: Supervisor) -> Template | None:
     found = supervisor.resident
     if isinstance(found, Template):
         if found.kind == kind and (found.failed or not found.closed):
+            supervisor.keep(found)
             return None if found.failed else found
         found.close()
     made = Template(kind, supervisor)

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 from typing import Any, Callable
 
@@ -39,14 +40,22 @@ def serve(fd: int, native: str, end_with_parent: Callable[[], None]) -> list[str
         if not asked or _files(client) != files:
             # Not what a worker that starts now would import.
             os._exit(0)
+        # At its end the copy leads a session, or has ended: the server may end it by its number.
+        reading, writing = os.pipe()
         try:
-            if client.fork_sibling() == 0:
-                end_with_parent()
-                return _become_worker(pipe, fds, server)
+            number = client.fork_sibling()
         except (OSError, RuntimeError) as error:
-            pipe.send(ANSWER.pack(-(getattr(error, "errno", None) or 1)))
-        for one in fds:
+            number = -(getattr(error, "errno", None) or 1)
+        if number == 0:
+            end_with_parent()
+            pipe.close()
+            os.close(reading)
+            return _become_worker(fds, server, writing)
+        for one in (*fds, writing):
             os.close(one)
+        os.read(reading, 1)
+        os.close(reading)
+        pipe.send(ANSWER.pack(number))
 
 
 def _prepare(native: str) -> Any:
@@ -91,23 +100,24 @@ def _files(client: Any) -> list[tuple[int, int, int]]:
     return found
 
 
-def _become_worker(pipe: socket.socket, fds: list[int], server: int) -> list[str]:
+def _become_worker(fds: list[int], server: int, waited: int) -> list[str]:
+    os.setsid()
+    with contextlib.suppress(OSError, ValueError):
+        _rename()
+    os.close(waited)
     if os.getppid() != server:
         os._exit(1)
-    os.setsid()
     control, out, err, *region = fds
     for fd, to in ((out, 1), (err, 2)):
         os.dup2(fd, to)
         os.close(fd)
+    # What Python before 3.13 leaves as it was.
+    with contextlib.suppress(AttributeError):
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     # Seeded when it was imported.
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()
-    with contextlib.suppress(OSError, ValueError):
-        _rename()
-    # From here on the server may end it.
-    pipe.send(ANSWER.pack(os.getpid()))
-    pipe.close()
     return [str(control), *(map(str, region) if region else _NO_REGION)]
 
 
