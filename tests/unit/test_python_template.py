@@ -45,7 +45,7 @@ signal.pthread_kill(main, 0)
 numbers = np.arange(250_000, dtype=np.float64).reshape(500, 500)
 facts = {
     "folder": os.getcwd(), "variables": dict(os.environ), "path": sys.path, "flags": list(sys.flags), "argv": sys.argv,
-    "main": __main__.__file__, "handlers": {str(n): str(signal.getsignal(n)).partition(" at ")[0] for n in range(1, 32)},
+    "main": __main__.__file__, "handlers": [str(signal.getsignal(n)).partition(" at ")[0] for n in range(1, 32)],
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "leads": os.getsid(0) == os.getpid(),
     "parent": os.getppid(), "dies_with": dies_with(), "limits": [resource.getrlimit(n) for n in range(10)],
     "cores": sorted(os.sched_getaffinity(0)), "nice": os.getpriority(os.PRIO_PROCESS, 0), "umask": os.umask(0o22),

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import IO, Protocol
 
 from triton_fast.backends.python.supervisor import Supervisor
 
@@ -40,16 +40,16 @@ class Child(Protocol):
     @property
     def pid(self) -> int: ...
     @property
-    def stdout(self) -> BinaryIO | None: ...
+    def stdout(self) -> IO[bytes] | None: ...
     @property
-    def stderr(self) -> BinaryIO | None: ...
+    def stderr(self) -> IO[bytes] | None: ...
     def poll(self) -> int | None: ...
 
 
 class Copy:
     """A Child that a template made."""
 
-    def __init__(self, pid: int, stdout: BinaryIO, stderr: BinaryIO) -> None:
+    def __init__(self, pid: int, stdout: IO[bytes], stderr: IO[bytes]) -> None:
         self.pid = pid
         self.stdout = stdout
         self.stderr = stderr

@@ -80,7 +80,7 @@ class WorkerProcess:
 
     def __init__(
         self, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS,
-        source: template.Template | None = None,
+        origin: template.Template | None = None,
     ) -> None:  # fmt: skip
         """Start it. On the supervisor's thread, for others ``start``. Raises Internal."""
         self.launch = launch
@@ -104,7 +104,7 @@ class WorkerProcess:
         try:
             with theirs:
                 passed = [theirs.fileno(), *fds]
-                made = source.copy(passed) if source is not None else None
+                made = origin.copy(passed) if origin is not None else None
                 self._child = made if made is not None else _started(launch, passed)
         except ServerError:
             ours.close()
@@ -131,16 +131,14 @@ class WorkerProcess:
     # ---- any thread
 
     @classmethod
-    def start(
-        cls, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS
-    ) -> WorkerProcess:
+    def start(cls, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS) -> WorkerProcess:
         """Start one, by copying a template where that can be, and wait until it runs. Raises Internal."""
-        source, kind = None, launch.kind
+        origin, kind = None, launch.kind
         if kind is not None:
-            source = supervisor.call(lambda: template.find(kind, supervisor)).result()
-            if source is not None and not source.wait():
-                source = None
-        return supervisor.call(lambda: cls(launch, owner, supervisor, fds, source)).result()
+            origin = supervisor.call(lambda: template.find(kind, supervisor)).result()
+            if origin is not None and not origin.wait():
+                origin = None
+        return supervisor.call(lambda: cls(launch, owner, supervisor, fds, origin)).result()
 
     def request(self, message: Message, blob: bytes = b"") -> Future[Any]:
         """Send a message that wants an answer; the future gets its value, or a ServerError."""

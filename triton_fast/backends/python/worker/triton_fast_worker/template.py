@@ -91,9 +91,9 @@ def _prepare(native: str) -> Any:
 def _files(client: Any) -> list[tuple[int, int, int]]:
     """Tell one installation of numpy and the client from the next."""
     found = []
-    for module in (sys.modules["numpy"], client):
+    for file in (sys.modules["numpy"].__file__, client.__file__):
         try:
-            status = os.stat(module.__file__)
+            status = os.stat(file or "")
         except OSError:
             return []
         found.append((status.st_ino, status.st_size, status.st_mtime_ns))
