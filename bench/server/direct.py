@@ -1,8 +1,8 @@
 """A plain loop around a framework, for bench.server.backends: started once, it runs when it is told to.
 
-``python -m bench.server.direct FORM FOLDER THREADS``. Each line of JSON on stdin has ``seconds`` and ``sizes``, how often
-there was a batch of each size; it runs batches of those sizes, mixed, and answers with a line: rows per second, ms a
-call, ms of the processor a row. It knows no server.
+``python -m bench.server.direct FORM FOLDER THREADS``. Each line of JSON on stdin has ``seconds`` and ``sizes`` (batches
+of each size); it runs batches of those sizes, mixed, and answers with a line: rows per second, ms a call, ms of the
+processor a row. It knows no server.
 """
 
 from __future__ import annotations

@@ -146,11 +146,15 @@ class Supervisor:
         selector = self._selector = selectors.DefaultSelector()
         selector.register(self._wake_fd, selectors.EVENT_READ, self._woken)
         while not self._is_done():
-            for key, events in selector.select(self._wait_s()):
-                # One of the handlers before may have taken it out.
-                if key.fd in selector.get_map():
-                    self._guarded(key.data, events)
+            self._take_events(selector)
             self._run_due()
+
+    def _take_events(self, selector: selectors.BaseSelector) -> None:
+        """Wait and act. What names a handler ends with the call: the next wait may be long, and handlers hold models."""
+        for key, events in selector.select(self._wait_s()):
+            # One of the handlers before may have taken it out.
+            if key.fd in selector.get_map():
+                self._guarded(key.data, events)
 
     def _is_done(self) -> bool:
         with self._lock:
@@ -177,6 +181,7 @@ class Supervisor:
             return False
         if self._idle_since is None:
             self._idle_since = self.clock()
+            self._timers.clear()  # of workers that have ended
         return self.clock() - self._idle_since < LINGER_S
 
     def _hurry(self) -> None:
