@@ -1,6 +1,6 @@
 """What reloads cost clients that ask all the time, and how fast the index of many models is. Prints; asserts nothing.
 
-Run from the repository root as ``python -m bench.server.reload [--rate N] [--reloads N] [--models N]``.
+Run from the repository root as ``python -m bench.server.reload [--rate N] [--reloads N] [--models N] [--plainly]``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CALM_S = 5.0
 ASKED = 500
 
 
-def under_load(rate: int, count: int) -> None:
+def under_load(rate: int, count: int, *flags: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         site = Site(Path(folder))
-        with ServerProcess(site.root, *EXPLICIT) as process, Control(process.http) as control:
+        with ServerProcess(site.root, *EXPLICIT, *flags) as process, Control(process.http) as control:
             clients = Clients(site, process.http, process.grpc, rate)
             with clients.running():
                 clients.wait(20)
@@ -59,9 +59,11 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=500)
     parser.add_argument("--reloads", type=int, default=50)
     parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--plainly", action="store_true", help="workers of Python models start without a template")
     given = parser.parse_args()
-    index(given.models)
-    under_load(given.rate, given.reloads)
+    if given.models:
+        index(given.models)
+    under_load(given.rate, given.reloads, *(["--backend-config=python,worker-template=no"] if given.plainly else []))
 
 
 if __name__ == "__main__":

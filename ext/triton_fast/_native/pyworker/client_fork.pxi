@@ -14,23 +14,32 @@ cdef extern from * nogil:
     #include <sys/prctl.h>
     #include <sys/syscall.h>
     #include <unistd.h>
-    /* The C library's fork makes children only. What it does for the copy is done here: the number of the thread that
-       the library keeps is at the address that the kernel clears at the thread's end. */
+    /* The C library's fork makes children only. What it does for a copy with one thread is done here: the number of the
+       thread that the library keeps is at the address that the kernel clears at the thread's end, and the kernel forgets
+       where the thread's list of robust locks is. */
     static long tf_clone_sibling(void) {
     #if defined(PR_GET_TID_ADDRESS) && (defined(__x86_64__) || defined(__aarch64__))
         unsigned long flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
         int *tid = NULL;
+        void *locks = NULL;
+        size_t size = 0;
+        long pid;
         if (prctl(PR_GET_TID_ADDRESS, &tid, 0, 0, 0) != 0)
             return -1;
         if (tid == NULL || *tid != (int)syscall(SYS_gettid)) {
             errno = ENOSYS;     /* a library that keeps it elsewhere */
             return -1;
         }
+        if (syscall(SYS_get_robust_list, 0, &locks, &size) != 0)
+            size = 0;
     #if defined(__x86_64__)
-        return syscall(SYS_clone, flags, NULL, NULL, tid, NULL);
+        pid = syscall(SYS_clone, flags, NULL, NULL, tid, NULL);
     #else
-        return syscall(SYS_clone, flags, NULL, NULL, NULL, tid);
+        pid = syscall(SYS_clone, flags, NULL, NULL, NULL, tid);
     #endif
+        if (pid == 0 && size != 0)
+            syscall(SYS_set_robust_list, locks, size);
+        return pid;
     #else
         errno = ENOSYS;
         return -1;
