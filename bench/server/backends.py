@@ -1,12 +1,14 @@
 """What the server costs around each framework: throughput at 32 connections against a plain loop, and copies.
 
 Run from the repository root as ``python -m bench.server.backends [--rounds N] [--seconds N] [--only NAME]``. Both have
-the same model, threads and size of batch; their rounds alternate, and each pair gives a ratio. Prints; asserts nothing.
+the same model and threads, and the loop runs batches of the sizes that the server has just run, as often; their rounds
+alternate, and each pair gives a ratio. Prints; asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import importlib.util
 import json
@@ -16,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,15 +133,19 @@ def compute(x):
     return x
 
 
+def answer(rows):
+    made = compute(np.concatenate(rows) if len(rows) > 1 else rows[0])
+    found, at = [], 0
+    for one in rows:
+        found.append(made[at : at + len(one)])
+        at += len(one)
+    return found
+
+
 class TritonPythonModel:
     def execute(self, requests):
         rows = [pb_utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
-        made = compute(np.concatenate(rows) if len(rows) > 1 else rows[0])
-        found, at = [], 0
-        for one in rows:
-            found.append(pb_utils.InferenceResponse([pb_utils.Tensor("y", made[at : at + len(one)])]))
-            at += len(one)
-        return found
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("y", y)]) for y in answer(rows)]
 """
 
 
@@ -155,6 +162,8 @@ class Form:
     out: int = SIZE
     x: str = "x"
     y: str = "y"
+    # Another loop to compare with.
+    bare: str = ""
 
     def config(self, threads: int) -> str:
         more = f'parameters {{ key: "{self.threads}" value {{ string_value: "{threads}" }} }}' if self.threads else ""
@@ -173,7 +182,7 @@ FORMS = {
     "torchscript": Form("pytorch", write_script, "torch", "INTRA_OP_THREAD_COUNT"),
     "exported": Form("pytorch", write_exported, "torch", "INTRA_OP_THREAD_COUNT"),
     "class": Form("pytorch", write_class, "torch", "INTRA_OP_THREAD_COUNT"),
-    "python": Form("python", write_python, "numpy"),
+    "python": Form("python", write_python, "numpy", bare="python_bare"),
 }
 
 
@@ -201,13 +210,13 @@ def request(form: Form) -> Any:
     return Request("backends", head + tensor, headers, CONNECTIONS)
 
 
-def counted(port: int) -> tuple[int, int]:
-    """Inferences and executions."""
+def batches(port: int) -> dict[int, int]:
+    """How many there were of each size."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("GET", f"/v2/models/{MODEL}/stats")
     row = json.loads(connection.getresponse().read())["model_stats"][0]
     connection.close()
-    return row["inference_count"], row["execution_count"]
+    return {one["batch_size"]: one["compute_infer"]["count"] for one in row["batch_stats"]}
 
 
 class Direct:
@@ -220,10 +229,10 @@ class Direct:
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, seconds: float, rows: int) -> Any:
+    def run(self, seconds: float, sizes: Mapping[int, int]) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{seconds} {rows}\n")
+        self._process.stdin.write(json.dumps({"seconds": seconds, "sizes": sizes}) + "\n")
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
@@ -237,12 +246,12 @@ class Direct:
         self._process.wait(30)
 
 
-def processor_ms(direct: Direct) -> float:
-    """Of the server, which is this process, and of its workers."""
+def processor_ms(others: Collection[int]) -> float:
+    """Of the server, which is this process, and of its workers; ``others`` are processes that are none."""
     own = psutil.Process()
     used = sum(own.cpu_times()[:2])
     for child in own.children(recursive=True):
-        if child.pid != direct.pid:
+        if child.pid not in others:
             used += sum(child.cpu_times()[:2])
     return used * 1e3
 
@@ -283,21 +292,27 @@ class Watched:
 
 @dataclass(frozen=True)
 class Pair:
-    """A round of each: rows per second, rows of a batch, ms of a call, and the loop's processor time over the server's.
+    """A round of each: rows per second, and the loop's processor time over the server's.
 
+    ``sizes``: the server's batches; ``ms``: of a call, on average; ``bare``: the same two ratios with the other loop.
     On a machine that others use too, processor time says more than the clock.
     """
 
     rate: float
-    batch: int
+    sizes: Mapping[int, int]
     plain: float
     ms: float
     processor: float
+    bare: tuple[float, float] | None
+
+    @property
+    def ratio(self) -> float:
+        return self.rate / self.plain
 
 
 def measure(name: str, rounds: int, seconds: float, threads: int) -> None:
     form = FORMS[name]
-    with tempfile.TemporaryDirectory() as scratch, Watched() as watched:
+    with tempfile.TemporaryDirectory() as scratch, Watched() as watched, contextlib.ExitStack() as stack:
         root = Path(scratch) / "models"
         folder = root / MODEL / "1"
         folder.mkdir(parents=True)
@@ -305,45 +320,57 @@ def measure(name: str, rounds: int, seconds: float, threads: int) -> None:
             warnings.simplefilter("ignore")
             form.write(folder)
         (folder.parent / "config.pbtxt").write_text(form.config(threads))
-        with LocalServer(root) as server:
-            port, path = server.http[1], f"/v2/models/{MODEL}/infer"
-            wrk, direct = Wrk(Path(scratch), request(form), seconds), Direct(name, folder, threads)
-            try:
-                wrk.run(port, path, 1)
-                direct.run(0.5, MAX_BATCH)
-                pairs: list[Pair] = []
-                moved: dict[str, int] = {}
-                for _ in range(rounds):
-                    before, copied, used = counted(port), watched.counters(), processor_ms(direct)
-                    row = wrk.run(port, path)
-                    after, used = counted(port), processor_ms(direct) - used
-                    for key, value in watched.counters().items():
-                        moved[key] = moved.get(key, 0) + value - copied[key]
-                    runs, inferences = after[1] - before[1], after[0] - before[0]
-                    moved["requests"] = moved.get("requests", 0) + inferences
-                    batch = max(1, round(inferences / max(1, runs)))
-                    assert not any(row["errors"].values()), row["errors"]
-                    plain = direct.run(seconds, batch)
-                    pairs.append(
-                        Pair(row["rate"], batch, plain["rate"], plain["ms"], plain["cpu_ms"] * inferences / used)
-                    )
-                show(name, pairs, moved)
-            finally:
-                direct.close()
+        server = stack.enter_context(LocalServer(root))
+        port, path = server.http[1], f"/v2/models/{MODEL}/infer"
+        wrk = Wrk(Path(scratch), request(form), seconds)
+        loops = [stack.enter_context(contextlib.closing(Direct(one, folder, threads)))
+                 for one in (name, form.bare) if one]  # fmt: skip
+        others = {loop.pid for loop in loops}
+        wrk.run(port, path, 1)
+        for loop in loops:
+            loop.run(0.5, {MAX_BATCH: 1})
+        pairs: list[Pair] = []
+        moved: dict[str, int] = {"requests": 0}
+        for _ in range(rounds):
+            before, copied, used = batches(port), watched.counters(), processor_ms(others)
+            row = wrk.run(port, path)
+            used = processor_ms(others) - used
+            sizes = {size: count - before.get(size, 0) for size, count in batches(port).items()}
+            sizes = {size: count for size, count in sizes.items() if count}
+            for key, value in watched.counters().items():
+                moved[key] = moved.get(key, 0) + value - copied[key]
+            inferences = sum(size * count for size, count in sizes.items())
+            moved["requests"] += inferences
+            assert not any(row["errors"].values()), row["errors"]
+            plain, *bare = (loop.run(seconds, sizes) for loop in loops)
+            shares = [(row["rate"] / one["rate"], one["cpu_ms"] * inferences / used) for one in (plain, *bare)]
+            pairs.append(
+                Pair(row["rate"], sizes, plain["rate"], plain["ms"], shares[0][1], shares[1] if bare else None)
+            )
+        show(name, pairs, moved)
 
 
 def show(name: str, pairs: list[Pair], moved: dict[str, int]) -> None:
-    ratios = sorted(pair.rate / pair.plain for pair in pairs)
-
     def middle(key: str) -> float:
         return statistics.median(getattr(pair, key) for pair in pairs)
 
+    ratios = sorted(pair.ratio for pair in pairs)
+    sizes: Counter[int] = Counter()
+    for pair in pairs:
+        sizes.update(pair.sizes)
+    mean = sum(size * count for size, count in sizes.items()) / sizes.total()
+    often = ", ".join(f"{size} ({count / sizes.total():.0%})" for size, count in sizes.most_common(4))
     print(
         f"{name:12} server {middle('rate'):6.0f} rows/s, loop {middle('plain'):6.0f}, ratio "
         f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(pairs)} rounds), by processor "
-        f"time {middle('processor'):.2f}; batches of {middle('batch'):g}, {middle('ms'):.1f} ms each",
+        f"time {middle('processor'):.2f}\n"
+        f"{'':12} batches of {mean:.1f} rows on average, {middle('ms'):.1f} ms each; most often {often}",
         flush=True,
     )
+    bare = [pair.bare for pair in pairs if pair.bare is not None]
+    if bare:
+        rate, processor = (statistics.median(one[at] for one in bare) for at in (0, 1))
+        print(f"{'':12} against its matrix products alone: {rate:.2f}, by processor time {processor:.2f}", flush=True)
     requests = max(1, moved.pop("requests"))
     each = SIZE * 4
     if "copied_bytes" in moved:

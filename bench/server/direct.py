@@ -1,12 +1,15 @@
 """A plain loop around a framework, for bench.server.backends: started once, it runs when it is told to.
 
-``python -m bench.server.direct FORM FOLDER THREADS``; each line "SECONDS ROWS" on stdin is answered by a line of JSON:
-rows per second, ms a call. It knows no server.
+``python -m bench.server.direct FORM FOLDER THREADS``. Each line of JSON on stdin has ``seconds`` and ``sizes`` (batches
+of each size); it runs batches of those sizes, mixed, and answers with a line: rows per second, ms a call, ms of the
+processor a row. It knows no server.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import sys
 import time
 import warnings
@@ -95,13 +98,30 @@ def _class(torch: Any, folder: Path) -> Any:
     return module.eval()
 
 
-def python(folder: Path, threads: int) -> Prepare:
-    """The function that model.py has, called in this process."""
-    del threads
+def _functions(folder: Path) -> dict[str, Any]:
     source = (folder / "model.py").read_text().replace("import triton_python_backend_utils as pb_utils\n", "")
     names: dict[str, Any] = {}
     exec(source, names)  # noqa: S102
-    return lambda rows: lambda: names["compute"](rows)
+    return names
+
+
+def python(folder: Path, threads: int) -> Prepare:
+    """What model.py does with the arrays of a batch's requests, in this process: join, compute, cut apart."""
+    del threads
+    answer = _functions(folder)["answer"]
+
+    def prepare(rows: np.ndarray) -> Callable[[], Any]:
+        given = [rows[at : at + 1].copy() for at in range(len(rows))]
+        return lambda: answer(given)
+
+    return prepare
+
+
+def python_bare(folder: Path, threads: int) -> Prepare:
+    """Its matrix products alone, of an array that is whole already."""
+    del threads
+    compute = _functions(folder)["compute"]
+    return lambda rows: lambda: compute(rows)
 
 
 FORMS: dict[str, Callable[[Path, int], Prepare]] = {
@@ -112,6 +132,7 @@ FORMS: dict[str, Callable[[Path, int], Prepare]] = {
     "exported": _torch(lambda torch, folder: torch.export.load(str(folder / "model.pt2")).module()),
     "class": _torch(_class),
     "python": python,
+    "python_bare": python_bare,
 }
 
 
@@ -119,17 +140,24 @@ def main(form: str, folder: str, threads: str) -> None:
     warnings.simplefilter("ignore")
     prepare = FORMS[form](Path(folder), int(threads))
     for line in sys.stdin:
-        seconds, rows = float(line.split()[0]), int(line.split()[1])
-        call = prepare(np.random.default_rng(1).standard_normal((rows, SIZE)).astype(np.float32))
-        for _ in range(3):
+        asked = json.loads(line)
+        sizes = {int(size): count for size, count in asked["sizes"].items()}
+        given = np.random.default_rng(1).standard_normal((max(sizes), SIZE)).astype(np.float32)
+        calls = {size: prepare(given[:size].copy()) for size in sizes}
+        order = [size for size, count in sizes.items() for _ in range(count)]
+        random.Random(1).shuffle(order)
+        for call in calls.values():
             call()
-        began, cpu, calls = time.perf_counter(), time.process_time(), 0
-        while time.perf_counter() - began < seconds:
             call()
-            calls += 1
+        began, cpu, rows, done = time.perf_counter(), time.process_time(), 0, 0
+        for size in itertools.cycle(order):
+            calls[size]()
+            rows += size
+            done += 1
+            if time.perf_counter() - began >= asked["seconds"]:
+                break
         took = time.perf_counter() - began
-        figures = {"rate": calls * rows / took, "ms": took / calls * 1e3,
-                   "cpu_ms": (time.process_time() - cpu) / calls / rows * 1e3}  # fmt: skip
+        figures = {"rate": rows / took, "ms": took / done * 1e3, "cpu_ms": (time.process_time() - cpu) / rows * 1e3}
         print(json.dumps(figures), flush=True)
 
 

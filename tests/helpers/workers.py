@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.helpers.server import until
 
-START = b"start.py"
+START, TEMPLATE = b"start.py", b"--template"
 GONE_TRIES = 4000
 
 
@@ -50,9 +50,14 @@ def workers(server: int) -> list[int]:
     for pid in processes():
         arguments = _arguments(pid)
         named = any(Path(os.fsdecode(argument)).name.encode() == START for argument in arguments)
-        if _parent(pid) == server and (named or _state(pid) == "Z"):
+        if _parent(pid) == server and ((named and TEMPLATE not in arguments) or _state(pid) == "Z"):
             found.append(pid)
     return sorted(found)
+
+
+def templates(server: int) -> list[int]:
+    """The processes of which a server has workers made."""
+    return [pid for pid in processes() if _parent(pid) == server and TEMPLATE in _arguments(pid)]
 
 
 def with_marker(marker: str) -> list[int]:

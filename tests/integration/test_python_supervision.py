@@ -241,6 +241,8 @@ def test_workers_end_with_the_server(served: Served, how: str) -> None:
     shared = workers.named_shared_memory()
     pids = [served.worker(), *workers.workers(served.process.process.pid)]
     assert len(set(pids)) == len(MODELS)
+    templates = workers.templates(served.process.process.pid)
+    assert len(templates) == 1
     regions = set().union(*(workers.regions(pid) for pid in pids))
     assert regions, "no worker holds a region"
     executing = Asked(served, "wait60000") if how == "kill -9" else None
@@ -251,13 +253,27 @@ def test_workers_end_with_the_server(served: Served, how: str) -> None:
     else:
         served.process.exit_code = None
         served.process.kill()
-    assert workers.ended(pids), "workers outlive the server"
+    assert workers.ended(pids + templates), "workers outlive the server"
     assert until(lambda: workers.with_marker(served.mark) == [])
     left = set().union(*(workers.regions(pid) for pid in workers.processes()))
     assert not left & regions, "somebody holds the workers' shared memory"
     assert workers.named_shared_memory() <= shared
     if how == "stop":
         assert len(served.notes("finalized")) == 1
+
+
+def test_workers_do_not_depend_on_their_template(served: Served) -> None:
+    """They live on without it, and the next worker gets another one."""
+    first, server = served.worker(), served.process.process.pid
+    (template,) = workers.templates(server)
+    os.kill(template, signal.SIGKILL)
+    assert until(lambda: template not in workers.templates(server))
+    assert served.worker() == first
+    served.neighbour_answers()
+    assert served.ask("kill").status in (500, 503)
+    assert until(served.ready, tries=6000)
+    assert served.worker() != first
+    assert len(workers.templates(server)) == 1
 
 
 def test_no_named_shared_memory_while_it_serves(served: Served) -> None:

@@ -31,6 +31,11 @@ class HostPolicy:
     cores: frozenset[int] = frozenset()
     node: int = -1
 
+    @property
+    def is_anywhere(self) -> bool:
+        """Whether it binds nothing."""
+        return not self.cores and self.node < 0
+
     @contextlib.contextmanager
     def bound(self) -> Iterator[None]:
         """Have this thread, and what it starts meanwhile, run on these cores and take memory of this node.

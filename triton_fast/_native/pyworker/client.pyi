@@ -195,6 +195,19 @@ def encode_bls(transport: Transport, request: RequestCore, model: str, version: 
                parent_slot: int = 0, parent_generation: int = 0) -> tuple[int, int]:
     """The same for a request to another model."""
 
+def fork_sibling() -> int:
+    """Copy this process; return 0 in the copy and its number here. The copy is a child of this process's parent.
+
+    Python's own handlers of forks run, those of C libraries do not: none may have anything to tell a copy.
+
+    Raises
+    ------
+    RuntimeError
+        There are other threads.
+    OSError
+        The system can not do this.
+    """
+
 def get_input_tensor_by_name(inference_request: RequestCore, name: str) -> Any:
     """Return the input tensor of that name, or None."""
 

@@ -74,7 +74,7 @@ class AutoComplete:
     def run(self) -> object:
         """Return the config as JSON. Raises ServerError with the worker's text."""
         launch = self._plan.launch(self._plan.context.name)
-        process = self._supervisor.call(lambda: WorkerProcess(launch, self, self._supervisor)).result()
+        process = WorkerProcess.start(launch, self, self._supervisor)
         try:
             return process.request(self._plan.auto_complete()).result()
         finally:

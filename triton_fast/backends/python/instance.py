@@ -117,7 +117,7 @@ class WorkerInstance:
                 raise Unavailable("Server not ready")
             self._messages = messages
         fds = channel.fds()
-        process = plan.supervisor.call(lambda: WorkerProcess(plan.launch, self, plan.supervisor, fds)).result()
+        process = WorkerProcess.start(plan.launch, self, plan.supervisor, fds)
         with self._lock:
             self._process = process
         if self._closing.is_set():

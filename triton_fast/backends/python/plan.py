@@ -22,6 +22,7 @@ from triton_fast.backends.python.environment import Environment
 from triton_fast.backends.python.frames import Message
 from triton_fast.backends.python.native import client_path
 from triton_fast.backends.python.settings import Parameters, Settings
+from triton_fast.backends.python.template import Kind
 from triton_fast.backends.python.worker_process import Launch
 from triton_fast.config import added_specs, to_json
 from triton_fast.errors import InvalidArg
@@ -52,8 +53,14 @@ class ModelPlan:
             raise InvalidArg("Invalid stub name: contains invalid characters")
         argv = (self.environment.interpreter, "-u", str(self.script))
         # Not the server's directory: files that a model writes by relative names, and modules that it imports so.
-        return Launch(self.context.name, instance, argv, self.environment.variables, tempfile.gettempdir(), policy,
-                      self.context.version)
+        variables, folder = self.environment.variables, tempfile.gettempdir()
+        # A template has one place to run, and the server's own interpreter.
+        native = self._client() if self.settings.template and self.script == WORKER and policy.is_anywhere else ""
+        kind = Kind(argv, variables, folder, native) if native else None
+        return Launch(self.context.name, instance, argv, variables, folder, policy, self.context.version, kind)
+
+    def _client(self) -> str:
+        return client_path() if self.environment.own and self.settings.native_client else ""
 
     def context_fields(self, instance: str) -> Message:
         context = self.context
@@ -64,7 +71,7 @@ class ModelPlan:
             "model_name": context.name,
             "instance_name": instance,
             "explicit_control": context.host.explicit_control,
-            "native": client_path() if self.environment.own and self.settings.native_client else "",
+            "native": self._client(),
             "keep_bytes": KEEP_BYTES,
             "bls_threads": self.settings.threads,
             "shm_wait": self.settings.shm_wait_s,

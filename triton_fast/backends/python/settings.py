@@ -39,7 +39,7 @@ class Settings:
     ``region_bytes``: both heaps of one worker together. ``stub_timeout_s``: how long a worker may take to end.
     ``shm_wait_s``: how long a message between server and worker waits for shared memory that the other side has.
     ``execution_timeout_s``: 0, or how long one execution may take. ``native_client``: whether workers of the server's
-    own interpreter use the compiled client.
+    own interpreter use the compiled client. ``template``: whether these start as copies of a template.
     """
 
     shm_default_bytes: int = MIB
@@ -52,6 +52,7 @@ class Settings:
     execution_timeout_s: float = 0.0
     native_client: bool = True
     shm_wait_s: float = 30.0
+    template: bool = True
 
 
 def read(given: Mapping[str, str], *, usable: int | None = None) -> Settings:
@@ -84,7 +85,7 @@ def read(given: Mapping[str, str], *, usable: int | None = None) -> Settings:
         default_bytes, growth, min(timeout, LONGEST_S), prefix, min(threads, 4096),
         count("shm_message_queue_size", 1000), region,
         _seconds(given, "execution-timeout-seconds", "0"), _choice(given, "native-client"),
-        _seconds(given, "shm-wait-seconds", "30"),
+        _seconds(given, "shm-wait-seconds", "30"), _choice(given, "worker-template"),
     )  # fmt: skip
 
 

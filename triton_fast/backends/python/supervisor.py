@@ -22,6 +22,8 @@ from triton_fast.observability import log
 
 T = TypeVar("T")
 LOOK_S = 0.2
+# How long the thread goes on for what is kept when nothing is watched: between the workers of a load, for instance.
+LINGER_S = 10.0
 
 
 class Watched(Protocol):
@@ -29,6 +31,13 @@ class Watched(Protocol):
 
     def look(self) -> None:
         """Find out whether it hangs; called every 200 ms."""
+
+
+class Resident(Protocol):
+    """A process that is of use while there are workers and does no work of its own."""
+
+    def close(self) -> None:
+        """End it; called on the supervisor's thread, before that ends."""
 
 
 class Timer:
@@ -55,6 +64,9 @@ class Supervisor:
         self._selector: selectors.BaseSelector | None = None
         self._wake_fd = -1
         self._look_at = 0.0
+        self._idle_since: float | None = None
+        self._hurried = False
+        self.resident: Resident | None = None
 
     # ---- any thread
 
@@ -92,6 +104,7 @@ class Supervisor:
         """Wait for the thread's end, which comes by itself once nothing is watched; False when it has not come."""
         thread = self._thread
         if thread is not None:
+            self.post(self._hurry)
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
@@ -102,6 +115,11 @@ class Supervisor:
 
     def forget(self, process: Watched) -> None:
         self._watched.discard(process)
+
+    def keep(self, resident: Resident) -> None:
+        """Have it closed before the thread ends, and not soon: it is wanted now. One at a time."""
+        self._idle_since = None
+        self.resident = resident
 
     def register(self, fd: int, events: int, ready: Callable[[int], None]) -> None:
         """Have ``ready(events)`` called whenever ``fd`` is. ``events`` 0: not for now."""
@@ -128,17 +146,27 @@ class Supervisor:
         selector = self._selector = selectors.DefaultSelector()
         selector.register(self._wake_fd, selectors.EVENT_READ, self._woken)
         while not self._is_done():
-            for key, events in selector.select(self._wait_s()):
-                # One of the handlers before may have taken it out.
-                if key.fd in selector.get_map():
-                    self._guarded(key.data, events)
+            self._take_events(selector)
             self._run_due()
+
+    def _take_events(self, selector: selectors.BaseSelector) -> None:
+        """Wait and act. What names a handler ends with the call: the next wait may be long, and handlers hold models."""
+        for key, events in selector.select(self._wait_s()):
+            # One of the handlers before may have taken it out.
+            if key.fd in selector.get_map():
+                self._guarded(key.data, events)
 
     def _is_done(self) -> bool:
         with self._lock:
-            if self._jobs or self._watched:
+            if self._watched:
+                self._idle_since = None
+            if self._jobs or self._watched or self._lingers():
                 return False
             # Whoever posts from now on starts another thread; what follows is done before it begins.
+            if self.resident is not None:
+                self.resident.close()
+            self._hurried = False
+            self._idle_since = None
             if self._selector is not None:
                 self._selector.close()
                 self._selector = None
@@ -148,10 +176,23 @@ class Supervisor:
             self._timers.clear()
             return True
 
+    def _lingers(self) -> bool:
+        if self.resident is None or self._hurried:
+            return False
+        if self._idle_since is None:
+            self._idle_since = self.clock()
+            self._timers.clear()  # of workers that have ended
+        return self.clock() - self._idle_since < LINGER_S
+
+    def _hurry(self) -> None:
+        self._hurried = True
+
     def _wait_s(self) -> float | None:
         if self._jobs:
             return 0.0
         due = self._look_at if self._watched else None
+        if self._idle_since is not None:
+            due = self._idle_since + LINGER_S
         if self._timers:
             due = self._timers[0][0] if due is None else min(due, self._timers[0][0])
         return None if due is None else max(0.0, due - self.clock())

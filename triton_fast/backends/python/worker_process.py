@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from triton_fast.backends import host_policy
 from triton_fast.backends.host_policy import HostPolicy
-from triton_fast.backends.python import frames, health
+from triton_fast.backends.python import frames, health, template
 from triton_fast.backends.python.frames import BadFrame, Message
 from triton_fast.backends.python.output import Lines
 from triton_fast.backends.python.pacing import Allowance
@@ -54,6 +54,8 @@ class Launch:
     folder: str | None = None
     host_policy: HostPolicy = host_policy.NONE
     version: int = 0
+    # Of a template that may start it.
+    kind: template.Kind | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -76,8 +78,11 @@ class Owner(Protocol):
 class WorkerProcess:
     """A started process. Attributes: ``pid``; ``reason``, how it ended, empty while it lives; ``ended``."""
 
-    def __init__(self, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS) -> None:
-        """Start it. On the supervisor's thread. Raises Internal."""
+    def __init__(
+        self, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS,
+        origin: template.Template | None = None,
+    ) -> None:  # fmt: skip
+        """Start it. On the supervisor's thread, for others ``start``. Raises Internal."""
         self.launch = launch
         self.reason = ""
         self.returncode = 0
@@ -97,13 +102,10 @@ class WorkerProcess:
         self._message_allowance = Allowance(MESSAGE_RATE, MESSAGE_BURST, now)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with theirs, launch.host_policy.bound():
+            with theirs:
                 passed = [theirs.fileno(), *fds]
-                self._popen = subprocess.Popen(
-                    [*launch.argv, *map(str, passed)], env=dict(launch.variables), cwd=launch.folder,
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    close_fds=True, pass_fds=[fd for fd in passed if fd >= 0], start_new_session=True,
-                )  # fmt: skip
+                made = origin.copy(passed) if origin is not None else None
+                self._child = made if made is not None else _started(launch, passed)
         except ServerError:
             ours.close()
             raise
@@ -111,14 +113,14 @@ class WorkerProcess:
             ours.close()
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise Internal(f"the worker of '{launch.name}' can not be started: {reason}") from None
-        self.pid = self._popen.pid
+        self.pid = self._child.pid
         self._socket = ours
         ours.setblocking(False)
         self._printed: dict[int, Lines] = {}
         self._pidfd = os.pidfd_open(self.pid)
         supervisor.watch(self)
         supervisor.register(self._pidfd, selectors.EVENT_READ, self._on_exit)
-        for stream, source in ((self._popen.stdout, "stdout"), (self._popen.stderr, "stderr")):
+        for stream, source in ((self._child.stdout, "stdout"), (self._child.stderr, "stderr")):
             assert stream is not None
             fd = stream.fileno()
             os.set_blocking(fd, False)
@@ -127,6 +129,16 @@ class WorkerProcess:
         self._listen()
 
     # ---- any thread
+
+    @classmethod
+    def start(cls, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS) -> WorkerProcess:
+        """Start one, by copying a template where that can be, and wait until it runs. Raises Internal."""
+        origin, kind = None, launch.kind
+        if kind is not None:
+            origin = supervisor.call(lambda: template.find(kind, supervisor)).result()
+            if origin is not None and not origin.wait():
+                origin = None
+        return supervisor.call(lambda: cls(launch, owner, supervisor, fds, origin)).result()
 
     def request(self, message: Message, blob: bytes = b"") -> Future[Any]:
         """Send a message that wants an answer; the future gets its value, or a ServerError."""
@@ -311,7 +323,7 @@ class WorkerProcess:
         # Its own children go with it; until it is reaped nobody else can have the number of its group.
         with contextlib.suppress(OSError):
             os.killpg(self.pid, signal.SIGKILL)
-        code = self._popen.poll()
+        code = self._child.poll()
         if code is None:
             return
         self._drain()
@@ -343,10 +355,20 @@ class WorkerProcess:
             self._supervisor.unregister(fd)
         os.close(self._pidfd)
         self._socket.close()
-        for stream in (self._popen.stdout, self._popen.stderr):
+        for stream in (self._child.stdout, self._child.stderr):
             if stream is not None:
                 stream.close()
         self._supervisor.forget(self)
+
+
+def _started(launch: Launch, passed: Sequence[int]) -> template.Child:
+    """Start it as a program of its own."""
+    with launch.host_policy.bound():
+        return subprocess.Popen(
+            [*launch.argv, *map(str, passed)], env=dict(launch.variables), cwd=launch.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            close_fds=True, pass_fds=[fd for fd in passed if fd >= 0], start_new_session=True,
+        )  # fmt: skip
 
 
 def _settle(future: Future[Any], value: object = None, error: ServerError | None = None) -> None:

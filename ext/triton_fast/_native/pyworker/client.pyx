@@ -92,6 +92,7 @@ include "client_bytes.pxi"
 include "client_objects.pxi"
 include "client_decode.pxi"
 include "client_encode.pxi"
+include "client_fork.pxi"
 
 
 cdef enum:                  # what waiting came to

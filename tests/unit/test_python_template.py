@@ -1,0 +1,285 @@
+"""Workers that a template makes: no different from those that are started plainly, and independent of its fate."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import standin
+from tests.helpers.standin import is_running, until
+from triton_fast.backends.python import native, supervisor, template
+from triton_fast.backends.python.plan import WORKER
+from triton_fast.backends.python.supervisor import Supervisor
+from triton_fast.backends.python.template import Kind
+from triton_fast.backends.python.worker_process import Launch, WorkerProcess
+from triton_fast.errors import ServerError
+
+# Writes what it finds itself in; its class completes nothing.
+MODEL = r"""
+import __main__, ctypes, json, os, random, resource, signal, sys, threading, time
+import numpy as np
+
+def dies_with():
+    number = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(number), 0, 0, 0)
+    return number.value
+
+def kinds_of_fds():
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}").partition(":")[0])
+        except OSError:
+            pass
+    return sorted(found)
+
+main = threading.main_thread().ident
+signal.pthread_kill(main, 0)
+numbers = np.arange(250_000, dtype=np.float64).reshape(500, 500)
+facts = {
+    "folder": os.getcwd(), "variables": dict(os.environ), "path": sys.path, "flags": list(sys.flags), "argv": sys.argv,
+    "main": __main__.__file__, "handlers": [str(signal.getsignal(n)).partition(" at ")[0] for n in range(1, 32)],
+    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), "leads": os.getsid(0) == os.getpid(),
+    "parent": os.getppid(), "dies_with": dies_with(), "limits": [resource.getrlimit(n) for n in range(10)],
+    "cores": sorted(os.sched_getaffinity(0)), "nice": os.getpriority(os.PRIO_PROCESS, 0), "umask": os.umask(0o22),
+    "threads": sorted(one.name for one in threading.enumerate()), "fds": kinds_of_fds(),
+    "out": [[one.encoding, one.errors, one.line_buffering, one.write_through, one.isatty()]
+            for one in (sys.stdout, sys.stderr)],
+    "kernel": threading.main_thread().native_id == os.getpid(),
+    "clock": time.clock_gettime(time.pthread_getcpuclockid(main)) > 0,
+    "product": float((numbers @ numbers).sum()),
+}
+own = {"pid": os.getpid(), "random": random.random(), "numpy": np.random.random(), "secret": os.urandom(4).hex()}
+with open(os.path.join(os.path.dirname(__file__), "facts"), "w") as file:
+    json.dump([facts, own], file)
+print("printed", flush=True)
+
+
+class TritonPythonModel:
+    pass
+"""
+
+
+class Owner:
+    """Of any worker; knows the ends of them."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def on_message(self, process, message, blob):
+        pass
+
+    def on_death(self, process, reason):
+        self.reasons.append(reason)
+
+    def hung(self):
+        return ""
+
+
+class Scene:
+    def __init__(self, folder: Path, clock=None) -> None:
+        self.folder = folder
+        self.supervisor = Supervisor(clock) if clock else Supervisor()
+        self.owner = Owner()
+        self.variables = dict(os.environ)
+        self.native = native.client_path()
+        self.script = WORKER
+        self.started: list[WorkerProcess] = []
+        (folder / "model.py").write_text(MODEL)
+
+    def start(self, *, plainly: bool = False) -> WorkerProcess:
+        argv = (sys.executable, "-u", str(self.script))
+        kind = None if plainly else Kind(argv, dict(self.variables), str(self.folder), self.native)
+        launch = Launch("m", "m_0", argv, dict(self.variables), str(self.folder), kind=kind)
+        made = WorkerProcess.start(launch, self.owner, self.supervisor)
+        self.started.append(made)
+        return made
+
+    def facts(self, process: WorkerProcess) -> tuple[dict, dict]:
+        context = {
+            "model_path": str(self.folder / "model.py"), "version_dir": str(self.folder), "model_dir": str(self.folder),
+            "model_name": "m", "instance_name": "m_0", "explicit_control": False, "native": self.native,
+            "keep_bytes": 0, "bls_threads": 1, "shm_wait": 1.0,
+        }  # fmt: skip
+        process.request({"type": "auto_complete", "config": {"name": "m"}, "context": context}).result(standin.WAIT_S)
+        facts, own = json.loads((self.folder / "facts").read_text())
+        return facts, own
+
+    @property
+    def template(self) -> template.Template:
+        found = self.supervisor.resident
+        assert isinstance(found, template.Template)
+        return found
+
+    def is_copy(self, process: WorkerProcess) -> bool:
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        return isinstance(process._child, template.Copy) and b"--instance" in arguments
+
+    def end(self, process: WorkerProcess) -> None:
+        process.kill()
+        assert process.ended.wait(standin.WAIT_S)
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.started:
+            self.end(process)
+        resident = self.supervisor.resident
+        assert self.supervisor.join(standin.WAIT_S)
+        if isinstance(resident, template.Template):
+            assert resident.closed
+            assert not is_running(resident.pid)
+        assert not [one.pid for one in self.started if is_running(one.pid)]
+
+
+@pytest.fixture
+def scene(tmp_path):
+    with Scene(tmp_path) as made:
+        yield made
+
+
+def test_a_copy_finds_what_a_plain_worker_finds(scene):
+    plain, _ = scene.facts(scene.start(plainly=True))
+    copy = scene.start()
+    assert scene.is_copy(copy)
+    copied, own = scene.facts(copy)
+    assert own["pid"] == copy.pid
+    assert copied == plain
+    assert copied["parent"] == os.getpid()
+    assert copied["dies_with"] == signal.SIGKILL
+
+
+def test_copies_share_no_random_numbers_and_no_session(scene):
+    found = [scene.facts(scene.start())[1] for _ in range(3)]
+    assert all(map(scene.is_copy, scene.started))
+    for key in ("pid", "random", "numpy", "secret"):
+        assert len({one[key] for one in found}) == 3, key
+    assert len({os.getsid(one["pid"]) for one in found}) == 3
+
+
+def test_copies_come_from_one_template(scene):
+    first = scene.start()
+    pid = scene.template.pid
+    assert [scene.is_copy(scene.start()) for _ in range(3)] == [True] * 3
+    assert scene.template.pid == pid
+    assert os.getsid(first.pid) != os.getsid(pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_end_of_a_copy_is_seen(scene, number):
+    copy = scene.start()
+    os.kill(copy.pid, number)
+    assert copy.ended.wait(standin.WAIT_S)
+    assert copy.returncode == -number
+    assert number.name in scene.owner.reasons[0]
+    with pytest.raises(ServerError, match=number.name):
+        copy.request({"type": "is_ready"}).result()
+    assert scene.is_copy(scene.start())
+
+
+def test_copies_outlive_their_template(scene):
+    copy = scene.start()
+    first = scene.template
+    os.kill(first.pid, signal.SIGKILL)
+    until(lambda: first.closed)
+    scene.facts(copy)
+    assert not first.failed
+    second = scene.start()
+    assert scene.is_copy(second)
+    assert scene.template.pid != first.pid
+
+
+def test_one_that_does_not_answer_is_ended(scene, monkeypatch):
+    scene.start()
+    stopped = scene.template
+    os.kill(stopped.pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{stopped.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    monkeypatch.setattr(template, "COPY_LIMIT_S", 0.01)
+    plain = scene.start()
+    assert not isinstance(plain._child, template.Copy)
+    assert stopped.closed
+    scene.facts(plain)
+
+
+def test_other_files_need_another_template(scene):
+    """As after an update of what it has imported: a worker starts with what is there now."""
+    file = scene.folder / Path(scene.native).name
+    shutil.copy(scene.native, file)
+    scene.native = str(file)
+    assert scene.is_copy(scene.start())
+    first = scene.template.pid
+    os.utime(file, (1, 1))
+    plain = scene.start()
+    assert not isinstance(plain._child, template.Copy)
+    assert scene.is_copy(scene.start())
+    assert scene.template.pid != first
+
+
+def test_other_variables_need_another_template(scene):
+    scene.start()
+    first = scene.template
+    scene.variables["TF_TEST_OF_TEMPLATES"] = "1"
+    second = scene.start()
+    assert scene.is_copy(second)
+    assert scene.template is not first
+    assert first.closed
+    assert scene.facts(second)[0]["variables"]["TF_TEST_OF_TEMPLATES"] == "1"
+
+
+THREAD = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+
+
+@pytest.mark.parametrize("why", ["no client", "other threads", "another program"])
+def test_where_there_can_be_none(scene, why):
+    if why == "no client":
+        scene.native = str(scene.folder / "no_such_client.so")
+    elif why == "other threads":
+        (scene.folder / "sitecustomize.py").write_text(THREAD)
+        scene.variables["PYTHONPATH"] = str(scene.folder)
+    else:
+        scene.script = standin.write(scene.folder)
+    processes = [scene.start() for _ in range(2)]
+    assert not [one for one in processes if isinstance(one._child, template.Copy)]
+    assert scene.template.failed
+    assert [is_running(one.pid) for one in processes] == [True, True]
+
+
+def test_it_ends_when_nothing_has_needed_it_for_a_while(tmp_path):
+    now = [0.0]
+    with Scene(tmp_path, clock=lambda: now[0]) as scene:
+        first = scene.start()
+        kept = scene.template
+        scene.end(first)
+        assert scene.is_copy(scene.start())  # between the workers of a load
+        assert scene.template is kept
+        scene.end(scene.started[-1])
+        now[0] += supervisor.LINGER_S - 1
+        assert scene.supervisor.call(lambda: scene.supervisor.resident).result() is kept
+        assert not kept.closed
+        now[0] += 2
+        thread = scene.supervisor._thread
+        scene.supervisor.post(lambda: None)
+        if thread is not None:
+            thread.join(standin.WAIT_S)
+        assert kept.closed
+
+
+def test_many_at_once(scene):
+    made: list[WorkerProcess] = []
+    threads = [threading.Thread(target=lambda: made.append(scene.start())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(standin.WAIT_S)
+    assert len({one.pid for one in made}) == 8
+    assert all(map(scene.is_copy, made))
+    for one in made:
+        assert scene.facts(one)[1]["pid"] == one.pid
