@@ -39,6 +39,7 @@ cdef enum:
 cdef const char* EXPIRED = b"Request timeout expired"
 cdef const char* FULL = b"Exceeds maximum queue size"
 
+
 cdef Queue* queue_new(Stats* stats) noexcept nogil:
     cdef Queue* q = <Queue*>calloc(1, sizeof(Queue))
     if q == NULL:
