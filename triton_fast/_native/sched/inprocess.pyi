@@ -11,7 +11,22 @@ Input = tuple[str, int, Sequence[int], Buffer]
 # DataType number, shape, bytes
 Output = tuple[int, tuple[int, ...], bytes]
 
-class InferCall:
+class Call:
+    """What calls of both kinds are: one request on its way. Made as one of them."""
+
+    @property
+    def queued(self) -> bool:
+        """Whether no instance has it yet."""
+
+    @property
+    def model_key(self) -> int:
+        """A number that names the model, as Python instances have it."""
+
+    @property
+    def runner(self) -> int:
+        """Key of the Python instance that has it, 0 when that is not known."""
+
+class InferCall(Call):
     """One request on its way; made is submitted.
 
     A call that is dropped is executed all the same.
@@ -57,18 +72,6 @@ class InferCall:
         trace: str = "",
     ) -> None: ...
     @property
-    def queued(self) -> bool:
-        """Whether no instance has it yet."""
-
-    @property
-    def model_key(self) -> int:
-        """A number that names the model, as Python instances have it."""
-
-    @property
-    def runner(self) -> int:
-        """Key of the Python instance that has it, 0 when that is not known."""
-
-    @property
     def parameters(self) -> dict[str, bool | int | str] | None:
         """Parameters of the response that was waited for last, but for numbers that are not whole."""
 
@@ -94,7 +97,7 @@ class InferCall:
             The model's or the queue's error.
         """
 
-class StreamCall:
+class StreamCall(Call):
     """One request on its way that may have any number of responses; made is submitted. Any model will do.
 
     It is an iterator of what ``take`` returns. A call that is dropped is cancelled.
@@ -127,18 +130,6 @@ class StreamCall:
         trace: str = "",
         max_responses: int = 0,
     ) -> None: ...
-    @property
-    def queued(self) -> bool:
-        """Whether no instance has it yet."""
-
-    @property
-    def model_key(self) -> int:
-        """A number that names the model, as Python instances have it."""
-
-    @property
-    def runner(self) -> int:
-        """Key of the Python instance that has it, 0 when that is not known."""
-
     @property
     def parameters(self) -> dict[str, bool | int | str] | None:
         """Parameters of the response that was taken last, but for numbers that are not whole."""

@@ -5,6 +5,7 @@ from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.model cimport IoSpec, MAX_RANK, Model
 from triton_fast._native.core.native cimport tf_error
 from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.shape cimport elements_within
 from triton_fast._native.core.tensor cimport Tensor
 
 # dims are full shapes, the batch dimension first. STRING data is the wire form: uint32 LE length + bytes, per element.
@@ -50,12 +51,6 @@ cdef void arrays_scatter(Arrays* a, Request** requests, int32_t n) noexcept nogi
 cdef void arrays_release(Arrays* a) noexcept nogil
 
 
-# Elements of a shape, or -1 when a dimension is negative or the product overflows.
+# Elements of a shape, or -1 when a dimension is negative or they are more than any array may have.
 cdef inline int64_t elements(const int64_t* dims, int32_t ndim) noexcept nogil:
-    cdef int64_t n = 1
-    cdef int32_t i
-    for i in range(ndim):
-        if dims[i] < 0 or (dims[i] > 0 and n > (<int64_t>1 << 46) // dims[i]):
-            return -1
-        n *= dims[i]
-    return n
+    return elements_within(dims, ndim, <int64_t>1 << 46)

@@ -10,13 +10,13 @@ from triton_fast._native.arrays.arrays cimport (
 )
 from triton_fast._native.core.memory cimport PIN_FROM, Block, block_new, block_ref, block_unref, block_wrap
 from triton_fast._native.core.model cimport MAX_RANK
-from triton_fast._native.core.native cimport MEM_GPU, TF_INTERNAL, now_ns, tf_lock, tf_unlock
+from triton_fast._native.core.native cimport MEM_GPU, now_ns, tf_lock, tf_unlock
 from triton_fast._native.core.request cimport Request, response_fail, response_fail_error
 from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.view cimport BlockView
-from triton_fast._native.sched.instance cimport Batch, NativeInstance
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, raised_text
 
-from triton_fast.errors import Internal, InvalidArg, ServerError
+from triton_fast.errors import Internal, InvalidArg
 
 
 cdef enum:
@@ -248,13 +248,9 @@ cdef class ArrayInstance(NativeInstance):
 
 
 cdef void fail_all(Request** requests, int32_t n, object error) noexcept:
-    cdef int32_t code = int(error.code) if isinstance(error, ServerError) else TF_INTERNAL
+    cdef int32_t code
     cdef int32_t i
-    try:
-        text = str(error).encode("utf-8", "replace")
-    except Exception:       # of the error's own __str__; the requests must fail all the same
-        text = b""
-    text = text or type(error).__name__.encode()
+    cdef bytes text = raised_text(error, &code)
     for i in range(n):
         response_fail(&requests[i].response, code, <const char*>text, len(text))
 

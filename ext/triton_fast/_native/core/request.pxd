@@ -1,4 +1,4 @@
-# The structs that travel: Request, Response, Sink. What they carry is in tensor.pxd, their states and flags in marks.pxd.
+# The structs that travel: Request, Response, Sink. What they carry is in tensor.pxd, states and flags are in marks.pxd.
 # Plain native structs with C linkage in mind. Nothing here knows a protocol, a scheduler or a backend.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 

@@ -3,41 +3,26 @@
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy
 
 from triton_fast._native.core.marks cimport T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_RECEIVED, T_STARTED
 from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_STRING, DT_UINT8, DT_UINT16,
     DT_UINT32, DT_UINT64, dtype_name, dtype_size, tf_buf, tf_buf_char, tf_buf_put, tf_text_clean,
 )
+from triton_fast._native.core.print cimport print_number, print_text
 from triton_fast._native.core.trace_types cimport (
     EVENT_COMPLETE, EVENT_SEND_START, FROM_GRPC, FROM_HTTP, TENSOR_QUEUED, TRACE_TIMESTAMPS, Trace, TraceEvent,
     TraceRecord, TraceTensor,
 )
 
 
-cdef inline void put(tf_buf* out, const char* text) noexcept nogil:
-    tf_buf_put(out, text, strlen(text))
-
-
-cdef void put_number(tf_buf* out, uint64_t value) noexcept nogil:
-    cdef char[24] digits
-    cdef int32_t at = 24
-    while True:
-        at -= 1
-        digits[at] = <char>(48 + value % 10)
-        value //= 10
-        if value == 0:
-            break
-    tf_buf_put(out, &digits[at], 24 - at)
-
-
 cdef void put_signed(tf_buf* out, int64_t value) noexcept nogil:
     if value < 0:
         tf_buf_char(out, c"-")
-        put_number(out, <uint64_t>0 - <uint64_t>value)
+        print_number(out, <uint64_t>0 - <uint64_t>value)
     else:
-        put_number(out, <uint64_t>value)
+        print_number(out, <uint64_t>value)
 
 
 # n bytes of UTF-8 within a JSON string.
@@ -107,13 +92,13 @@ cdef void put_element(tf_buf* out, int32_t dtype, const uint8_t* p) noexcept nog
     if dtype == DT_BOOL:
         tf_buf_char(out, c"1" if p[0] else c"0")
     elif dtype == DT_UINT8:
-        put_number(out, p[0])
+        print_number(out, p[0])
     elif dtype == DT_INT8:
         put_signed(out, <int8_t>p[0])
     elif dtype == DT_UINT16 or dtype == DT_INT16 or dtype == DT_FP16 or dtype == DT_BF16:
         memcpy(&two, p, 2)
         if dtype == DT_UINT16:
-            put_number(out, two)
+            print_number(out, two)
         elif dtype == DT_INT16:
             put_signed(out, <int16_t>two)
         else:
@@ -121,13 +106,13 @@ cdef void put_element(tf_buf* out, int32_t dtype, const uint8_t* p) noexcept nog
     elif dtype == DT_UINT32 or dtype == DT_INT32:
         memcpy(&four, p, 4)
         if dtype == DT_UINT32:
-            put_number(out, four)
+            print_number(out, four)
         else:
             put_signed(out, <int32_t>four)
     elif dtype == DT_UINT64 or dtype == DT_INT64:
         memcpy(&eight, p, 8)
         if dtype == DT_UINT64:
-            put_number(out, eight)
+            print_number(out, eight)
         else:
             put_signed(out, <int64_t>eight)
     elif dtype == DT_FP32:
@@ -149,9 +134,9 @@ cdef void put_strings(tf_buf* out, TraceTensor* x) noexcept nogil:
             return
         if at > 4:
             tf_buf_char(out, c",")
-        put(out, b"\\\"")
+        print_text(out, b"\\\"")
         put_text(out, <const char*>x.data + at, n)
-        put(out, b"\\\"")
+        print_text(out, b"\\\"")
         at += n
 
 
@@ -159,11 +144,11 @@ cdef void put_tensor(TraceRecord* t, TraceTensor* x, tf_buf* out) noexcept nogil
     cdef size_t at = 0, size = <size_t>dtype_size(x.dtype) if x.dtype != DT_STRING else 0
     cdef int32_t i
     begin_object(t, out)
-    put(out, b",\"activity\":\"TENSOR_QUEUE_INPUT\"" if x.kind == TENSOR_QUEUED else
-        b",\"activity\":\"TENSOR_BACKEND_OUTPUT\"")
-    put(out, b",\"tensor\":{\"name\":\"")
+    print_text(out, b",\"activity\":\"TENSOR_QUEUE_INPUT\"" if x.kind == TENSOR_QUEUED else
+               b",\"activity\":\"TENSOR_BACKEND_OUTPUT\"")
+    print_text(out, b",\"tensor\":{\"name\":\"")
     put_text(out, x.name, x.name_len)
-    put(out, b"\",\"data\":\"")
+    print_text(out, b"\",\"data\":\"")
     if x.dtype == DT_STRING:
         put_strings(out, x)
     while size and x.copied - at >= size:
@@ -172,15 +157,15 @@ cdef void put_tensor(TraceRecord* t, TraceTensor* x, tf_buf* out) noexcept nogil
         put_element(out, x.dtype, x.data + at)
         at += size
     if x.copied < x.nbytes:
-        put(out, b",..." if x.copied else b"...")
-    put(out, b"\",\"shape\":\"")
+        print_text(out, b",..." if x.copied else b"...")
+    print_text(out, b"\",\"shape\":\"")
     for i in range(x.ndim):
         if i:
             tf_buf_char(out, c",")
         put_signed(out, x.dims[i])
-    put(out, b"\",\"dtype\":\"")
-    put(out, dtype_name(x.dtype))
-    put(out, b"\"}}")
+    print_text(out, b"\",\"dtype\":\"")
+    print_text(out, dtype_name(x.dtype))
+    print_text(out, b"\"}}")
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -188,19 +173,19 @@ cdef void put_tensor(TraceRecord* t, TraceTensor* x, tf_buf* out) noexcept nogil
 cdef inline void begin_object(TraceRecord* t, tf_buf* out) noexcept nogil:
     if out.len:
         tf_buf_char(out, c",")
-    put(out, b"{\"id\":")
-    put_number(out, t.id)
+    print_text(out, b"{\"id\":")
+    print_number(out, t.id)
 
 
 cdef void put_stamp(TraceRecord* t, const char* name, int64_t ns, tf_buf* out) noexcept nogil:
     if ns == 0:
         return
     begin_object(t, out)
-    put(out, b",\"timestamps\":[{\"name\":\"")
-    put(out, name)
-    put(out, b"\",\"ns\":")
-    put_number(out, <uint64_t>ns)
-    put(out, b"}]}")
+    print_text(out, b",\"timestamps\":[{\"name\":\"")
+    print_text(out, name)
+    print_text(out, b"\",\"ns\":")
+    print_number(out, <uint64_t>ns)
+    print_text(out, b"}]}")
 
 
 cdef bint executed(TraceRecord* t) noexcept nogil:
@@ -228,17 +213,17 @@ cdef void put_record(Trace* trace, TraceRecord* t, tf_buf* out) noexcept nogil:
     cdef TraceTensor* x = t.tensors
     cdef bint stamps = trace.level & TRACE_TIMESTAMPS != 0
     begin_object(t, out)
-    put(out, b",\"model_name\":\"")
+    print_text(out, b",\"model_name\":\"")
     put_text(out, t.name, t.name_len)
-    put(out, b"\",\"model_version\":")
+    print_text(out, b"\",\"model_version\":")
     put_signed(out, t.version)
     if t.request_id_len:
-        put(out, b",\"request_id\":\"")
+        print_text(out, b",\"request_id\":\"")
         put_text(out, t.request_id, t.request_id_len)
         tf_buf_char(out, c"\"")
     if t.parent_id:
-        put(out, b",\"parent_id\":")
-        put_number(out, t.parent_id)
+        print_text(out, b",\"parent_id\":")
+        print_number(out, t.parent_id)
     tf_buf_char(out, c"}")
     if stamps:
         if t.origin == FROM_HTTP:

@@ -18,6 +18,7 @@ from triton_fast._native.grpc.out cimport Out, out_free
 from triton_fast._native.grpc.outgoing cimport MAX_REFS, Outgoing, outgoing_drop, outgoing_ref, outgoing_write
 from triton_fast._native.grpc.shared cimport GrpcPeer, GrpcShared
 from triton_fast._native.grpc.watch cimport watch_end
+from triton_fast._native.net.write cimport socket_of
 
 cdef enum:
     WINDOW = 1048576            # bytes of one call that may be on their way
@@ -250,10 +251,7 @@ cdef class H2Session(GrpcPeer):
         if self.server.is_full():
             transport.abort()
             return
-        if transport.get_extra_info("sslcontext") is None:
-            self.fd = transport.get_extra_info("socket").fileno()
-        # A TLS transport pauses at the limit, not above it: with 0 it would be paused when it is empty.
-        transport.set_write_buffer_limits(0 if self.fd >= 0 else 1, 0)
+        self.fd = socket_of(transport)
         if nghttp2_session_server_new2(&self.session, callbacks, <void*>self, option) != 0:
             transport.abort()
             return

@@ -38,6 +38,7 @@ from triton_fast._native.http.watch cimport Watched
 from triton_fast._native.net.fields cimport add_parameters, reserved_field
 from triton_fast._native.net.gate cimport KeyHold
 from triton_fast._native.net.shared cimport SCRATCH
+from triton_fast._native.net.write cimport socket_of
 from triton_fast._native.sched.lent cimport lent_begin
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
@@ -101,10 +102,7 @@ cdef class HttpConnection(Watched):
         if self.server.is_full():
             transport.abort()
             return
-        if transport.get_extra_info("sslcontext") is None:
-            self.fd = transport.get_extra_info("socket").fileno()
-        # A TLS transport pauses at the limit, not above it: with 0 it would be paused when it is empty.
-        transport.set_write_buffer_limits(0 if self.fd >= 0 else 1, 0)
+        self.fd = socket_of(transport)
         self.server.connections.add(self)
         self.state = ST_HEAD
         self.deadline = now_ns() + self.server.idle_timeout_ns

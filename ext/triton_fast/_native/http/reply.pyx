@@ -1,9 +1,10 @@
 # See reply.pxd. The one place that spells HTTP response heads and writes replies to sockets.
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset, strlen
+from libc.string cimport memset
 
 from triton_fast._native.core.native cimport tf_buf, tf_buf_free, tf_buf_put, tf_buf_reserve, tf_error
+from triton_fast._native.core.print cimport print_number, print_text
 from triton_fast._native.core.request cimport Request, Response, request_free
 from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.net.write cimport MAX_IOV, block_view, iovec, send_pieces
@@ -40,63 +41,47 @@ cdef const char* status_of(int32_t status) noexcept:
     return lines[500]
 
 
-cdef inline void put(tf_buf* out, const char* text) noexcept:
-    tf_buf_put(out, text, strlen(text))
-
-
-cdef void put_number(tf_buf* out, size_t value) noexcept:
-    cdef char[24] digits
-    cdef int at = 24
-    while True:
-        at -= 1
-        digits[at] = <char>(48 + value % 10)
-        value //= 10
-        if value == 0:
-            break
-    tf_buf_put(out, &digits[at], 24 - at)
-
-
 cdef void reply_head(tf_buf* out, int32_t status, const char* extra, size_t body_len, size_t binary_len,
                      bint keep_alive, bint http10) noexcept:
     if tf_buf_reserve(out, 256) != 0:
         return
-    put(out, status_of(status))
+    print_text(out, status_of(status))
     if extra != NULL:
-        put(out, extra)
+        print_text(out, extra)
     elif binary_len:
-        put(out, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
-        put_number(out, body_len)
-        put(out, b"\r\n")
+        print_text(out, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
+        print_number(out, body_len)
+        print_text(out, b"\r\n")
     else:
-        put(out, b"Content-Type: application/json\r\n")
-    put(out, b"Content-Length: ")
-    put_number(out, body_len + binary_len)
+        print_text(out, b"Content-Type: application/json\r\n")
+    print_text(out, b"Content-Length: ")
+    print_number(out, body_len + binary_len)
     if not keep_alive:
-        put(out, b"\r\nConnection: close\r\n\r\n")
+        print_text(out, b"\r\nConnection: close\r\n\r\n")
     elif http10:
-        put(out, b"\r\nConnection: keep-alive\r\n\r\n")
+        print_text(out, b"\r\nConnection: keep-alive\r\n\r\n")
     else:
-        put(out, b"\r\n\r\n")
+        print_text(out, b"\r\n\r\n")
 
 
 cdef void stream_head(tf_buf* out, int32_t status, bint events, bytes load, bint keep_alive, bint http10,
                       int32_t retry_s) noexcept:
-    put(out, status_of(status))
+    print_text(out, status_of(status))
     if events:
-        put(out, b"Content-Type: text/event-stream; charset=utf-8\r\n")
+        print_text(out, b"Content-Type: text/event-stream; charset=utf-8\r\n")
     else:
-        put(out, b"Content-Type: application/json\r\n")
+        print_text(out, b"Content-Type: application/json\r\n")
     if load is not None:
-        put(out, b"endpoint-load-metrics: ")
+        print_text(out, b"endpoint-load-metrics: ")
         tf_buf_put(out, <const char*>load, len(load))
-        put(out, b"\r\n")
+        print_text(out, b"\r\n")
     if retry_s:
-        put(out, b"Retry-After: ")
-        put_number(out, retry_s)
-        put(out, b"\r\n")
+        print_text(out, b"Retry-After: ")
+        print_number(out, retry_s)
+        print_text(out, b"\r\n")
     if not http10:
-        put(out, b"Transfer-Encoding: chunked\r\n")
-    put(out, b"\r\n" if keep_alive else b"Connection: close\r\n\r\n")
+        print_text(out, b"Transfer-Encoding: chunked\r\n")
+    print_text(out, b"\r\n" if keep_alive else b"Connection: close\r\n\r\n")
 
 
 cdef ssize_t send_now(int fd, const char* head, size_t n, Response* p, int32_t n_binary, const int32_t* binary_index,

@@ -10,6 +10,7 @@ from triton_fast._native.core.native cimport (
     tf_store64, tf_swap32,
 )
 from triton_fast._native.core.park cimport park_begin, park_end, park_wait, park_wake_all
+from triton_fast._native.core.print cimport print_number, print_padded, print_text
 from triton_fast._native.net.log_text cimport log_text_put
 from triton_fast._native.net.seen cimport seen_begin, seen_compute_ns, seen_name, seen_queue_ns
 
@@ -211,29 +212,14 @@ cdef class AccessLog:
             tf_buf_free(&out)
 
 
-cdef inline void put_text(tf_buf* out, const char* text) noexcept nogil:
-    tf_buf_put(out, text, strlen(text))
-
-
-# In `least` digits or more.
-cdef void put_number(tf_buf* out, uint64_t value, int least) noexcept nogil:
-    cdef char[24] digits
-    cdef int at = 24
-    while value or at > 24 - least:
-        at -= 1
-        digits[at] = <char>(48 + value % 10)
-        value //= 10
-    tf_buf_put(out, &digits[at], <size_t>(24 - at))
-
-
 cdef inline void begin_field(tf_buf* out, int32_t form, const char* name) noexcept nogil:
     if form == FORM_JSON:
         tf_buf_put(out, b",\"", 2)
-        put_text(out, name)
+        print_text(out, name)
         tf_buf_put(out, b"\":", 2)
     else:
         tf_buf_char(out, c" ")
-        put_text(out, name)
+        print_text(out, name)
         tf_buf_char(out, c"=")
 
 
@@ -244,7 +230,7 @@ cdef void text_field(tf_buf* out, int32_t form, const char* name, const char* te
 
 cdef void number_field(tf_buf* out, int32_t form, const char* name, int64_t value) noexcept nogil:
     begin_field(out, form, name)
-    put_number(out, <uint64_t>max(value, 0), 1)
+    print_number(out, <uint64_t>max(value, 0))
 
 
 cdef void print_line(AccessLog log, tf_buf* out, Record* r, int64_t at, int32_t form, int pid,
@@ -253,26 +239,26 @@ cdef void print_line(AccessLog log, tf_buf* out, Record* r, int64_t at, int32_t 
     cdef int i, micros = <int>(at % 1000000000 // 1000)
     print_second(log, at // 1000000000, form)
     if form == FORM_JSON:
-        put_text(out, b"{\"time\":\"")
-        put_text(out, log.stamp)
+        print_text(out, b"{\"time\":\"")
+        print_text(out, log.stamp)
         tf_buf_char(out, c".")
-        put_number(out, <uint64_t>micros, 6)
-        put_text(out, b"Z\",\"level\":\"INFO\",\"pid\":")
-        put_number(out, <uint64_t>pid, 1)
-        put_text(out, b",\"source\":\"access:0\",\"message\":\"access\"")
+        print_padded(out, <uint64_t>micros, 6)
+        print_text(out, b"Z\",\"level\":\"INFO\",\"pid\":")
+        print_number(out, <uint64_t>pid)
+        print_text(out, b",\"source\":\"access:0\",\"message\":\"access\"")
     else:
         if form == FORM_DEFAULT:
             tf_buf_char(out, c"I")
-        put_text(out, log.stamp)
+        print_text(out, log.stamp)
         if form == FORM_DEFAULT:
             tf_buf_char(out, c".")
-            put_number(out, <uint64_t>micros, 6)
+            print_padded(out, <uint64_t>micros, 6)
             tf_buf_char(out, c" ")
         else:
-            put_text(out, b"Z I ")
-        put_number(out, <uint64_t>pid, 1)
-        put_text(out, b" access:0] ")
-        put_text(out, b"\"access\"" if escape else b"access")
+            print_text(out, b"Z I ")
+        print_number(out, <uint64_t>pid)
+        print_text(out, b" access:0] ")
+        print_text(out, b"\"access\"" if escape else b"access")
     text_field(out, form, b"protocol", b"http" if r.kind < ACCESS_GRPC else b"grpc", 4)
     for i in range(N_TEXTS):
         if r.lens[i]:
@@ -292,7 +278,7 @@ cdef void print_line(AccessLog log, tf_buf* out, Record* r, int64_t at, int32_t 
         number_field(out, form, b"queue_us", r.queue_ns // 1000)
     if r.compute_ns >= 0:
         number_field(out, form, b"compute_us", r.compute_ns // 1000)
-    put_text(out, b"}\n" if form == FORM_JSON else b"\n")
+    print_text(out, b"}\n" if form == FORM_JSON else b"\n")
 
 
 # The date and time of day, which many records share.

@@ -11,6 +11,9 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     MAX_IOV = 64
 
+# The socket of a new connection, which is then written to directly; -1 under TLS, where the transport takes everything.
+# Has the transport pause as soon as it holds anything back.
+cdef int socket_of(transport) except -2
 # Offer n_iov pieces, total bytes together, to the socket. How many bytes were taken (0 for fd < 0 or a full socket), -1
 # when the connection is broken.
 cdef ssize_t send_pieces(int fd, iovec* iov, int n_iov, size_t total) noexcept

@@ -19,6 +19,15 @@ cdef enum:
     NOGIL_SEND = 65536          # a write of this size copies long enough to let other threads have the GIL
 
 
+cdef int socket_of(transport) except -2:
+    cdef int fd = -1
+    if transport.get_extra_info("sslcontext") is None:
+        fd = transport.get_extra_info("socket").fileno()
+    # A TLS transport pauses at the limit, not above it: with 0 it would be paused when it is empty.
+    transport.set_write_buffer_limits(0 if fd >= 0 else 1, 0)
+    return fd
+
+
 cdef ssize_t send_pieces(int fd, iovec* iov, int n_iov, size_t total) noexcept:
     cdef msghdr msg
     cdef ssize_t sent

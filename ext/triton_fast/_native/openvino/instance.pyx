@@ -2,7 +2,7 @@
 # is known before the run are written into blocks, of the others OpenVINO's memory is lent. One thread executes it at a
 # time.
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.arrays.arrays cimport (
@@ -12,6 +12,7 @@ from triton_fast._native.core.memory cimport Block, block_new, block_unref, bloc
 from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.core.native cimport TF_INTERNAL, TF_INVALID_ARG, TF_UNAVAILABLE, dtype_size, now_ns, tf_fail
 from triton_fast._native.core.request cimport Request, response_fail_error
+from triton_fast._native.core.room cimport room
 from triton_fast._native.openvino.capi cimport ov_api, ov_check, ov_fail, ov_shape, ov_tensor
 from triton_fast._native.openvino.model cimport Compiled
 from triton_fast._native.sched.instance cimport Batch
@@ -259,13 +260,6 @@ cdef int execute_ov(void* state, Batch* batch) noexcept nogil:
         for k in range(batch.n):
             run_rows(s, &batch.requests[k], 1, 1, batch)
     return 0
-
-
-cdef void* room(size_t n, size_t size) except NULL:
-    cdef void* p = calloc(n + 1, size)
-    if p == NULL:
-        raise MemoryError
-    return p
 
 
 cdef int fill_io(OvIo* io, tuple described) except -1:

@@ -10,6 +10,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.model cimport MAX_RANK, IoSpec
 from triton_fast._native.core.request cimport Request
+from triton_fast._native.core.shape cimport elements_within
 from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.cuda.device_pool cimport device_block_new
 from triton_fast._native.cuda.flow cimport Flow, flow_begin, flow_between, flow_end, flow_in
@@ -23,17 +24,6 @@ cdef uint8_t[NOTHING_SIZE] nothing
 # for them breaks the context of the whole process.
 cdef enum:
     DEVICE_ALIGNMENT = 256
-
-
-# Elements of a shape, or -1 when the product overflows.
-cdef inline int64_t count_of(const int64_t* dims, int32_t ndim) noexcept nogil:
-    cdef int64_t n = 1
-    cdef int32_t i
-    for i in range(ndim):
-        if dims[i] < 0 or (dims[i] > 0 and n > (<int64_t>1 << 62) // dims[i]):
-            return -1
-        n *= dims[i]
-    return n
 
 
 # The shape ORT gets for input i: batch rows first, the config's reshape applied. Returns the rank, or -1.
@@ -228,7 +218,7 @@ cdef int gather_with(OrtRun* s, Flow* flow, Request** requests, int32_t n, int64
         s.in_values[s.n_in] = NULL
         s.in_names[s.n_in] = io.name
         if io.dtype == DT_STRING:
-            count = count_of(dims, ndim)
+            count = elements_within(dims, ndim, <int64_t>1 << 62)
             status = s.api.CreateTensorAsOrtValue(s.allocator, dims, <size_t>ndim, io.element, &s.in_values[s.n_in])
             if status != NULL:
                 return ort_fail(&s.error, status)

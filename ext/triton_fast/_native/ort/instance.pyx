@@ -1,13 +1,14 @@
 # One instance: gather, run, scatter, without the GIL from dequeue to completion. Built from plain Python descriptions
 # of the config's inputs and outputs; knows no config message, queue or front end. One thread executes it at a time.
 from libc.stdint cimport int32_t, int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcpy, strstr
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport DT_STRING, dtype_size, now_ns, tf_error
 from triton_fast._native.core.model cimport MAX_RANK
 from triton_fast._native.core.request cimport Request, response_fail_error
+from triton_fast._native.core.room cimport room
 from triton_fast._native.cuda.driver cimport cuda_api, cuda_enter
 from triton_fast._native.ort.capi cimport (
     OrtStatus, OrtValue, TF_ORT_DEVICE_ALLOCATOR, TF_ORT_MEMORY_DEFAULT, ort_api, ort_check, ort_fail, value_in,
@@ -103,13 +104,6 @@ cdef int execute_ort(void* state, Batch* batch) noexcept nogil:
         for k in range(batch.n):
             run_rows(s, &batch.requests[k], 1, 1, batch)
     return 0
-
-
-cdef void* room(size_t n, size_t size) except NULL:
-    cdef void* p = calloc(n + 1, size)
-    if p == NULL:
-        raise MemoryError
-    return p
 
 
 cdef int fill_io(OrtIo* io, tuple described) except -1:

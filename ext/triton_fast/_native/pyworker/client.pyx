@@ -28,6 +28,7 @@ from triton_fast._native.core.native cimport (
     DT_BF16, DT_BOOL, DT_COUNT, DT_STRING, DT_UINT8, TF_OK, dtype_size, now_ns, tf_buf, tf_buf_free, tf_buf_put,
     tf_fence, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
+from triton_fast._native.core.shape cimport elements_of, mul_overflow
 from triton_fast._native.pyworker.layout cimport (
     BlsRecord, CANCEL_AT, CONTROL_BYTES, Control, DONE_EXECUTED, DoneRecord, HEADER, HOLD_AT, LAYOUT_MAGIC,
     LAYOUT_VERSION, MAX_SLOTS, Message, ParamRecord, RECORD_BY_SENDER, RECORD_FINAL, RECORD_NONE, RECORD_RESCHEDULED,

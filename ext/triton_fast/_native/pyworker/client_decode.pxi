@@ -6,28 +6,13 @@ cdef enum:
     NUMPY_RANK = 32         # what every numpy takes
 
 
-cdef extern from * nogil:
-    bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* out)
-
-
 cdef int bad(str what) except -1:
     raise ValueError(f"malformed message of the server: {what}")
 
 
 # How many elements; -1 when that is no number of elements.
-cdef int64_t count_of(const TensorRecord* t) noexcept nogil:
-    cdef const int64_t* dims = <const int64_t*>(t + 1)
-    cdef int64_t count = 1
-    cdef bint empty = False
-    cdef int i
-    for i in range(t.ndim):
-        if dims[i] < 0:
-            return -1
-        if dims[i] == 0:
-            empty = True
-        elif mul_overflow(count, dims[i], &count):
-            return -1
-    return 0 if empty else count
+cdef inline int64_t count_of(const TensorRecord* t) noexcept nogil:
+    return elements_of(<const int64_t*>(t + 1), t.ndim)
 
 
 # A copy of the first n bytes of a lease's data.

@@ -17,8 +17,6 @@ cdef struct Source:
     Block* block
 
 
-# How many elements; -1 when that is no number of elements.
-cdef int64_t count_of(const int64_t* dims, int32_t n) noexcept nogil
 # Whether data are `count` strings in wire form.
 cdef bint are_strings(const uint8_t* p, size_t left, int64_t count) noexcept nogil
 # The index of an output of this name; -1.

@@ -13,6 +13,7 @@ from triton_fast._native.core.outputs cimport request_needs
 from triton_fast._native.core.request cimport (
     Request, Response, request_alloc, request_free, request_new, response_fail, response_outputs,
 )
+from triton_fast._native.core.shape cimport elements_of, mul_overflow
 from triton_fast._native.core.tensor cimport MAX_TENSORS, PARAM_BOOL, PARAM_STRING, Param, Tensor, Wanted
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.pyworker.layout cimport (
@@ -24,10 +25,6 @@ from triton_fast._native.pyworker.region cimport (
 
 cdef enum:
     MAX_RECORD = 268435456
-
-
-cdef extern from * nogil:
-    bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* out)
 
 
 cdef struct Reader:
@@ -101,20 +98,6 @@ cdef int copy_text(Request* r, const char* p, uint32_t n, const char** out, uint
     return 0
 
 
-cdef int64_t count_of(const int64_t* dims, int32_t n) noexcept nogil:
-    cdef int64_t count = 1
-    cdef bint empty = False
-    cdef int32_t i
-    for i in range(n):
-        if dims[i] < 0:
-            return -1
-        if dims[i] == 0:
-            empty = True
-        elif mul_overflow(count, dims[i], &count):
-            return -1
-    return 0 if empty else count
-
-
 cdef bint are_strings(const uint8_t* p, size_t left, int64_t count) noexcept nogil:
     cdef uint32_t n = 0
     while count > 0:
@@ -140,7 +123,7 @@ cdef int fill_tensor(Source* s, TensorRecord* record, const char* dims, Request*
     if t.dims == NULL:
         return -1
     memcpy(t.dims, dims, <size_t>t.ndim * sizeof(int64_t))
-    count = count_of(t.dims, t.ndim)
+    count = elements_of(t.dims, t.ndim)
     if count < 0 or (record.dtype != DT_STRING
                      and (mul_overflow(count, dtype_size(t.dtype), &size) or <uint64_t>size != record.nbytes)):
         return 1

@@ -17,10 +17,11 @@ from triton_fast._native.core.request cimport (
     Request, Response, request_alloc, request_free, response_fail, response_outputs,
 )
 from triton_fast._native.core.respond cimport request_fork, response_send
+from triton_fast._native.core.shape cimport elements_of
 from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.view cimport BlockView
 from triton_fast._native.pyworker.calls cimport call_runner
-from triton_fast._native.pyworker.decode cimport are_strings, count_of, find_output
+from triton_fast._native.pyworker.decode cimport are_strings, find_output
 from triton_fast._native.pyworker.worker cimport Worker
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, request_finish
 from triton_fast._native.sched.inprocess cimport note_runner, params_from
@@ -250,7 +251,7 @@ cdef int fill(Response* p, object outputs, object error, object params) except -
             raise MemoryError
         for k in range(t.ndim):
             t.dims[k] = shape[k]
-        count = count_of(t.dims, t.ndim)
+        count = elements_of(t.dims, t.ndim)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             if count < 0 or (dtype != DT_STRING and (view.len // dtype_size(dtype) != count or

@@ -27,13 +27,13 @@ from triton_fast._native.sched.key cimport request_key
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, SUBMIT_STOPPED, NativeScheduler, Scheduler, layer_begin,
 )
+from triton_fast._native.sched.stopping cimport STOPPING
 from triton_fast._native.sched.store cimport (
     DIGEST, FLIGHT_SLOTS, SEAT_FOLLOWS, SEAT_LEADS, SEAT_LEFT, SEAT_LOOKS, SEAT_TURNS, Flight, Layer, NativeCache, Seat,
     Store, link_newest, release, store_find, store_insert, store_remove_all, unlink_use,
 )
 from triton_fast._native.sched.tap cimport tap_begin, tap_end, tap_pass
 
-cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* CANCELLED = b"the request was cancelled"
 
 _owners = itertools.count(1)

@@ -22,10 +22,9 @@ from triton_fast._native.sched.ensemble_run cimport (
 )
 from triton_fast._native.sched.model cimport Epoch, NativeModel
 from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, NativeScheduler, Scheduler
+from triton_fast._native.sched.stopping cimport STOPPING
 
 from dataclasses import dataclass
-
-cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 
 
 cdef Members* look_up(Ensemble* ens, Members* known) noexcept nogil:

@@ -33,6 +33,7 @@ from triton_fast._native.sched.ensemble_tensors cimport child_new, fill_answer, 
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake, scheduler_withdraw,
 )
+from triton_fast._native.sched.stopping cimport STOPPING
 
 cdef extern from * nogil:
     """
@@ -49,7 +50,6 @@ cdef extern from * nogil:
         bint active
     Driver* this_thread "tf_ensemble_this"()
 
-cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* CANCELLED = b"the request was cancelled"
 cdef const char* NO_MEMORY = b"out of memory"
 

@@ -6,10 +6,8 @@ from triton_fast._native.core.memory cimport block_new, block_ref, block_unref
 from triton_fast._native.core.native cimport DT_COUNT, DT_STRING, MEM_GPU, TF_OK, dtype_size
 from triton_fast._native.core.model cimport MAX_RANK, Model, ModelHandle
 from triton_fast._native.core.request cimport Request, Response, request_free, request_new, response_outputs
+from triton_fast._native.core.shape cimport elements_of, mul_overflow
 from triton_fast._native.core.tensor cimport MAX_TENSORS, Param, Tensor
-
-cdef extern from * nogil:
-    bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* product)
 
 cdef enum:
     ALIGN = 64
@@ -143,20 +141,11 @@ cdef bint strings_fit(const uint8_t* p, size_t left, int64_t count) noexcept nog
     return left == 0
 
 
-# How many elements these dims hold, or -1.
+# How many elements these dims hold, or -1. rank <= MAX_RANK; they need not be aligned.
 cdef int64_t elements(const uint8_t* dims, uint32_t rank) noexcept nogil:
-    cdef int64_t count = 1, dim
-    cdef uint32_t i
-    cdef bint empty = False
-    for i in range(rank):
-        memcpy(&dim, dims + <size_t>i * 8, 8)
-        if dim < 0:
-            return -1
-        if dim == 0:
-            empty = True
-        elif mul_overflow(count, dim, &count):
-            return -1
-    return 0 if empty else count
+    cdef int64_t[MAX_RANK] aligned_dims
+    memcpy(aligned_dims, dims, <size_t>rank * 8)
+    return elements_of(aligned_dims, <int32_t>rank)
 
 
 # Where the data begins, counted from the packed form's start, if the rows are whole and of this model; else 0.

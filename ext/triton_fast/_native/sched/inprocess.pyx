@@ -292,7 +292,35 @@ cdef void* copy_bytes(Request* r, bytes text) except NULL:
     return p
 
 
-cdef class InferCall:
+cdef class Call:
+    """What calls of both kinds are: one request on its way. Made as one of them."""
+
+    cdef NativeModel model
+    cdef Waiter* waiter
+    cdef Request* request       # NULL after its end
+    cdef readonly dict parameters
+
+    def __dealloc__(self):
+        if self.waiter != NULL:
+            waiter_unref(self.waiter)
+
+    @property
+    def queued(self):
+        """Whether no instance has it yet."""
+        return self.request != NULL and tf_load32(&self.request.state) == REQ_QUEUED
+
+    @property
+    def model_key(self):
+        """A number that names the model, as Python instances have it."""
+        return <size_t>self.model.ptr if self.model is not None else 0
+
+    @property
+    def runner(self):
+        """Key of the Python instance that has it, 0 when that is not known."""
+        return <size_t>self.waiter.runner if self.waiter != NULL else 0
+
+
+cdef class InferCall(Call):
     """One request on its way. ``wait`` returns its outputs; ``cancel`` takes it back if no instance has it yet.
 
     Parameters
@@ -316,11 +344,6 @@ cdef class InferCall:
         What validation or the queue answered.
     """
 
-    cdef NativeModel model
-    cdef Waiter* waiter
-    cdef Request* request
-    cdef readonly dict parameters
-
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
                   int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), str trace=""):
         cdef Request* r
@@ -330,25 +353,6 @@ cdef class InferCall:
         r = make_request(model, inputs, outputs, id, priority, timeout_us, flags, correlation, params, trace)
         self.waiter = submit(model, r)
         self.request = r
-
-    def __dealloc__(self):
-        if self.waiter != NULL:
-            waiter_unref(self.waiter)
-
-    @property
-    def queued(self):
-        """Whether no instance has it yet."""
-        return self.request != NULL and tf_load32(&self.request.state) == REQ_QUEUED
-
-    @property
-    def model_key(self):
-        """A number that names the model, as Python instances have it."""
-        return <size_t>self.model.ptr
-
-    @property
-    def runner(self):
-        """Key of the Python instance that has it, 0 when that is not known."""
-        return <size_t>self.waiter.runner
 
     def cancel(self, *, bint tell=True):
         """Take the request back. Returns False when an instance already has it, which learns of it unless not tell."""
@@ -381,7 +385,7 @@ cdef class InferCall:
         return result_of(p)
 
 
-cdef class StreamCall:
+cdef class StreamCall(Call):
     """One request on its way that may have any number of responses; an iterator of ``(outputs, is_final)``.
 
     Parameters
@@ -392,11 +396,7 @@ cdef class StreamCall:
         Responses that may wait to be taken; the model waits with the next. 0 = any number.
     """
 
-    cdef NativeModel model
-    cdef Waiter* waiter
-    cdef Request* request       # NULL after its end
     cdef bint cancelled
-    cdef readonly dict parameters
 
     def __cinit__(self, NativeModel model not None, inputs, outputs=(), *, str id="", int64_t priority=0,
                   int64_t timeout_us=0, uint32_t flags=0, correlation=0, params=(), str trace="",
@@ -423,25 +423,6 @@ cdef class StreamCall:
         self.waiter.first = NULL
         pthread_mutex_unlock(&self.waiter.lock)
         free_chain(left)
-
-    def __dealloc__(self):
-        if self.waiter != NULL:
-            waiter_unref(self.waiter)
-
-    @property
-    def queued(self):
-        """Whether no instance has it yet."""
-        return self.request != NULL and tf_load32(&self.request.state) == REQ_QUEUED
-
-    @property
-    def model_key(self):
-        """A number that names the model, as Python instances have it."""
-        return <size_t>self.model.ptr
-
-    @property
-    def runner(self):
-        """Key of the Python instance that has it, 0 when that is not known."""
-        return <size_t>self.waiter.runner
 
     @property
     def over(self):

@@ -46,6 +46,10 @@ cdef void request_finish(Request* r) noexcept nogil
 cdef void response_report(Request* r, int64_t index, int kind, int64_t infer_ns, int64_t output_ns) noexcept nogil
 
 
+# What Python code raised, as a request is told it: a code and a text, never empty. Hold the GIL.
+cdef bytes raised_text(object error, int32_t* code)
+
+
 cdef class NativeInstance:
     cdef execute_fn execute
     cdef before_fn before       # NULL: nothing to wait for

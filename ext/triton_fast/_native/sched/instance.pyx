@@ -1,16 +1,20 @@
 # Base class of what backends hand out, and the end of requests that they keep; see instance.pxd for the contract.
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.marks cimport (
     FLAG_PADDING, FLAG_PART, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT, T_STARTED,
 )
-from triton_fast._native.core.native cimport TF_CANCELLED, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock
+from triton_fast._native.core.native cimport (
+    TF_CANCELLED, TF_INTERNAL, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock,
+)
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport (
     FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
     stats_first, stats_response, stats_success,
 )
 from triton_fast._native.sched.scheduler cimport stats_of
+
+from triton_fast.errors import ServerError
 
 
 cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil:
@@ -48,6 +52,16 @@ cdef void request_finish(Request* r) noexcept nogil:
 
 cdef void response_report(Request* r, int64_t index, int kind, int64_t infer_ns, int64_t output_ns) noexcept nogil:
     stats_response(stats_of(r.model), index, kind, infer_ns, output_ns)
+
+
+cdef bytes raised_text(object error, int32_t* code):
+    cdef bytes text
+    code[0] = int(error.code) if isinstance(error, ServerError) else TF_INTERNAL
+    try:
+        text = str(error).encode("utf-8", "replace")
+    except Exception:       # of the error's own __str__; the requests must fail all the same
+        text = b""
+    return text or type(error).__name__.encode()
 
 
 cdef class NativeInstance:

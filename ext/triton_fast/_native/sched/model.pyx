@@ -29,8 +29,8 @@ from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn
 from triton_fast._native.sched.limiter cimport (
     LimiterPlace, Place, place_acquire, place_asked, place_interrupt, place_release,
 )
-from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
-from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_ns, queue_set, queue_watch
+from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE, config_ns
+from triton_fast._native.sched.queue cimport Queue, queue_free, queue_new, queue_set, queue_watch
 from triton_fast._native.sched.scheduler cimport (
     TAKE_LOOK, TAKE_NOW, TAKE_STOPPED, TAKE_WAIT, NativeScheduler, Scheduler, scheduler_stop,
 )
@@ -365,7 +365,7 @@ cdef class NativeModel(ModelHandle):
         set_labels(self, outputs)
         self.queue.policy.single = not dynamic or max_batch < 1
         self.queue.policy.max_batch = max_batch if max_batch > 0 else 1
-        self.queue.policy.delay_ns = 0 if self.queue.policy.single else queue_ns(delay_us)
+        self.queue.policy.delay_ns = 0 if self.queue.policy.single else config_ns(delay_us)
         self.queue.policy.n_preferred = <int32_t>len(preferred)
         for i, size in enumerate(sorted(preferred)):
             self.queue.policy.preferred[i] = size

@@ -6,6 +6,12 @@ from triton_fast._native.core.stats cimport (
     BREAK_DELAY, BREAK_EMPTY, BREAK_MAX, BREAK_ORDER, BREAK_PREFERRED, BREAK_SHAPE,
 )
 
+cdef extern from * nogil:
+    """
+    #define TF_MAX_US 1000000000000000LL
+    """
+    const int64_t MAX_US "TF_MAX_US"    # 31 years, which still fits when added to a clock in ns
+
 cdef enum:
     MAX_PREFERRED = 64
     MAX_TAKE = 4096         # requests in one batch
@@ -27,6 +33,11 @@ cdef struct Scan:           # a walk over requests that may share a batch, in th
     int32_t n
     int32_t best_n          # requests that make up the largest preferred size met; 0 = none
     int32_t full            # BREAK_*: nothing more can join; or CAN_GROW
+
+
+# Microseconds of a config in ns, within bounds.
+cdef inline int64_t config_ns(microseconds) except -1:
+    return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
 
 
 cdef inline void scan_begin(Scan* s, int64_t now) noexcept nogil:

@@ -6,16 +6,16 @@ from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy
 
 from triton_fast._native.core.memory cimport block_new
-from triton_fast._native.core.native cimport MEM_CPU, TF_INTERNAL, TF_OK, now_ns
+from triton_fast._native.core.native cimport MEM_CPU, TF_OK, now_ns
 from triton_fast._native.core.outputs cimport request_needs
 from triton_fast._native.core.request cimport Request, request_alloc, response_fail, response_outputs
 from triton_fast._native.core.respond cimport request_fork, response_send
 from triton_fast._native.core.tensor cimport Tensor
-from triton_fast._native.sched.instance cimport Batch, NativeInstance
+from triton_fast._native.sched.instance cimport Batch, NativeInstance, raised_text
 
 from collections.abc import Iterator
 
-from triton_fast.errors import Cancelled, Internal, ServerError
+from triton_fast.errors import Cancelled, Internal
 
 
 cdef class PyInstance(NativeInstance):
@@ -87,12 +87,8 @@ cdef int answer(Request* r, dict outputs) except -1:
 
 
 cdef void fail(Request* r, object error) noexcept:
-    cdef int32_t code = int(error.code) if isinstance(error, ServerError) else TF_INTERNAL
-    try:
-        text = str(error).encode("utf-8", "replace")
-    except Exception:       # of the error's own __str__; the request must fail all the same
-        text = b""
-    text = text or type(error).__name__.encode()
+    cdef int32_t code
+    cdef bytes text = raised_text(error, &code)
     response_fail(&r.response, code, <const char*>text, len(text))
 
 

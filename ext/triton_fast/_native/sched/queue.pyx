@@ -25,21 +25,19 @@ from triton_fast._native.sched.lanes cimport (
     ready_remove, shapes_begin, shapes_end, shapes_lanes, volume_of,
 )
 from triton_fast._native.sched.order cimport Place, order_enter, order_leave, place_new
-from triton_fast._native.sched.policy cimport CAN_GROW, Policy, Scan, scan_add, scan_begin, scan_decide
+from triton_fast._native.sched.policy cimport CAN_GROW, Policy, Scan, config_ns, scan_add, scan_begin, scan_decide
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, TAKE_LOOK, TAKE_NOTHING, TAKE_NOW, TAKE_STOPPED, Scheduler,
 )
 from triton_fast._native.sched.spin cimport spin_learn, spin_look, spin_wanted
+from triton_fast._native.sched.stopping cimport STOPPING
 
 
 cdef enum:
     WATCH_NS = 250000       # between two looks for expired requests: no refusal is later than this
 
-cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* EXPIRED = b"Request timeout expired"
 cdef const char* FULL = b"Exceeds maximum queue size"
-
-cdef int64_t MAX_US = 1000000000000000
 
 
 cdef Queue* queue_new(Stats* stats) noexcept nogil:
@@ -79,10 +77,6 @@ cdef int make_levels(Queue* q, int32_t n) noexcept nogil:
     return 0
 
 
-cdef int64_t queue_ns(microseconds) except -1:
-    return <int64_t>min(max(microseconds, 0), MAX_US) * 1000
-
-
 cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_bytes, int32_t full_code) except -1:
     cdef Level* level
     cdef Py_ssize_t i
@@ -99,7 +93,7 @@ cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_by
     for i, (max_size, timeout_us, override, delay) in enumerate(levels):
         level = &q.levels[i]
         level.max_size = max_size
-        level.timeout_ns = queue_ns(timeout_us)
+        level.timeout_ns = config_ns(timeout_us)
         level.timeout_override = override
         level.delay = delay
         q.limits = q.limits or level.max_size or level.timeout_ns

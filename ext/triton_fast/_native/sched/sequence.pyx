@@ -18,8 +18,9 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.model cimport IoSpec, ModelHandle
 from triton_fast._native.core.request cimport Request, Response, Sink, request_free
 from triton_fast._native.core.respond cimport request_cancel
+from triton_fast._native.core.room cimport room
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
-from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE
+from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE, MAX_US, config_ns
 from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, Scheduler
 from triton_fast._native.sched.sequence_controls cimport controls_check, entry_new, entry_use
 from triton_fast._native.sched.sequence_flow cimport (
@@ -33,11 +34,10 @@ from triton_fast._native.sched.sequence_take cimport sequences_executed, sequenc
 from triton_fast._native.sched.sequence_types cimport (
     CONTROL_CORRID, Control, Entry, MAX_ID, Seat, Sequence, Sequences, StateSpec,
 )
+from triton_fast._native.sched.stopping cimport STOPPING
 
 from triton_fast.errors import Internal
 
-cdef int64_t MAX_US = 1000000000000000      # 31 years, which still fits when added to a clock in ns
-cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* FULL = b"Exceeds maximum queue size"
 
 
@@ -249,12 +249,6 @@ cdef void drop(Sink* sink, Response* first, Response* last) noexcept nogil:
 
 # ---- the owner
 
-cdef void* room(size_t n, size_t size) except NULL:
-    cdef void* p = calloc(n + 1, size)
-    if p == NULL:
-        raise MemoryError
-    return p
-
 
 cdef int64_t* dims_of(dims, int batched) except NULL:
     cdef int64_t* p = <int64_t*>room(len(dims) + 1, sizeof(int64_t))
@@ -359,10 +353,10 @@ cdef class NativeSequences(NativeScheduler):
         for i in range(instances):
             cond_init_monotonic(&q.seats[i].wake)
             q.n_seats = i + 1
-        q.idle_ns = <int64_t>min(max(idle_us, 0), MAX_US) * 1000
+        q.idle_ns = config_ns(idle_us)
         q.policy.single = model.ptr.max_batch < 1
         q.policy.max_batch = min(most, MAX_TAKE)
-        q.policy.delay_ns = 0 if q.policy.single else <int64_t>min(max(delay_us, 0), MAX_US) * 1000
+        q.policy.delay_ns = 0 if q.policy.single else config_ns(delay_us)
         q.policy.n_preferred = <int32_t>len(preferred)
         for i, size in enumerate(sorted(preferred)):
             q.policy.preferred[i] = size

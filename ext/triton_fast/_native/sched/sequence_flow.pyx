@@ -21,12 +21,12 @@ from triton_fast._native.sched.sequence_slots cimport (
     deadline_drop, sequence_forget, sequence_free, sequence_move, slot_clear, slot_fill, slots_end,
 )
 from triton_fast._native.sched.sequence_types cimport Sequence, Sequences
+from triton_fast._native.sched.stopping cimport STOPPING
 
 
 cdef extern from "tf_signals.h" nogil:
     int tf_block_signals()
 
-cdef const char* STOPPING = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
 cdef const char* EXPIRED = b"timeout of the corresponding sequence has been expired"
 cdef const char* CANCELLED = b"a request of the same sequence was cancelled"
 

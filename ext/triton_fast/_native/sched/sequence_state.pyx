@@ -9,16 +9,13 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.outputs cimport request_wants
 from triton_fast._native.core.request cimport Request, Response, response_fail_error
+from triton_fast._native.core.shape cimport mul_overflow
 from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.sched.sequence_types cimport Entry, Sequence, Sequences, State, StateSpec
 
 cdef enum:
     PINS = 4                # times its own size that a state may keep
     SMALL = 256             # bytes that are not worth a copy
-
-
-cdef extern from * nogil:
-    bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* out)
 
 
 cdef size_t states_size(Sequences* q) noexcept nogil:

@@ -16,6 +16,7 @@ from triton_fast._native.sched.sequence_flow cimport (
 )
 from triton_fast._native.sched.sequence_state cimport states_commit, states_drop, states_take
 from triton_fast._native.sched.sequence_types cimport Entry, Seat, Sequence, Sequences
+from triton_fast._native.sched.stopping cimport STOPPING
 from triton_fast._native.sched.tap cimport tap_begin, tap_end
 
 
@@ -88,7 +89,7 @@ cdef void on_response(Sink* sink, Response* first, Response* last) noexcept nogi
     pthread_mutex_unlock(&q.lock)
     if again:
         if not is_cancelled:
-            text = b"Server is stopping, scheduler for model has stopped accepting new inference requests"
+            text = STOPPING
         response_fail(last, TF_CANCELLED if is_cancelled else TF_UNAVAILABLE, text, strlen(text))
         stats_failure(q.base.stats, FAIL_CANCELED if is_cancelled else FAIL_REJECTED, now_ns() - r.stamps[T_QUEUED])
     outer.deliver(outer, first, last)

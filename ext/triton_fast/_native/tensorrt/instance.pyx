@@ -2,19 +2,20 @@
 # it, and the thread sleeps once, for the last. What TensorRT was told stays told: a run whose shapes and addresses are
 # those of the last costs one call of it, or none where a graph has been captured.
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.arrays.arrays cimport arrays_init, arrays_release, arrays_scatter, elements
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
-from triton_fast._native.core.native cimport TF_INTERNAL, dtype_size, now_ns, tf_error, tf_fail
+from triton_fast._native.core.native cimport dtype_size, now_ns, tf_error, tf_fail
 from triton_fast._native.core.request cimport Request, response_fail_error
+from triton_fast._native.core.room cimport room
 from triton_fast._native.cuda.copies cimport cuda_fill, cuda_wait, stream_open_ranked
 from triton_fast._native.cuda.device_pool cimport device_block_new
 from triton_fast._native.cuda.driver cimport (
     TF_CU_CAPTURE_THREAD_LOCAL, cuda_api, cuda_check, cuda_enter, cuda_error, tf_cu_handle,
 )
-from triton_fast._native.sched.instance cimport Batch
+from triton_fast._native.sched.instance cimport Batch, raised_text
 from triton_fast._native.tensorrt.run cimport (
     MAX_BYTES_SHIFT, TrtIo, TrtRun, trt_can_capture, trt_describe, trt_drop_graph, trt_fetch, trt_fill_values,
     trt_finish, trt_free, trt_grow, trt_launch, trt_read_values, trt_same_values, trt_send,
@@ -23,7 +24,7 @@ from triton_fast._native.tensorrt.shapes cimport (
     TRT_RANK, shapes_add, shapes_choose, shapes_find, shapes_init, shapes_put,
 )
 
-from triton_fast.errors import Internal, InvalidArg, ServerError
+from triton_fast.errors import Internal, InvalidArg
 
 cdef enum:
     MAX_KEY = 65536
@@ -123,20 +124,9 @@ cdef int execute_trt(void* state, Batch* batch) noexcept nogil:
 # --- with TensorRT's Python API --------------------------------------------------------------------------------------
 
 cdef int fail_with(tf_error* e, object error) noexcept:
-    cdef int32_t code = int(error.code) if isinstance(error, ServerError) else TF_INTERNAL
-    try:
-        text = str(error).encode("utf-8", "replace")
-    except Exception:       # of the error's own __str__; the requests must fail all the same
-        text = b""
-    text = text or type(error).__name__.encode()
+    cdef int32_t code
+    cdef bytes text = raised_text(error, &code)
     return tf_fail(e, code, b"%s", <const char*>text)
-
-
-cdef void* room(size_t n, size_t size) except NULL:
-    cdef void* p = calloc(n + 1, size)
-    if p == NULL:
-        raise MemoryError
-    return p
 
 
 cdef class TrtInstance(NativeInstance):

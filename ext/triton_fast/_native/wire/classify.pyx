@@ -12,10 +12,9 @@ from triton_fast._native.core.native cimport (
     tf_buf_put, tf_buf_reserve, tf_error, tf_fail,
 )
 from triton_fast._native.core.request cimport Request, Response, request_alloc
+from triton_fast._native.core.shape cimport mul_overflow
 from triton_fast._native.core.tensor cimport Tensor
-
-cdef extern from * nogil:
-    bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* product)
+from triton_fast._native.wire.numbers cimport number_t
 
 cdef extern from "<charconv>" nogil:
     struct to_chars_result "std::to_chars_result":
@@ -29,18 +28,6 @@ cdef extern from "<charconv>" nogil:
 cdef enum:
     MAX_ROW = 1000000       # elements of one row, Triton's limit
     VALUE_ROOM = 384        # "%.6f" of the greatest double has 317 characters; an index has at most 7
-
-ctypedef fused number_t:
-    int8_t
-    uint8_t
-    int16_t
-    uint16_t
-    int32_t
-    uint32_t
-    int64_t
-    uint64_t
-    float
-    double
 
 
 cdef inline number_t load(const uint8_t* row, uint32_t i, number_t* unused) noexcept nogil:

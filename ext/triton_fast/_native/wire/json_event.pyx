@@ -11,10 +11,11 @@ from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.request cimport (
     Request, Response, request_alloc, request_free, request_new, response_outputs,
 )
+from triton_fast._native.core.shape cimport elements_of
 from triton_fast._native.core.tensor cimport (
     PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor,
 )
-from triton_fast._native.wire.json_reply cimport json_elements, json_put_param, json_put_tensor, output_name
+from triton_fast._native.wire.json_reply cimport json_put_param, json_put_tensor, output_name
 from triton_fast._native.wire.json_text cimport json_quote
 
 from triton_fast.errors import make
@@ -95,7 +96,7 @@ cdef int32_t gather(Response* p, Member* m) noexcept nogil:
 
 
 cdef int put_output(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogil:
-    cdef bint one = json_elements(t.dims, t.ndim) == 1
+    cdef bint one = elements_of(t.dims, t.ndim) == 1
     if not one:
         tf_buf_char(out, c'[')
     if json_put_tensor(r, t, out, e):

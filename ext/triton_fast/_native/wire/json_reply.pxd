@@ -20,8 +20,6 @@ cdef void json_put_params(tf_buf* out, Param* p) noexcept nogil
 cdef void json_put_param(tf_buf* out, Param* p) noexcept nogil
 # The elements of an output, comma-separated, without brackets. 0, or -1 with e filled.
 cdef int json_put_tensor(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogil
-# Elements of dims[0:n]; -1 when one is negative or the product does not fit.
-cdef int64_t json_elements(int64_t* dims, int32_t n) noexcept nogil
 
 
 cdef inline void output_name(Request* r, Tensor* t, const char** name, uint32_t* n) noexcept nogil:

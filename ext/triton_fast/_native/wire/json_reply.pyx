@@ -12,6 +12,7 @@ from triton_fast._native.core.model cimport Model, ModelHandle
 from triton_fast._native.core.request cimport (
     Request, Response, request_alloc, request_free, request_new, response_outputs,
 )
+from triton_fast._native.core.shape cimport elements_of, mul_overflow
 from triton_fast._native.core.tensor cimport (
     PARAM_BOOL, PARAM_DOUBLE, PARAM_INT, PARAM_STRING, PARAM_UINT, Param, Tensor, Wanted,
 )
@@ -21,10 +22,6 @@ from triton_fast._native.wire.json_text cimport (
 )
 
 from triton_fast.errors import make
-
-cdef extern from * nogil:
-    bint mul_overflow "__builtin_mul_overflow"(int64_t a, int64_t b, int64_t* product)
-
 
 cdef void json_put_string(tf_buf* out, const char* text, size_t n) noexcept nogil:
     json_quote(out, text, n)
@@ -43,20 +40,6 @@ cdef int fail_output(Request* r, Tensor* t, const char* before, const char* afte
     return tf_fail(e, TF_INTERNAL, b"%s '%.*s'%s", before, <int>(n if n < 1024 else 1024), name, after)
 
 
-cdef int64_t json_elements(int64_t* dims, int32_t n) noexcept nogil:
-    cdef int64_t count = 1
-    cdef int32_t i
-    cdef bint empty = False
-    for i in range(n):
-        if dims[i] < 0:
-            return -1
-        if dims[i] == 0:
-            empty = True
-        elif mul_overflow(count, dims[i], &count):
-            return -1
-    return 0 if empty else count
-
-
 cdef int json_put_tensor(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexcept nogil:
     cdef int64_t count, nbytes = 0
     cdef int32_t size = dtype_size(t.dtype)
@@ -68,7 +51,7 @@ cdef int json_put_tensor(Request* r, Tensor* t, tf_buf* out, tf_error* e) noexce
         return tf_fail(e, TF_INVALID_ARG, b"Invalid data type for output tensor")
     if t.kind == MEM_GPU:
         return fail_output(r, t, b"output", b" lies in GPU memory and cannot be written as JSON", e)
-    count = json_elements(t.dims, t.ndim)
+    count = elements_of(t.dims, t.ndim)
     if t.dtype == DT_STRING:
         status = json_put_strings(out, t.ptr, t.nbytes, count) if count >= 0 else -2
         if status == -2:

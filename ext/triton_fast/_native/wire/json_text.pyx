@@ -8,6 +8,7 @@ from triton_fast._native.core.native cimport (
     DT_BOOL, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, tf_buf,
     tf_buf_char, tf_buf_free, tf_buf_put, tf_buf_reserve,
 )
+from triton_fast._native.wire.numbers cimport number_t
 
 cdef extern from * nogil:
     ctypedef unsigned long long uint128 "unsigned __int128"
@@ -21,18 +22,6 @@ cdef extern from "<charconv>" nogil:
     ctypedef int chars_format "std::chars_format"
     chars_format SCIENTIFIC "std::chars_format::scientific"
     to_chars_result to_chars "std::to_chars"(char* first, char* last, double v, chars_format format)
-
-ctypedef fused number_t:
-    int8_t
-    uint8_t
-    int16_t
-    uint16_t
-    int32_t
-    uint32_t
-    int64_t
-    uint64_t
-    float
-    double
 
 cdef enum:
     RUN = 256               # numbers written between two looks at the buffer's room
