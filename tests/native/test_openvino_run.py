@@ -239,7 +239,7 @@ def test_instances_share_a_compiled_model(tmp_path: Path) -> None:
     arrays = {"IN": (DataType.FP32, (1, 64), rows(1, 64).tobytes())}
     answers = [drive.run_batch(each, opened.handle, [arrays])[0] for each in (opened.instance, second)]
     assert answers[0]["OUT"][2] == answers[1]["OUT"][2]
-    compiled = opened.model._compile("CPU")
+    compiled = opened.model._compiled
     assert compiled.property("NUM_STREAMS") == "2"
     assert compiled.property("INFERENCE_NUM_THREADS") == "2"
 
