@@ -239,7 +239,7 @@ def test_instances_share_a_compiled_model(tmp_path: Path) -> None:
     arrays = {"IN": (DataType.FP32, (1, 64), rows(1, 64).tobytes())}
     answers = [drive.run_batch(each, opened.handle, [arrays])[0] for each in (opened.instance, second)]
     assert answers[0]["OUT"][2] == answers[1]["OUT"][2]
-    compiled = opened.model._compile("CPU")
+    compiled = opened.model._compiled
     assert compiled.property("NUM_STREAMS") == "2"
     assert compiled.property("INFERENCE_NUM_THREADS") == "2"
 
@@ -249,5 +249,5 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
         open_model(tmp_path, models.dense(), BACKEND + parameter("TARGET_DEVICE", "GPU"))
     opened = open_written(write(tmp_path, models.dense(), BACKEND + parameter("TARGET_DEVICE", "AUTO:CPU"), "auto"))
     assert opened.run({"IN": rows(1, 64)})[0]["OUT"].shape == (1, 64)
-    with pytest.raises(Unavailable, match=r"unable to load model 'auto', device 'GPU.1' is requested"):
-        open_written(tmp_path / "auto").model._compile("GPU.1")
+    with pytest.raises(Unavailable, match=r"unable to load model 'one', device 'GPU.1' is requested"):
+        open_written(write(tmp_path, models.dense(), BACKEND + parameter("TARGET_DEVICE", "GPU.1"), "one"))
