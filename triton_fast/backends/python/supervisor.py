@@ -150,7 +150,7 @@ class Supervisor:
             self._run_due()
 
     def _take_events(self, selector: selectors.BaseSelector) -> None:
-        """Wait and act. What names a handler ends with the call: the next wait may be long, handlers hold models."""
+        """Wait and act. Names of handlers end with the call: the next wait may be long, and handlers hold models."""
         for key, events in selector.select(self._wait_s()):
             # One of the handlers before may have taken it out.
             if key.fd in selector.get_map():

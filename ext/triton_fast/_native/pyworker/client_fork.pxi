@@ -14,9 +14,9 @@ cdef extern from * nogil:
     #include <sys/prctl.h>
     #include <sys/syscall.h>
     #include <unistd.h>
-    /* The C library's fork makes children only. What it does for a copy with one thread is done here: the number of the
-       thread that the library keeps is at the address that the kernel clears at the thread's end, and the kernel forgets
-       where the thread's list of robust locks is. */
+    /* The C library's fork makes children only. What it does for a copy with one thread is done here: the library keeps
+       the thread's number at the address that the kernel clears at the thread's end, and a copy has to name its list of
+       robust locks again. */
     static long tf_clone_sibling(void) {
     #if defined(PR_GET_TID_ADDRESS) && (defined(__x86_64__) || defined(__aarch64__))
         unsigned long flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | SIGCHLD;
