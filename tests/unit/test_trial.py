@@ -99,7 +99,8 @@ def test_a_file_that_passed_is_tried_again_when_it_has_changed(check: Check, tmp
 
 
 def test_a_file_that_changes_meanwhile_has_not_passed(check: Check, tmp_path: Path) -> None:
-    check(f"open({str(tmp_path / 'model')!r}, 'w').write('more')\ntrial.end(None)")
+    told = refusal(check, f"open({str(tmp_path / 'model')!r}, 'w').write('more')\ntrial.end(None)")
+    assert told == "the file was changed while it was opened: load the model again once it is whole"
     assert refusal(check, "trial.end('no')") == "no"
 
 
