@@ -41,8 +41,9 @@ serve: models   ## serve examples/models in the foreground; ARGS= adds flags
 torch: build    ## PyTorch for the tests, where pip offers a build for CPUs; TORCH= leaves it out
 	@scripts/torch.sh
 
-# A file's tests share servers, so that a file stays in one process. More than four get into each other's way.
-processes = -n logical --maxprocesses=4 --dist=loadfile
+# A file's tests share servers, so that a file stays in one process. More than four get into each other's way. A process
+# that crashes ends the run: by itself the plugin would wait for what was left of its files.
+processes = -n logical --maxprocesses=4 --dist=loadfile --max-worker-restart=0
 
 test: models torch ## all tests, in a process for each of up to four cores; T='-k expression' or T=path narrows, in one
 	@$(py) -m pytest $(if $(T),$(T),$(processes))

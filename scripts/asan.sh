@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The native tests under AddressSanitizer and UndefinedBehaviorSanitizer, in a tree of their own: build/asan/tree.
-# PYTEST_ARGS are given to pytest instead of several processes; ASAN_TESTS chooses other tests than tests/native.
+# PYTEST_ARGS are given to pytest; ASAN_TESTS chooses other tests than tests/native.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -39,7 +39,7 @@ assert pathlib.Path(triton_fast.__file__).is_relative_to(here), triton_fast.__fi
 assert any(here.rglob("*" + importlib.machinery.EXTENSION_SUFFIXES[0])), "no extension was built"'
 say "testing"
 # shellcheck disable=SC2086
-LD_PRELOAD=$preload "$python" -m pytest ${ASAN_TESTS:-tests/native} ${PYTEST_ARGS:--n logical --maxprocesses=4 --dist=loadfile}
+LD_PRELOAD=$preload "$python" -m pytest ${ASAN_TESTS:-tests/native} ${PYTEST_ARGS:-}
 for target in tests/fuzz/fuzz_*.py; do
   LD_PRELOAD=$preload TF_FUZZ_SECONDS=${TF_FUZZ_SECONDS:-5} "$python" "$target" </dev/null
 done
