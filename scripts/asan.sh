@@ -23,8 +23,8 @@ if ! TF_ASAN=1 "$python" setup.py -q build_ext --build-lib "$tree" --build-temp 
 fi
 
 # The sources are copied, so that nothing can fall back to the extensions of the ordinary build.
-(cd "$tree" && find triton_fast tests -name '*.py' -delete 2>/dev/null) || true
-tar -cf - --exclude='*.so' --exclude=__pycache__ triton_fast tests protos ext pyproject.toml | tar -xf - -C "$tree"
+(cd "$tree" && find triton_fast tests bench -name '*.py' -delete 2>/dev/null) || true
+tar -cf - --exclude='*.so' --exclude=__pycache__ triton_fast tests bench protos ext pyproject.toml | tar -xf - -C "$tree"
 
 # libstdc++ goes first in line too: its exceptions must be known before the sanitizer looks for them.
 preload="$(library libasan.so) $(library libubsan.so) $(library libstdc++.so.6)"

@@ -55,6 +55,7 @@ def fake() -> Iterator[standin_cuda.StandIn]:
 def forests(fake: standin_cuda.StandIn) -> Iterator[ModuleType]:
     with nvforests.installed() as made:
         yield made
+        made.opened.clear()  # while there is a device
 
 
 @dataclass
@@ -303,9 +304,9 @@ def test_closing_gives_everything_back(tmp_path: Path, forests: ModuleType, fake
     cleaned = cupy.counts["cleaned"]
     one.model.trim(0)
     assert cupy.counts["cleaned"] == cleaned + 1
-    one.close()
     forests.opened.clear()
-    gc.collect()
+    one.close()
+    assert cupy.counts["cleaned"] == cleaned + 2
     device_pool.trim()
     held = fake.held()
     assert (held["device"], held["streams"]) == (0, 0)
@@ -413,6 +414,22 @@ def test_an_error_of_the_driver_ends_one_batch(
     again(one)
 
 
+def test_what_is_queued_is_waited_for(
+    tmp_path: Path, forests: ModuleType, fake: standin_cuda.StandIn, memory: Any
+) -> None:
+    """The loading thread's kernels, before other threads use the forest; copies into memory that is given back."""
+    import cupy
+
+    folder, before = forest(tmp_path, PROBA), cupy.counts["synchronized"]
+    one = opened(folder)
+    assert cupy.counts["synchronized"] == before + 1
+    rows = memory(ROWS[70:])
+    fake.fail("cuMemcpyDtoDAsync_v2", 1)
+    assert all(isinstance(answer, Internal) for answer in one.run(ROWS[:70], rows))
+    assert cupy.counts["synchronized"] == before + 2
+    again(one)
+
+
 def test_memory_that_results_lack(tmp_path: Path, forests: ModuleType, fake: standin_cuda.StandIn) -> None:
     one = opened(forest(tmp_path, PROBA))
     device_pool.trim()
@@ -480,6 +497,27 @@ def test_memory_that_loading_lacks(tmp_path: Path, forests: ModuleType, fake: st
     with pytest.raises(Internal, match="can not run this forest on GPU 0: std::bad_alloc: out_of_memory: 77 bytes"):
         opened(folder)
     again(opened(folder))
+
+
+def test_a_load_that_fails_keeps_nothing(
+    tmp_path: Path, forests: ModuleType, fake: standin_cuda.StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cupy
+
+    def cleaned(self: object) -> None:
+        forests.opened.clear()
+        device_pool.trim()
+        held.append(fake.held()["device"])
+
+    held: list[int] = []
+    monkeypatch.setattr(cupy._Pool, "free_all_blocks", cleaned)
+    folder = forest(tmp_path, PROBA)
+    # An exception that is kept here would keep its frames, and they what is looked for.
+    for kind, text in ((MemoryError, "std::bad_alloc: out_of_memory"), (RuntimeError, "no such kernel")):
+        forests.faults[len(forests.calls) + 1] = kind(text)
+        with pytest.raises(Internal):
+            opened(folder)
+    assert held == [0, 0]
 
 
 # ---- which library

@@ -132,6 +132,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_limits_that_are_no_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def config(scheduler: str, key: str) -> str:
+        return f'{scheduler} {{ }} parameters {{ key: "{key}" value {{ string_value: "zero" }} }}'
+
+    write(tmp_path, {"a/config.pbtxt": config("sequence_batching", "max_waiting_sequences"), "a/1/model.onnx": ONNX})
+    write(tmp_path, {"b/config.pbtxt": config("dynamic_batching", "max_queue_bytes"), "b/1/model.onnx": ONNX})
+    assert check.main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "parameter 'max_waiting_sequences' of model 'a' must be a number from 1, got 'zero'" in said
+    assert "parameter 'max_queue_bytes' of model 'b' must be a number of bytes from 1, got 'zero'" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message", "place"),
     [

@@ -15,6 +15,8 @@ from triton_fast.memory import Gpus
 from triton_fast.memory import find as find_gpus
 from triton_fast.repository import cloud
 from triton_fast.repository.check import Checker, report
+from triton_fast.scheduling.queues import queue_options
+from triton_fast.scheduling.sequence import max_waiting
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         checker = Checker(
             paths, config_name=given.model_config_name, strict=given.disable_auto_complete_config,
             backend_directory=given.backend_directory, gpus=Gpus(find_gpus()[0], least=least).ids,
+            also=(queue_options, max_waiting),
         )  # fmt: skip
         found = checker.run()
         models = sum(len(source.list_models()) for source in checker.sources)

@@ -10,6 +10,7 @@ import ast
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,15 @@ class Checker:
 
     def __init__(
         self, paths: Sequence[Path], *, config_name: str = "", strict: bool = False,
-        backend_directory: Path | None = None, gpus: Sequence[int] = (),
+        backend_directory: Path | None = None, gpus: Sequence[int] = (), also: Sequence[Callable[[Any], object]] = (),
     ) -> None:  # fmt: skip
+        """``also``: what else reads a config at load, and raises ServerError where it can not be."""
         self.sources = [LocalSource(path) for path in paths]
         self._config_name = config_name
         self._strict = strict
         self._backend_directory = backend_directory
         self._gpus = tuple(gpus)
+        self._also = tuple(also)
         self._found: list[Finding] = []
         # Of the models whose config can be read, with their directories.
         self._configs: dict[str, tuple[Any, Path]] = {}
@@ -134,6 +137,8 @@ class Checker:
             config, folder, gpus=self._gpus, on_gpu=placed.on_gpu, no_gpu=placed.no_gpu, io=io
         ):  # fmt: skip
             self._guard(name, folder, check)
+        for read in self._also:
+            self._guard(name, folder, partial(read, config))
         for output in config.output:
             if output.label_filename:
                 self._check_labels(name, folder, output, config)
@@ -307,7 +312,7 @@ class Checker:
 
     # ---- findings
 
-    def _guard(self, name: str, folder: Path, check: Callable[[], None]) -> None:
+    def _guard(self, name: str, folder: Path, check: Callable[[], object]) -> None:
         try:
             check()
         except ServerError as error:

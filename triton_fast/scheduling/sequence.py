@@ -60,18 +60,19 @@ def use_sequences(
         controls=[_control(control) for control in controls(config)],
         states=[_state(config, state, model_dir) for state in batching.state],
         iterative=batching.iterative_sequence,
-        max_waiting=_max_waiting(config),
+        max_waiting=max_waiting(config),
         full_code=int(full_code),
     )
     native.use(made)
     return made
 
 
-def _max_waiting(config: Any) -> int:
+def max_waiting(config: Any) -> int:
+    """Return how many sequences may wait for a slot. Raises InvalidArg."""
     if WAITING not in config.parameters:
         return MAX_WAITING
     text = config.parameters[WAITING].string_value
-    value = plain(text, LIMIT)
+    value = plain(text.strip(), LIMIT)
     if value < 1:
         raise InvalidArg(f"parameter '{WAITING}' of model '{config.name}' must be a number from 1, got '{text}'")
     return value

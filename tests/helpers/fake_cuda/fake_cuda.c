@@ -73,7 +73,7 @@ static struct { char name[48]; long at; int code; } fails[MAX_FAILS];
 static struct { const char *name; long n, thread; } calls[128];
 static long live_streams, live_events, live_graphs;
 static void (*watcher)(void);
-static const char *watched;
+static char watched[48];
 
 PUBLIC void fake_fail(const char *name, long nth, int code);
 
@@ -124,7 +124,7 @@ PUBLIC void fake_fail_clear(void) { memset(fails, 0, sizeof fails); }
 
 /* Have `call` called within each call of a function; it must not call the driver itself. NULL: no more. */
 PUBLIC void fake_watch(const char *name, void (*call)(void)) {
-    watched = name;
+    snprintf(watched, sizeof watched, "%s", name ? name : "");
     watcher = call;
 }
 

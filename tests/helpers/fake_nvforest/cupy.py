@@ -50,6 +50,8 @@ class Device:
 
     def synchronize(self) -> None:
         counts["synchronized"] += 1
+        with self:
+            library().cuCtxSynchronize()
 
     def __enter__(self) -> Device:
         self._before.append(current())
@@ -60,7 +62,7 @@ class Device:
         Device(self._before.pop()).use()
 
 
-class _Memory:
+class Memory:
     def __init__(self, n: int) -> None:
         self.address = ctypes.c_uint64()
         self._library = library()
@@ -98,7 +100,7 @@ class ndarray:
 
 def empty(shape: tuple[int, ...], dtype: Any, order: str = "C") -> ndarray:
     made = np.dtype(dtype)
-    memory = _Memory(math.prod(shape) * made.itemsize)
+    memory = Memory(math.prod(shape) * made.itemsize)
     return ndarray(shape, made, memory.address.value, memory)
 
 

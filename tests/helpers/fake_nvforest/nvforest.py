@@ -36,7 +36,7 @@ class _Forest:
         if precision not in (None, "native", "single", "float32", "double", "float64"):
             raise ValueError(f"Unknown precision value: {precision}")
         assert cp.current() == device_id, "it makes its handle on the current device"
-        self.model = model
+        self.model, self._memory = model, cp.Memory(64)
         wide = model.input_type == "float64" if precision in (None, "native") else precision in ("double", "float64")
         self.dtype = np.dtype(np.float64 if wide else np.float32)
         self.width = int(header.get_field("num_class")[0])
@@ -45,7 +45,10 @@ class _Forest:
         calls.append((method, tuple(x.shape)))
         fault = faults.pop(len(calls), None)
         if fault is not None:
-            raise fault
+            try:
+                raise fault
+            finally:
+                del fault
         if len(x.shape) != 2:
             raise ValueError("Expected a 2D array for X")
         if x.shape[1] != self.model.num_feature:

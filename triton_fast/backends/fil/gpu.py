@@ -20,7 +20,7 @@ from triton_fast._native.fil.instance import predict, reduce
 from triton_fast.backends.array_values import numpy
 from triton_fast.backends.fil import gpu_library
 from triton_fast.backends.fil.settings import GpuSettings
-from triton_fast.errors import Internal, InvalidArg, ServerError, Unavailable, make
+from triton_fast.errors import Code, Internal, InvalidArg, ServerError, Unavailable, make
 from triton_fast.observability import log
 from triton_fast.types import DataType
 
@@ -62,14 +62,15 @@ class GpuForest:
             if self._opened.width != forest.width:
                 raise InvalidArg(f"it makes {self._opened.width} values of a row, on the CPU they are {forest.width}")
             self._try(forest)
+            return
         except ServerError as error:
-            raise make(error.code, f"{prefix}: {error.message}") from None
+            code, text = error.code, error.message
         except Exception as error:  # the library raises what it likes
-            text = gpu_library.short(error)
-            if gpu_library.is_out_of_memory(error):
-                library.clean(device)
-            del error
-            raise Internal(f"{prefix}: {text}") from None
+            code, text = Code.INTERNAL, gpu_library.short(error)
+        # Here, where no traceback holds any of it: what the library caches goes back as well.
+        self.__dict__.pop("_opened", None)
+        library.clean(device)
+        raise make(code, f"{prefix}: {text}")
 
     def _try(self, forest: Forest) -> None:
         """Compare both on a few rows: the library knows fewer kinds of forests, and does not refuse all others.

@@ -121,5 +121,9 @@ def register(SharedRegions regions not None, str name not None, bytes handle not
         with nogil:
             ipc_close(device, data, &e)
         raise InvalidArg(f"failed to register shared memory region '{name}': invalid args")
-    region_take(regions, name, data, byte_size, device, close)
+    try:
+        region_take(regions, name, data, byte_size, device, close)
+    except BaseException:
+        settle()        # the client may free the memory as soon as it is told
+        raise
     return ""

@@ -54,7 +54,6 @@ cdef void queue_free(Queue* q) noexcept nogil
 # What submit looks at, before the first request. levels: (max_queue_size, timeout in us, timeout_override,
 # timeout_delay) for each from the highest on.
 cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_bytes, int32_t full_code) except -1
-# A time from a config in ns: none is longer than 31 years, which still fits when added to a clock.
 # Refuse requests when their deadline comes, although every instance is busy. Returns when the queue is stopped; runs on
 # a thread of its own, which only a model with a queue timeout needs.
 cdef void queue_watch(Queue* q) noexcept nogil
