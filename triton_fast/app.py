@@ -91,6 +91,8 @@ def run(options: Options) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     slices.shorten()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # Whoever starts a server may ignore it, which is inherited; then no child's end could be told.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # A handler and not SIG_IGN, which workers would inherit: a terminal that goes away does not end a server.
     signal.signal(signal.SIGHUP, lambda *_: None)
     try:

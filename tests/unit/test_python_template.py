@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import standin
+from tests.helpers import standin, workers
 from tests.helpers.standin import is_running, until
 from triton_fast.backends.python import native, supervisor, template
 from triton_fast.backends.python.plan import WORKER
@@ -209,6 +209,82 @@ def test_one_that_does_not_answer_is_ended(scene, monkeypatch):
     scene.facts(plain)
 
 
+@pytest.mark.parametrize("late_s", [template._LATE_S, 0.0])
+def test_a_copy_whose_number_comes_too_late_does_not_live(scene, monkeypatch, late_s):
+    """It has the descriptors of the worker that is started in its place."""
+    scene.start()
+    for limit_s in (0.0, 0.0005, 0.001, 0.002, 0.003):
+        before = set(workers.processes())
+        with monkeypatch.context() as patch:
+            patch.setattr(template, "COPY_LIMIT_S", limit_s)
+            patch.setattr(template, "_LATE_S", late_s)
+            made = scene.start()
+        known = {os.getpid(), made.pid, scene.template.pid}
+        until(lambda before=before, known=known: not strangers(before, known))
+        assert scene.facts(made)[1]["pid"] == made.pid
+        scene.template.faults = 0
+
+
+def strangers(before, known):
+    """Processes that came since, are this one's children and have not ended, but for those that are known."""
+    fresh = set(workers.processes()) - before - known
+    return [pid for pid in fresh if workers._parent(pid) == os.getpid() and workers.alive(pid)]
+
+
+def test_a_template_that_is_killed_at_any_time(scene):
+    for k in range(8):
+        scene.start()
+        before, victim = set(workers.processes()), scene.template.pid
+        killer = threading.Timer(k * 0.0008, os.kill, (victim, signal.SIGKILL))
+        killer.start()
+        made = scene.start()
+        killer.join()
+        until(lambda before=before, made=made: not strangers(before, {made.pid, scene.template.pid}))
+        assert scene.facts(made)[1]["pid"] == made.pid
+        scene.template.faults = 0
+
+
+def test_failures_one_after_another_are_the_last(scene, monkeypatch):
+    scene.start()
+    monkeypatch.setattr(template, "COPY_LIMIT_S", 0.0)
+    for faults in range(1, template.MAX_FAULTS + 1):
+        scene.start()
+        assert scene.template.faults == faults
+    last = scene.template
+    monkeypatch.undo()
+    assert not isinstance(scene.start()._child, template.Copy)
+    assert scene.template is last
+    assert last.failed
+
+
+def test_one_that_does_not_get_ready_is_waited_for_once(scene, monkeypatch):
+    script = scene.folder / "start.py"
+    script.write_text(
+        "import runpy, sys, time\nif '--template' in sys.argv: time.sleep(3600)\n"
+        f"sys.path.insert(0, {str(WORKER.parent)!r})\nrunpy.run_path({str(WORKER)!r}, run_name='__main__')"
+    )
+    scene.script = script
+    monkeypatch.setattr(template, "READY_LIMIT_S", 0.01)
+    scene.start()
+    hung = scene.template
+    assert hung.failed
+    assert hung.closed
+    assert not is_running(hung.pid)
+    scene.start()
+    assert scene.template is hung
+
+
+def test_ends_are_seen_where_nobody_waits_for_children(scene):
+    """As in a process that was started with SIGCHLD ignored."""
+    copy = scene.start()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        os.kill(copy.pid, signal.SIGKILL)
+        assert copy.ended.wait(standin.WAIT_S)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_other_files_need_another_template(scene):
     """As after an update of what it has imported: a worker starts with what is there now."""
     file = scene.folder / Path(scene.native).name
@@ -246,10 +322,10 @@ def test_where_there_can_be_none(scene, why):
         scene.variables["PYTHONPATH"] = str(scene.folder)
     else:
         scene.script = standin.write(scene.folder)
-    processes = [scene.start() for _ in range(2)]
+    processes = [scene.start() for _ in range(template.MAX_FAULTS)]
     assert not [one for one in processes if isinstance(one._child, template.Copy)]
     assert scene.template.failed
-    assert [is_running(one.pid) for one in processes] == [True, True]
+    assert all(is_running(one.pid) for one in processes)
 
 
 def test_it_ends_when_nothing_has_needed_it_for_a_while(tmp_path):

@@ -20,6 +20,8 @@ from typing import NoReturn
 
 from triton_fast.errors import InvalidArg, Unavailable
 
+# What a file that passes ends with: no cause.
+_PASSED = b"null"
 REFUSED = 3
 State = tuple[int, ...]
 # So many numbers of a state tell whether a file is the same; the last changes with its names too.
@@ -74,7 +76,9 @@ def check(
         raise InvalidArg(f"the file is corrupt, or reading it takes more than {timeout:g} s") from None
     except OSError as error:
         raise Unavailable(f"can not start the process that checks the file: {error.strerror}") from None
-    if made.returncode == 0:
+    last = made.stdout.rpartition(b"\n")[2]
+    # The code alone may come from elsewhere: of a child that somebody else has waited for Python says 0.
+    if made.returncode == 0 and last == _PASSED:
         unchanged(path, state[:_SAME])
         if state and _state(path) == state:
             _passed[key] = None
@@ -85,7 +89,7 @@ def check(
         raise InvalidArg(crashed.format(_signal(-made.returncode)))
     try:
         # A library may have printed something before.
-        cause = json.loads(made.stdout.rpartition(b"\n")[2]) if made.returncode == REFUSED else None
+        cause = json.loads(last) if made.returncode == REFUSED else None
     except ValueError:
         cause = None
     raise InvalidArg(str(cause or f"the file is corrupt: the process that checked it ended with {made.returncode}"))
@@ -122,7 +126,6 @@ def begin() -> None:
 
 def end(cause: str | None) -> NoReturn:
     """End the process that tries a file: nothing is torn down, which could crash too."""
-    if cause is not None:
-        sys.stdout.write("\n" + json.dumps(cause))
-        sys.stdout.flush()
+    sys.stdout.write("\n" + json.dumps(cause))
+    sys.stdout.flush()
     os._exit(0 if cause is None else REFUSED)

@@ -164,7 +164,7 @@ class Supervisor:
                 return False
             # Whoever posts from now on starts another thread; what follows is done before it begins.
             if self.resident is not None:
-                self.resident.close()
+                self._guarded(self.resident.close)
             self._hurried = False
             self._idle_since = None
             if self._selector is not None:

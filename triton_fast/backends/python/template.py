@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import IO, Protocol
 
 from triton_fast.backends.python.supervisor import Supervisor
+from triton_fast.observability import log
 
 OPTION = "--template"
 READY = b"ready"
@@ -30,8 +31,10 @@ _ANSWER = struct.Struct("<q")
 # A template that takes longer is not waited for; nor is one that does not answer, which never takes more than some ms.
 READY_LIMIT_S = 10.0
 COPY_LIMIT_S = 2.0
-# Errors of the system that pass.
-_PASSING = (errno.EAGAIN, errno.ENOMEM)
+# How long the number of a copy that was on its way when the template was ended is waited for.
+_LATE_S = 0.5
+# So many failures one after another, and there is no further try.
+MAX_FAULTS = 3
 
 
 class Child(Protocol):
@@ -57,9 +60,13 @@ class Copy:
 
     def poll(self) -> int | None:
         if self._code is None:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-            if found:
-                self._code = os.waitstatus_to_exitcode(status)
+            try:
+                found, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it, as when SIGCHLD is ignored
+                self._code = 0
+            else:
+                if found:
+                    self._code = os.waitstatus_to_exitcode(status)
         return self._code
 
 
@@ -74,37 +81,41 @@ class Kind:
 
 
 class Template:
-    """A template's process. ``failed``: it never was of use, and another of its kind would not be either."""
+    """A template's process. ``faults``: failures of it and those before it since the last copy."""
 
-    def __init__(self, kind: Kind, supervisor: Supervisor) -> None:
+    def __init__(self, kind: Kind, supervisor: Supervisor, faults: int = 0) -> None:
         self.kind = kind
-        self.failed = False
+        self.faults = faults
         self.closed = False
         self._supervisor = supervisor
         self._ready: Future[bool] = Future()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         try:
+            self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self._process = subprocess.Popen(
                     [*kind.argv, OPTION, str(theirs.fileno()), kind.native], env=dict(kind.variables), cwd=kind.folder,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     close_fds=True, pass_fds=[theirs.fileno()], start_new_session=True,
                 )  # fmt: skip
-        except (OSError, ValueError):
-            self.failed = True
-            self.close()
-        else:
             supervisor.register(self._socket.fileno(), selectors.EVENT_READ, self._on_socket)
+        except (OSError, ValueError) as error:
+            self._fail(f"it can not be started: {error}")
+
+    @property
+    def failed(self) -> bool:
+        """Whether another of its kind is not tried either."""
+        return self.faults >= MAX_FAULTS
 
     @property
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
-    def wait(self, limit_s: float = READY_LIMIT_S) -> bool:
+    def wait(self) -> bool:
         """Return whether it can make copies, once it is known. On any other thread."""
         try:
-            return self._ready.result(limit_s)
+            return self._ready.result(READY_LIMIT_S)
         except FutureTimeout:
             return False
 
@@ -126,50 +137,81 @@ class Template:
             return
         self.closed = True
         if self._process is not None:
-            self._supervisor.unregister(self._socket.fileno())
             self._process.kill()
             self._process.wait()
-            # Nobody knows of a copy whose number comes too late.
-            with contextlib.suppress(OSError):
-                number = self._answer(0)
-                if number > 0:
-                    os.kill(number, signal.SIGKILL)
-                    os.waitpid(number, 0)
-        self._socket.close()
+        if self._socket is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._supervisor.unregister(self._socket.fileno())
+            self._end_late_copies(self._socket)
+            self._socket.close()
         if not self._ready.done():
             self._ready.set_result(False)
 
+    def give_up(self) -> None:
+        """It does not get ready, and another would not either: each start would wait for it."""
+        if not self.closed and not self._ready.done():
+            self.faults = MAX_FAULTS
+            self._fail(f"it is not ready after {READY_LIMIT_S:g} s")
+
+    def _fail(self, reason: str) -> None:
+        self.faults += 1
+        if self.failed:
+            log.warning(f"workers of Python models start without a template from now on: {reason}")
+        self.close()
+
+    def _end_late_copies(self, pipe: socket.socket) -> None:
+        """End copies whose numbers are on their way; one that has not sent it by then can not, and ends by itself."""
+        with contextlib.suppress(OSError):
+            while (number := _answer(pipe, _LATE_S)) and number != -errno.ETIMEDOUT:
+                _end(number)
+            pipe.shutdown(socket.SHUT_RD)
+            while (number := _answer(pipe, 0)) and number != -errno.ETIMEDOUT:
+                _end(number)
+
     def _on_socket(self, events: int) -> None:
+        assert self._socket is not None
         try:
             said = self._socket.recv(64)
         except OSError:
             said = b""
         if said == READY and not self._ready.done():
             self._ready.set_result(True)
-            return
-        self.failed = not self._ready.done()
-        self.close()
+        elif self._ready.done():
+            self.close()
+        else:
+            self._fail("it has ended before it was ready")
 
     def _ask(self, fds: Sequence[int]) -> int:
         """Return the number of the copy; 0 when there is none, and then this template is closed."""
+        assert self._socket is not None
         number = 0
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, [b"start"], fds)
-            number = self._answer(COPY_LIMIT_S)
-        if number <= 0:
-            # An end without a word is one that it chose: its files have changed.
-            self.failed = number < 0 and -number not in _PASSING
-            self.close()
+            number = _answer(self._socket, COPY_LIMIT_S)
+        if number > 0:
+            self.faults = 0
+        else:
+            # Without a word it ends where its files have changed.
+            self._fail(os.strerror(-number) if number else "it has ended")
         return max(number, 0)
 
-    def _answer(self, limit_s: float) -> int:
-        """Return what it answered: a copy's number, an error's below 0; 0 at its end."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if not poll.poll(limit_s * 1e3):
-            return -errno.ETIMEDOUT
-        said = self._socket.recv(64)
-        return int(_ANSWER.unpack(said)[0]) if len(said) == _ANSWER.size else 0
+
+def _answer(pipe: socket.socket, limit_s: float) -> int:
+    """Return what was answered: a copy's number, an error's below 0; 0 at the end."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if not poll.poll(limit_s * 1e3):
+        return -errno.ETIMEDOUT
+    said = pipe.recv(64)
+    return int(_ANSWER.unpack(said)[0]) if len(said) == _ANSWER.size else 0
+
+
+def _end(number: int) -> None:
+    """End a copy that nobody knows of; below 0 there is none."""
+    if number > 0:
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
 
 
 def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
@@ -187,6 +229,7 @@ def find(kind: Kind, supervisor: Supervisor) -> Template | None:
             supervisor.keep(found)
             return None if found.failed else found
         found.close()
-    made = Template(kind, supervisor)
+    faults = found.faults if isinstance(found, Template) and found.kind == kind else 0
+    made = Template(kind, supervisor, faults)
     supervisor.keep(made)
-    return None if made.failed else made
+    return None if made.closed else made

@@ -137,6 +137,7 @@ class WorkerProcess:
         if kind is not None:
             origin = supervisor.call(lambda: template.find(kind, supervisor)).result()
             if origin is not None and not origin.wait():
+                supervisor.call(origin.give_up).result()
                 origin = None
         return supervisor.call(lambda: cls(launch, owner, supervisor, fds, origin)).result()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 import os
 import socket
@@ -40,7 +41,7 @@ def serve(fd: int, native: str, end_with_parent: Callable[[], None]) -> list[str
         if not asked or _files(client) != files:
             # Not what a worker that starts now would import.
             os._exit(0)
-        # At its end the copy leads a session, or has ended: the server may end it by its number.
+        # The copy answers itself, as the server could not know of one whose number came from here and was lost.
         reading, writing = os.pipe()
         try:
             number = client.fork_sibling()
@@ -48,14 +49,13 @@ def serve(fd: int, native: str, end_with_parent: Callable[[], None]) -> list[str
             number = -(getattr(error, "errno", None) or 1)
         if number == 0:
             end_with_parent()
-            pipe.close()
             os.close(reading)
-            return _become_worker(fds, server, writing)
+            return _become_worker(fds, server, pipe, writing)
         for one in (*fds, writing):
             os.close(one)
-        os.read(reading, 1)
+        if not os.read(reading, 1):  # there is none, or it has ended without a word
+            pipe.send(ANSWER.pack(number))
         os.close(reading)
-        pipe.send(ANSWER.pack(number))
 
 
 def _prepare(native: str) -> Any:
@@ -100,13 +100,22 @@ def _files(client: Any) -> list[tuple[int, int, int]]:
     return found
 
 
-def _become_worker(fds: list[int], server: int, waited: int) -> list[str]:
+def _become_worker(fds: list[int], server: int, pipe: socket.socket, waited: int) -> list[str]:
     os.setsid()
     with contextlib.suppress(OSError, ValueError):
         _rename()
-    os.close(waited)
-    if os.getppid() != server:
+    # An old C library keeps the number of the process that was copied.
+    number = os.getpid() if str(os.getpid()) == os.readlink("/proc/self") else -errno.ENOSYS
+    try:
+        os.write(waited, b"x")
+        pipe.send(ANSWER.pack(number))
+    except OSError:
+        # The server has given this start up, and makes another worker with the same descriptors.
         os._exit(1)
+    if number < 0 or os.getppid() != server:
+        os._exit(1)
+    pipe.close()
+    os.close(waited)
     control, out, err, *region = fds
     for fd, to in ((out, 1), (err, 2)):
         os.dup2(fd, to)
