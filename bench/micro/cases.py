@@ -5,6 +5,7 @@ A case is a function that sets up and then makes N calls of one native entry poi
 
 from __future__ import annotations
 
+import gc
 import json
 import struct
 import sys
@@ -246,6 +247,8 @@ CASES = {name: calls for name, (_, calls) in _RUN.items()}
 
 def main() -> None:
     name, calls = sys.argv[1], int(sys.argv[2])
+    # When the collector runs depends on all that was imported, and once is thousands of instructions a call.
+    gc.disable()
     _RUN[name][0](calls)
 
 

@@ -27,10 +27,11 @@ def environment() -> str:
 
 
 def clean_env() -> dict[str, str]:
-    """A small fixed environment: its size moves the stack, and hashing must not differ from run to run."""
+    """A small fixed environment: its size moves the stack, hashing must not differ from run to run, and threads of
+    numpy's library would spin for as long as the machine lets them."""
     paths = [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
     return {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": ":".join(paths), "LC_ALL": "C.UTF-8"}
+            "PYTHONPATH": ":".join(paths), "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def collected(log: str) -> int:
