@@ -23,6 +23,11 @@ except ModuleNotFoundError:
 
 COMPILE = "TORCH_COMPILE_OPTIONAL_PARAMETERS"
 FILES = ("model.py",)
+# Datatypes that are numpy's too.
+OF_NUMPY = {
+    torch.float16, torch.float32, torch.float64, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8,
+    torch.uint16, torch.uint32, torch.uint64, torch.bool,
+}  # fmt: skip
 # How long a worker whose GPU takes no more work answers what it has before another one takes its place.
 LAST_S = 1.0
 
@@ -34,6 +39,7 @@ class TritonPythonModel:
         self._batched = config.get("max_batch_size", 0) > 0
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
+        self._not_numpy = {one["name"] for one in config["input"] if one["data_type"] in ("TYPE_BF16", "TYPE_STRING")}
         self._scalar = not self._batched
         self._name = args["model_instance_name"]
         self._lost = ""
@@ -61,7 +67,7 @@ class TritonPythonModel:
         if self._lost:
             return [_response_of(self._lost) for _ in requests]
         given = [
-            [self._tensor(pb_utils.get_input_tensor_by_name(request, name)) for name in self._inputs]
+            [self._tensor(name, pb_utils.get_input_tensor_by_name(request, name)) for name in self._inputs]
             for request in requests
         ]
         # Requests of a batch have the same shapes but for their rows.
@@ -72,15 +78,13 @@ class TritonPythonModel:
             except Exception as error:
                 text = self._failed(error)
                 return [_response_of(text) for _ in requests]
-            return [
-                self._response([one[start:end] for one in results])
-                for start, end in _ranges(sizes)
-            ]  # fmt: skip
+            whole = [_on_the_host(one) for one in results]
+            return [self._response([one[start:end] for one in whole]) for start, end in _ranges(sizes)]
         return [self._single(tensors) for tensors in given]
 
     def _single(self, tensors: list[Any]) -> Any:
         try:
-            return self._response(self._run(tensors))
+            return self._response([_on_the_host(one) for one in self._run(tensors)])
         except Exception as error:
             return _response_of(self._failed(error))
 
@@ -98,8 +102,11 @@ class TritonPythonModel:
             raise ValueError(f"the model returned {len(results)} outputs, the configuration has {len(self._outputs)}")
         return results
 
-    def _tensor(self, tensor: Any) -> Any:
-        made = torch.from_dlpack(tensor.to_dlpack())
+    def _tensor(self, name: str, tensor: Any) -> Any:
+        # Both are views of the same memory; that by numpy takes a tenth of the time.
+        made = (
+            torch.from_dlpack(tensor.to_dlpack()) if name in self._not_numpy else torch.from_numpy(tensor.as_numpy())
+        )
         if made.dtype is torch.bool:
             # A client may send any byte; kernels count on 0 and 1.
             made = made.view(torch.uint8).ne(0)
@@ -108,9 +115,9 @@ class TritonPythonModel:
     def _response(self, results: list[Any]) -> Any:
         outputs = []
         for name, one in zip(self._outputs, results, strict=False):
-            made = one.detach()
-            made = made.reshape(1) if self._scalar and made.dim() == 0 else made
-            outputs.append(pb_utils.Tensor.from_dlpack(name, made.cpu().contiguous()))
+            made = one.reshape(1) if self._scalar and one.ndim == 0 else one
+            is_torch = isinstance(made, torch.Tensor)
+            outputs.append(pb_utils.Tensor.from_dlpack(name, made) if is_torch else pb_utils.Tensor(name, made))
         return pb_utils.InferenceResponse(output_tensors=outputs)
 
     def _failed(self, error: Exception) -> str:
@@ -146,6 +153,12 @@ class TritonPythonModel:
         if "model" in values:
             raise pb_utils.TritonModelException("'model' is not an optional parameter for 'torch.compile'")
         return values
+
+
+def _on_the_host(one: Any) -> Any:
+    """Return an array of numpy over a dense tensor, or the tensor where numpy has no such numbers."""
+    made = one.detach().cpu().contiguous()
+    return made.numpy() if made.dtype in OF_NUMPY else made
 
 
 def _ranges(sizes: list[int]) -> list[tuple[int, int]]:
