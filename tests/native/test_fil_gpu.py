@@ -355,10 +355,12 @@ def test_parameters_that_are_wrong(
 
 
 def test_transfer_threshold(tmp_path: Path, forests: ModuleType, memory: Any) -> None:
-    one = opened(forest(tmp_path, PROBA + parameters(transfer_threshold="4")), threads=2)
+    one = opened(forest(tmp_path, PROBA + parameters(transfer_threshold="4")))
     ran = len(forests.calls)
     for given, on_gpu in (([ROWS[:4]], 0), ([ROWS[:1], ROWS[1:4]], 0), ([ROWS[:5]], 1), ([memory(ROWS[:2])], 1)):
-        found = np.concatenate(one.run(*given))
+        answers = one.run(*given)
+        assert not [answer for answer in answers if isinstance(answer, Exception)], given
+        found = np.concatenate(answers)
         np.testing.assert_allclose(found, EXPECTED[: len(found)], atol=1e-6)
         assert len(forests.calls) - ran == on_gpu
         ran = len(forests.calls)

@@ -18,7 +18,7 @@ from triton_fast.backends import trial
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.fil import gpu_library, library, probe
 from triton_fast.backends.fil.gpu import GpuCall, GpuForest, Shape
-from triton_fast.backends.fil.settings import Settings, model_path, read, read_gpu, seconds
+from triton_fast.backends.fil.settings import Settings, model_path, most_threads, read, read_gpu, seconds
 from triton_fast.backends.model_file import check_file, shown, without_paths
 from triton_fast.backends.values import default_max_batch_size
 from triton_fast.config import ConfigError, ModelTensor, complete_from_model
@@ -87,7 +87,7 @@ class FilModel(BackendModel):
         classifier = _is_classifier(forest, settings)
         self._classes = classifier and not settings.predict_proba
         self._pair = classifier and settings.predict_proba and forest.width == 1 and self._width == 2
-        self._threads = settings.threads or max(1, context.threads_per_instance)
+        self._threads = min(settings.threads or max(1, context.threads_per_instance), most_threads())
         self._lock = threading.Lock()
         self._gpus: dict[int, GpuForest] = {}
         self._calls: list[GpuCall] = []

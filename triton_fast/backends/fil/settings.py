@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,14 @@ def _threads(text: str) -> int:
     if value == 0 or value > 4096:
         raise InvalidArg(f"parameter 'cpu_nthread' must be a number of threads or -1, got '{text}'")
     return max(value, 0)
+
+
+def most_threads(variables: Mapping[str, str] = os.environ) -> int:
+    """Return how many threads OpenMP gives a call: treelite refuses each call that asks for more."""
+    first = variables.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if first.isascii() and first.isdigit() and int(first[:9]) > 0:
+        return int(first[:9])
+    return len(os.sched_getaffinity(0))
 
 
 def seconds(settings: Mapping[str, str]) -> float:
