@@ -189,6 +189,8 @@ def test_defaults():
     assert found == settings.Settings(region_bytes=8 << 30)
     assert found.native_client is True
     assert settings.read({"native-client": "no"}, usable=0).native_client is False
+    assert settings.read({"worker-template": "no"}, usable=0).template is False
+    assert settings.read({}, usable=0).template is True
     assert settings.read({}, usable=0).region_bytes == 64 << 20
     assert settings.read({}, usable=1 << 50).region_bytes == 64 << 30
 
@@ -207,6 +209,7 @@ def test_defaults():
         ("shm_message_queue_size", "9" * 30, f"shm_message_queue_size must be a whole number, got '{'9' * 30}'"),
         ("execution-timeout-seconds", "nan", "execution-timeout-seconds must be 0 or a number of seconds, got 'nan'"),
         ("native-client", "maybe", "native-client must be 'yes' or 'no', got 'maybe'"),
+        ("worker-template", "on", "worker-template must be 'yes' or 'no', got 'on'"),
         ("execution-timeout-seconds", "-1", "execution-timeout-seconds must be 0 or a number of seconds, got '-1'"),
         ("shm-wait-seconds", "soon", "shm-wait-seconds must be 0 or a number of seconds, got 'soon'"),
     ],
