@@ -271,7 +271,7 @@ def test_unregistering_waits_for_requests(tmp_path: Path, memory: Memory) -> Non
             assert [other.answer().status for other in others] == [200, 200]
         assert memory.read(16, 128) == VALUE
         assert client.ask(status).json() == []
-        assert opened_memory(process) == before
+        assert until(lambda: opened_memory(process) == before), "closed by a thread of its own, after it left the list"
         assert raw.ask(process.http, infer("m", placed(0))).error == "Unable to find shared memory region: 'r'"
 
 
