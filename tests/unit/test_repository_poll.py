@@ -103,7 +103,7 @@ def test_another_directory_of_the_same_sizes_and_dates(tmp_path: Path, mode: Con
         for path in (tmp_path / "store" / name).rglob("*"):
             os.utime(path, (1, 1))
     (repo / "m").symlink_to(tmp_path / "store" / "old")
-    manager = manager_for(repo, mode=mode)
+    manager = manager_for(repo, engine=FakeEngine(), mode=mode)
     manager.start([] if mode is ControlMode.POLL else ["m"])
     (tmp_path / "next").symlink_to(tmp_path / "store" / "new")
     (tmp_path / "next").replace(repo / "m")
