@@ -94,6 +94,26 @@ def test_a_model_that_is_replaced_between_two_looks_is_not_unloaded(polled: Poll
     assert polled.text("a") == "ok other"
 
 
+@pytest.mark.parametrize("mode", [ControlMode.POLL, ControlMode.EXPLICIT])
+def test_another_directory_of_the_same_sizes_and_dates(tmp_path: Path, mode: ControlMode) -> None:
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    for name in ("old", "new"):
+        write_model(tmp_path / "store", name, {"1": f"ok {name}"})
+        for path in (tmp_path / "store" / name).rglob("*"):
+            os.utime(path, (1, 1))
+    (repo / "m").symlink_to(tmp_path / "store" / "old")
+    manager = manager_for(repo, engine=FakeEngine(), mode=mode)
+    manager.start([] if mode is ControlMode.POLL else ["m"])
+    (tmp_path / "next").symlink_to(tmp_path / "store" / "new")
+    (tmp_path / "next").replace(repo / "m")
+    if mode is ControlMode.POLL:
+        assert Poller(manager, 15).poll_once(at_once=True).modified == ["m"]
+    else:
+        manager.load("m")
+    assert manager.resolve("m").text == "ok new"
+
+
 def test_who_asks_for_a_look_need_not_ask_twice(polled: Polled) -> None:
     polled.set("a", "ok changed")
     assert polled.poller.poll_once(at_once=True) == ([], [], ["a"], [])

@@ -1,7 +1,8 @@
 """Change detection: what a model directory looks like, without reading any file. Also for polling.
 
-Names, sizes and modification times are compared, not only the newest time: a file put back with an older date is a
-change too. Knows no configuration and no loading.
+Names, sizes and times are compared, not only the newest time: a file put back with an older date is a change too.
+The time of a file's last change of any kind besides that of its content: tools set the latter as they like, and new
+weights have the size of the old ones. Knows no configuration and no loading.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _add(digest: hashlib.blake2b, entry: os.DirEntry[str], path: str, depth: int
     except OSError:
         return
     if not _is_dir(entry):
-        digest.update(f"{path!r} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(f"{path!r} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode())
         return
     digest.update(f"{path!r}/\n".encode())
     # A symlink may lead back up: the depth ends that.
