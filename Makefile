@@ -48,7 +48,7 @@ processes = -n logical --maxprocesses=4 --dist=loadfile --max-worker-restart=0
 test: models torch ## all tests, in a process for each of up to four cores; T='-k expression' or T=path narrows, in one
 	@$(py) -m pytest $(if $(T),$(T),$(processes))
 
-check: build    ## ruff, cython-lint, mypy --strict, layers and tree rules
+check: build    ## ruff, cython-lint, mypy --strict, rules of layers, tree and pages
 	@scripts/check.sh
 
 asan: build     ## native tests under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -1,5 +1,7 @@
-"""``python -m triton_fast --model-repository=...``; ``python -m triton_fast check REPOSITORY``; ``python -m
-triton_fast keys add|list|remove FILE``."""
+"""``tritonserver --model-repository=...``; ``triton_fast check REPOSITORY``; ``triton_fast keys add|list|remove``.
+
+Both names, and ``python -m triton_fast``, are this one program.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""docs/security.md: each published CVE of Triton stands in the matrix once, and each test that it names exists."""
+"""docs/security.md: each published CVE of Triton stands in the matrix once, with a test.
+
+test_pages.py holds that the tests that it names exist."""
 
 from __future__ import annotations
 
-import ast
 import re
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,12 +26,6 @@ _ROW = re.compile(r"^\| (CVE-\d{4}-\d+) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 _TEST = re.compile(r"`([\w/]+\.py)(?:::(\w+))?`")
 
 
-@cache
-def names_in(path: str) -> frozenset[str]:
-    tree = ast.parse((ROOT / "tests" / path).read_text())
-    return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-
-
 def rows() -> list[tuple[str, str, str]]:
     return _ROW.findall(PAGE)
 
@@ -47,14 +41,6 @@ def test_each_is_there_once() -> None:
 def test_each_names_a_test_or_says_why_not() -> None:
     for cve, _, cover in rows():
         assert _TEST.search(cover) or cover.startswith("no such component: "), cve
-
-
-def test_each_test_exists() -> None:
-    missing = [
-        f"{path}::{name}" for path, name in _TEST.findall(PAGE)
-        if not (ROOT / "tests" / path).is_file() or (name and name not in names_in(path))
-    ]  # fmt: skip
-    assert missing == []
     assert len(_TEST.findall(PAGE)) > 60
 
 

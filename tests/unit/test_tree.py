@@ -1,4 +1,4 @@
-"""Rules for the source tree that a reader would otherwise have to check by eye: stubs, sizes, paths, GIL, README."""
+"""Rules for the source tree that a reader would otherwise have to check by eye: stubs, sizes, paths, GIL."""
 
 from __future__ import annotations
 
@@ -176,21 +176,6 @@ def test_gil_traps_are_recognized():
     assert gil_traps("cdef inline int g(int a,\n        char* b) nogil\n") == [2]
     assert not gil_traps("cdef void f(int a) noexcept nogil:\n    pass\n")
     assert not gil_traps("cdef int f(int a) except -1 nogil\ncdef object h():\n    with nogil:\n        pass\n")
-
-
-def make_targets() -> set[str]:
-    return set(re.findall(r"^([a-z][a-z-]*):", text(ROOT / "Makefile"), re.MULTILINE))
-
-
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_pages_name_only_what_exists(page):
-    content = text(ROOT / page)
-    named = set(re.findall(r"\bmake ([a-z][a-z-]*)", "\n".join(re.findall(r"`[^`]*`|```.*?```", content, re.DOTALL))))
-    assert named, f"{page} names no command"
-    assert named <= make_targets(), f"{page} names targets that the Makefile lacks: {sorted(named - make_targets())}"
-    links = re.findall(r"\]\(([^)#:]+)\)", content)
-    gone = [link for link in links if not (ROOT / link).exists()]
-    assert not gone, f"{page} links to what does not exist: {gone}"
 
 
 def test_readme_has_the_two_commands():
