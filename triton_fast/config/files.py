@@ -1,4 +1,4 @@
-"""Reading a file that anybody may have made: never a FIFO's end to wait for, never more than is wanted."""
+"""Files and directories that anybody may have made: never a FIFO's end to wait for, never more than is wanted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import errno
 import os
 import stat
 from pathlib import Path
+
+# Of a link: there is nothing behind it. Any other error says that nobody can tell now.
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
+
+
+def is_dir(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a directory, perhaps behind a link. Raises OSError where nobody can tell."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno in NOWHERE:
+            return False
+        raise
 
 
 def read_regular(path: Path, limit: int) -> bytes:

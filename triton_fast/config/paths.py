@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from triton_fast.config.errors import ConfigError, one_line
-from triton_fast.config.files import read_regular
+from triton_fast.config.files import is_dir, read_regular
 from triton_fast.errors import Internal, Unsupported
 
 MAX_LABEL_BYTES = 16 << 20
@@ -28,7 +28,7 @@ def version_dirs(model_dir: Path) -> list[str]:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name not in NOT_VERSIONS and _VERSION.match(entry.name) and entry.is_dir()
+                if entry.name not in NOT_VERSIONS and _VERSION.match(entry.name) and is_dir(entry)
             )
     except (FileNotFoundError, NotADirectoryError):
         return []
