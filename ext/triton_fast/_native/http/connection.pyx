@@ -528,6 +528,7 @@ cdef class HttpConnection(Watched):
             self.block = self.request.body
             self.request.body = NULL
             trace = trace_detach(self.request) if status == SUBMIT_STOPPED else NULL
+            self.watch_refused(self.request, &e)
             request_free(self.request)
             self.request = NULL
             if status != SUBMIT_STOPPED:
