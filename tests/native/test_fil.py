@@ -297,3 +297,19 @@ def test_lightgbm(tmp_path: Path) -> None:
     given = parameters(model_type="lightgbm", predict_proba="true")
     found = run(write(tmp_path, model.save_model, "model.txt", given), x)
     np.testing.assert_allclose(found, model.predict(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_zeros_as_missing_values(tmp_path: Path, zero: bool) -> None:
+    """Treelite reads such trees and lets zeros go by the threshold, not to where missing values go."""
+    lightgbm = pytest.importorskip("lightgbm", reason="needs lightgbm: pip install lightgbm")
+    rng = np.random.default_rng(3)
+    x = np.where(rng.random((500, 4)) < 0.4, 0, rng.random((500, 4))).astype(np.float32)
+    options = {"objective": "regression", "verbose": -1, "zero_as_missing": zero}
+    model = lightgbm.train(options, lightgbm.Dataset(x, (x[:, 0] == 0) + x[:, 1]), 6)
+    folder = write(tmp_path, model.save_model, "model.txt", parameters(model_type="lightgbm"))
+    if zero:
+        with pytest.raises(InvalidArg, match=r"no lightgbm model that can be read: trees that take zeros for missing"):
+            opened(folder)
+    else:
+        np.testing.assert_allclose(run(folder, x)[:, 0], model.predict(x), rtol=1e-5)
