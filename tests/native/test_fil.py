@@ -21,6 +21,7 @@ from triton_fast._native.fil.instance import ForestInstance  # noqa: E402
 from triton_fast._native.sched.inprocess import InferCall  # noqa: E402
 from triton_fast.backends.base import InstanceSpec, LoadContext  # noqa: E402
 from triton_fast.backends.fil import FilBackend, library, probe  # noqa: E402
+from triton_fast.backends.trial import Held  # noqa: E402
 from triton_fast.config import io_specs  # noqa: E402
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported  # noqa: E402
 from triton_fast.types import DataType  # noqa: E402
@@ -233,7 +234,8 @@ def test_mutations_end_in_an_answer(tmp_path: Path) -> None:
     for _ in range(24):
         path.write_bytes(mutated(good, rng))
         try:
-            probe.check(opened_library, str(path), "treelite_checkpoint", unknown_fields=False, timeout=20)
+            with Held(str(path)) as file:
+                probe.check(opened_library, file, "treelite_checkpoint", unknown_fields=False, timeout=20)
         except InvalidArg:
             refused += 1
             continue
@@ -247,19 +249,20 @@ def test_mutations_end_in_an_answer(tmp_path: Path) -> None:
 
 def test_a_crash_while_reading_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.so").write_bytes(b"")
-    with pytest.raises(InvalidArg, match="the process that checked it ended with"):
-        probe.check(str(tmp_path / "no.so"), "x", "xgboost", unknown_fields=False, timeout=30)
+    library = str(tmp_path / "no.so")
+    with Held(library) as file, pytest.raises(InvalidArg, match="the process that checked it ended with"):
+        probe.check(library, file, "xgboost", unknown_fields=False, timeout=30)
 
 
 def test_a_file_that_is_exchanged_after_it_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is what was tried, and then refused: a worse one in its place could crash the server."""
     folder, check = forest(tmp_path), probe.check
+    path = folder / "1" / "checkpoint.tl"
 
-    def exchanging(library: str, path: str, *arguments: Any, **named: Any) -> Any:
-        state = check(library, path, *arguments, **named)
-        other = Path(path).with_suffix(".new")
-        other.write_bytes(Path(path).read_bytes())
-        other.rename(path)
-        return state
+    def exchanging(*arguments: Any, **named: Any) -> None:
+        check(*arguments, **named)
+        path.with_suffix(".new").write_bytes(b"no forest")
+        path.with_suffix(".new").rename(path)
 
     monkeypatch.setattr(probe, "check", exchanging)
     with pytest.raises(InvalidArg, match="the file was changed while it was opened: load the model again"):

@@ -1,6 +1,6 @@
 """Reads a model file in a process of its own first: treelite may crash over a corrupt one, or never end.
 
-Run as ``python -m triton_fast.backends.fil.probe LIBRARY PATH KIND UNKNOWN``; backends/trial says what it answers.
+Run as ``python -m triton_fast.backends.fil.probe PATH LIBRARY KIND UNKNOWN``; backends/trial says what it answers.
 Knows no config.
 """
 
@@ -25,17 +25,16 @@ ZERO = (
 )
 
 
-def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: float) -> trial.State:
-    """Raise a ServerError with the cause when the file can not be served; see ``trial.check`` for what it gives."""
-    return trial.check(
-        "triton_fast.backends.fil.probe", [library, os.path.abspath(path), kind, str(int(unknown_fields))], path,
-        timeout=timeout,
+def check(library: str, file: trial.Held, kind: str, *, unknown_fields: bool, timeout: float) -> None:
+    """Raise a ServerError with the cause when the file can not be served."""
+    trial.check(
+        "triton_fast.backends.fil.probe", file, [library, kind, str(int(unknown_fields))], timeout=timeout,
         crashed="the file is corrupt: treelite ended with {} while it read the file",
         environment={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-def main(library: str, path: str, kind: str, unknown: str) -> str | None:
+def main(path: str, library: str, kind: str, unknown: str) -> str | None:
     """Return why the file can not be served, or None."""
     trial.begin()
     treelite.open_library(library)
