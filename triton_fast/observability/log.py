@@ -136,7 +136,7 @@ class Logger:
 
     def write_lines(self, lines: bytes) -> None:
         """Write whole lines that are ready, as information, whatever the level; all are lost or none."""
-        self._write("I", lines, lines.count(b"\n"))
+        self._write("I", lines, several=True)
 
     def close(self) -> None:
         """Close the log file; later lines go to the console."""
@@ -146,7 +146,7 @@ class Logger:
                 self._fd = None
             self._settings = replace(self._settings, file="")
 
-    def _write(self, letter: str, line: bytes, count: int = 1) -> None:
+    def _write(self, letter: str, line: bytes, *, several: bool = False) -> None:
         with self._lock:
             try:
                 if self._fd is not None:
@@ -155,7 +155,7 @@ class Logger:
                     (self._out if letter == "I" else self._err)(line)
             except (OSError, ValueError, RuntimeError, AttributeError):
                 # Closed, full, or re-entered by a signal handler: serving goes on without the line.
-                self.lost += count
+                self.lost += line.count(b"\n") if several else 1
 
     def _preamble(self, letter: str, source: Source) -> str:
         seconds, nanos = divmod(self._clock(), 10**9)
