@@ -139,7 +139,7 @@ class Logger:
 
     def write_lines(self, lines: bytes) -> None:
         """Write whole lines that are ready, as information, whatever the level."""
-        self._write("I", lines, lines.count(b"\n"))
+        self._write("I", lines, several=True)
 
     def close(self) -> None:
         """Close the log file; later lines go to the console."""
@@ -149,7 +149,7 @@ class Logger:
                 self._fd = None
             self._settings = replace(self._settings, file="")
 
-    def _write(self, letter: str, line: bytes, count: int = 1) -> None:
+    def _write(self, letter: str, line: bytes, *, several: bool = False) -> None:
         with self._lock:
             sink = "file" if self._fd is not None else "out" if letter == "I" else "err"
             # What is left of a line that a full disk broke off must not run into this one.
@@ -164,6 +164,8 @@ class Logger:
             except (OSError, ValueError, RuntimeError, AttributeError) as error:
                 # Closed, full, or re-entered by a signal handler: serving goes on without the line.
                 written = line[: getattr(error, "written", 0)]
+                # Counted only here: a line that is written is not searched for its ends.
+                count = line.count(b"\n") - torn if several else 1
                 self.lost += count - max(0, written.count(b"\n") - torn)
                 if written:
                     (self._torn.discard if written.endswith(b"\n") else self._torn.add)(sink)

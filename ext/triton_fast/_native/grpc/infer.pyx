@@ -10,6 +10,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Request, Response, request_free, request_new
+from triton_fast._native.core.ring cimport ring_expect, ring_expect_no_more
 from triton_fast._native.core.trace_types cimport FROM_GRPC, TraceRecord
 from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.core.validate cimport request_validate
@@ -138,7 +139,10 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         if r.lent != NULL and lent_begin(r, e) != 0:
             refused(item, r, e)
             return -1
+        if server.keeps:
+            ring_expect(&server.ring.ring, &r.response)
         rc = scheduler_submit(model.ptr.scheduler, r, &wake, e)
+        ring_expect_no_more(&server.ring.ring)
         if rc == SUBMIT_OK:
             # An instance may be at work on it by now; only this thread frees it.
             item.request = r
