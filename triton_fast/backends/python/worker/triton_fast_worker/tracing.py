@@ -44,7 +44,7 @@ def about_of(requests: Sequence[Any]) -> dict[str, str]:
 
 
 def _trace_id(request: Any) -> str:
-    text = request._trace_text()
+    text = request.trace().get_context()
     parts = json.loads(text).get("traceparent", "").split("-") if text else []
     return parts[1] if len(parts) == 4 else ""
 
