@@ -107,23 +107,26 @@ class BuildExt(build_ext):
         self.parallel = os.cpu_count() if not ONLY else 1
 
     def finalize_options(self) -> None:
-        from Cython.Build import cythonize
-
-        if self.distribution.ext_modules:
-            self.distribution.ext_modules[:] = cythonize(
-                self.distribution.ext_modules,
-                include_path=[str(EXT)],
-                build_dir="build/cython" + VARIANT,
-                compiler_directives=DIRECTIVES,
-                emit_linenums=DEBUG or ASAN,
-                nthreads=os.cpu_count() if not ONLY else 0,
-                quiet=bool(ONLY),
-            )
         super().finalize_options()
         self.build_temp += VARIANT
 
     def run(self) -> None:
         compile_protos()
+        # Not in finalize_options, which making metadata or an sdist runs too: it takes minutes.
+        from Cython.Build import cythonize
+
+        generated = cythonize(
+            self.extensions,
+            include_path=[str(EXT)],
+            build_dir="build/cython" + VARIANT,
+            compiler_directives=DIRECTIVES,
+            emit_linenums=DEBUG or ASAN,
+            nthreads=os.cpu_count() if not ONLY else 0,
+            quiet=bool(ONLY),
+        )
+        by_name = {extension.name: vars(extension) for extension in generated}
+        for extension in self.extensions:
+            vars(extension).update(by_name[extension.name])
         super().run()
 
 

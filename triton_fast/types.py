@@ -27,12 +27,6 @@ class DataType(IntEnum):
     BF16 = 14
 
 
-class MemoryKind(IntEnum):
-    CPU = 0
-    CPU_PINNED = 1
-    GPU = 2
-
-
 class TypeInfo(NamedTuple):
     """``wire`` is the v2 protocol's name, ``config`` the name in config.pbtxt, ``size`` bytes (0: variable)."""
 

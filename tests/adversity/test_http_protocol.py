@@ -233,7 +233,6 @@ def test_limits(server: ServerProcess, name: str) -> None:
 
 
 SMUGGLED = get("/v2/health/live")
-INNER = SMUGGLED.decode()
 SMUGGLING = {
     "both lengths": get(INFER, "Content-Length: 4", "Transfer-Encoding: chunked", method="POST") + b"0\r\n\r\n",
     "both, other order": get(INFER, "Transfer-Encoding: chunked", "Content-Length: 4", method="POST") + b"0\r\n\r\n",

@@ -6,7 +6,6 @@ Tests ask what is answered and what is left over, bench/adversity how long the n
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,6 @@ from tests.helpers.h2raw import (
     PROTOCOL_ERROR,
     STREAM_CALL,
     Address,
-    Ended,
     Http2,
     block,
     bytes_message,
@@ -202,16 +200,3 @@ def flood(address: Address, name: str, share: float = 1.0) -> Http2:
         else:
             client.drain()
         return client
-
-
-def goes_on(client: Http2) -> bool:
-    """Whether the connection still answers."""
-    try:
-        return client.ask(infer_message()).values() == [1.0]
-    except Ended:
-        return False
-
-
-def quick_switches() -> None:
-    """Let threads of this process take turns as a server's do."""
-    sys.setswitchinterval(0.0005)

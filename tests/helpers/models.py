@@ -22,6 +22,7 @@ from triton_fast._native.sched.instance import NativeInstance
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._native.sched.pyinstance import PyInstance
 from triton_fast.config import IoSpec
+from triton_fast.errors import ServerError
 from triton_fast.types import DataType
 
 LONG_S = 60.0
@@ -198,3 +199,19 @@ def in_threads(n: int, work: Callable[[int], None]) -> None:
         thread.join()
     if errors:
         raise errors[0]
+
+
+def drain(call: Any) -> list[Any]:
+    """All that comes of a StreamCall: numbers, errors as (class, text), then ("final", number or None)."""
+    found: list[Any] = []
+    while True:
+        try:
+            taken = call.take(LONG_S)
+        except ServerError as error:
+            found.append((type(error), str(error)))
+            continue
+        if taken is None:
+            return found
+        outputs, is_final = taken
+        value = struct.unpack("<i", outputs["OUT"][2])[0] if outputs else None
+        found.append(("final", value) if is_final else value)

@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 TIMEOUT_S = 30.0
-CRLF = b"\r\n"
 
 
 @dataclass

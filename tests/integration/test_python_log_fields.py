@@ -79,13 +79,14 @@ def test_requests_of_a_line(tmp_path: Path, config: str, code: str) -> None:
 
 
 @pytest.mark.parametrize("config", [CONFIG, CONFIG + IN_PROCESS], ids=["process", "in process"])
-def test_traced_to_a_file(tmp_path: Path, config: str) -> None:
-    """A trace that goes to a file has no id of the kind that collectors know; a line of its request is none the worse."""
-    python_models.model_of(tmp_path / "models", "talks", CODE, config)
-    flags = (f"--trace-config=triton,file={tmp_path}/trace", "--trace-config=level=TIMESTAMPS", "--trace-config=rate=1")
-    with ServerProcess(tmp_path / "models", "--log-format=json", *flags) as process:
-        for name in ("one", "two"):
-            assert raw.ask(process.http, raw.infer_json("talks", [1], id=name)).status == 200
-            found = json.loads(process.wait_for_log(f'"message":"logged".*"{name}"'))
-            assert (found["id"], found["instance"]) == (name, "talks_0_0")
-            assert "trace" not in found
+@pytest.mark.parametrize("code", [CODE, COROUTINE], ids=["function", "coroutine"])
+def test_a_trace_that_goes_to_a_file(tmp_path: Path, config: str, code: str) -> None:
+    """It has no id that other programs know, so that the line has none."""
+    python_models.model_of(tmp_path / "models", "talks", code, config)
+    settings = ("level=TIMESTAMPS", "rate=1", f"triton,file={tmp_path}/traces")
+    to_file = [f"--trace-config={setting}" for setting in settings]
+    with ServerProcess(tmp_path / "models", "--log-format=json", *to_file) as process:
+        answer = raw.ask(process.http, raw.infer_json("talks", [1], id="one"))
+        assert (answer.status, answer.json()["outputs"][0]["data"]) == (200, [1.0])
+        found = json.loads(process.wait_for_log('"message":"logged"'))
+        assert (found["id"], "trace" in found) == ("one", False)

@@ -391,3 +391,15 @@ def test_log_lines_carry_the_model(
     assert [(letter, model) for letter, _, model in lines] == [("E", "m")]
     del opened
     assert capfd.readouterr().err == ""
+
+
+def test_lost_log_lines_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.flush_log()
+    lost: list[int] = []
+    dropped = [0]
+    monkeypatch.setattr(log, "warning", lambda text, **fields: lost.append(fields["lines"]))
+    monkeypatch.setattr(library, "_told_dropped", 0)
+    monkeypatch.setattr(library.capi, "log_dropped", lambda: dropped[0])
+    for dropped[0] in (0, 3, 3, 5):
+        library.flush_log()
+    assert lost == [3, 2]

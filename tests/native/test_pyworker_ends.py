@@ -9,7 +9,19 @@ import weakref
 
 import pytest
 
-from tests.helpers.models import INT32, LONG_S, Gate, in_threads, live, make_model, numbers, served, submit, value_of
+from tests.helpers.models import (
+    INT32,
+    LONG_S,
+    Gate,
+    drain,
+    in_threads,
+    live,
+    make_model,
+    numbers,
+    served,
+    submit,
+    value_of,
+)
 from tests.helpers.pyworker_peer import EVENTS, SLOTS, WORK
 from tests.helpers.pyworker_scripted import (  # noqa: F401
     BLS_CANCEL,
@@ -27,7 +39,7 @@ from triton_fast._native.pyworker.channel import WorkerChannel
 from triton_fast._native.pyworker.instance import PythonInstance
 from triton_fast._native.sched.inprocess import InferCall, StreamCall
 from triton_fast._native.sched.model import Epoch
-from triton_fast.errors import Cancelled, Internal, NotFound, ServerError
+from triton_fast.errors import Cancelled, Internal, NotFound
 
 STREAM = 1
 
@@ -51,21 +63,6 @@ def begun(s, value=1, **options):
     s.worker.done_empty(e)
     return stream, e.requests[0]
 
-
-def drained(stream):
-    """All that comes: numbers, errors, and the outputs of the end as ("final", number or None)."""
-    found = []
-    while True:
-        try:
-            taken = stream.take(LONG_S)
-        except ServerError as error:
-            found.append((type(error), str(error)))
-            continue
-        if taken is None:
-            return found
-        outputs, is_final = taken
-        value = struct.unpack("<i", outputs["OUT"][2])[0] if outputs else None
-        found.append(("final", value) if is_final else value)
 
 
 # --- room in the work ring --------------------------------------------------------------------------------------------
@@ -96,7 +93,7 @@ def test_the_worker_goes_while_an_execution_waits_for_room(decoupled):
         stream = StreamCall(s.model, [numbers(1, 1, 1)])
         assert until(lambda: s.instance.executing)
         s.instance.fail(GONE)
-        assert drained(stream) == [(Internal, GONE)]
+        assert drain(stream) == [(Internal, GONE)]
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -112,7 +109,7 @@ def test_kept_requests_and_waiting_responses_go_with_the_worker():
         ring = s.worker.ring(EVENTS)
         assert until(lambda: s.worker.is_held(found[1][1]) and s.worker.u64(ring) == s.worker.u64(ring + 64))
         s.instance.fail(GONE)
-        assert [drained(stream) for stream, _ in found] == [
+        assert [drain(stream) for stream, _ in found] == [
             [0, (Internal, GONE)], [0, ("final", 9)], [(Internal, GONE)],
         ]  # fmt: skip
         assert s.instance.in_flight == 0
@@ -125,7 +122,7 @@ def test_kept_requests_and_waiting_responses_go_with_the_worker():
             worker.done_empty(e)
             assert not worker.is_held(e.requests[0])
             worker.event(worker.record(e.requests[0].name, kind=NO_RESPONSE))
-            assert drained(stream) == [("final", None)]
+            assert drain(stream) == [("final", None)]
             s.instance.fail(GONE)
 
 
@@ -137,7 +134,7 @@ def test_the_end_waits_behind_what_waits():
         send(s, given, 9, final=True)
         send(s, given, 10)
         assert s.instance.in_flight == 1
-        assert drained(stream) == [0, 1, 2, 3, 4, ("final", 9)]
+        assert drain(stream) == [0, 1, 2, 3, 4, ("final", 9)]
         assert s.instance.drain(LONG_S)
         assert not s.worker.is_held(given)
 
@@ -152,7 +149,7 @@ def test_a_cancel_lets_go_of_what_waits():
         assert s.worker.is_cancelled(given)
         assert until(lambda: not s.worker.is_held(given))
         s.worker.event(s.worker.record(given.name, code=7, error=b"stopped"))
-        assert drained(stream) == [0, (Cancelled, "stopped")]
+        assert drain(stream) == [0, (Cancelled, "stopped")]
 
 
 def test_a_stream_that_is_dropped_is_cancelled():
@@ -177,7 +174,7 @@ def test_several_executions_are_unfinished_at_a_time():
                 send(s, given, 10 * n + k)
         for _, given in found:
             end(s, given)
-        assert [drained(stream) for stream, _ in found] == [
+        assert [drain(stream) for stream, _ in found] == [
             [10 * n + 1, 10 * n + 2, ("final", None)] for n in range(20)
         ]
 
@@ -188,12 +185,12 @@ def test_what_comes_for_nobody_is_dropped():
         end(s, given)
         send(s, given, 9)
         end(s, given)
-        assert drained(stream) == [("final", None)]
+        assert drain(stream) == [("final", None)]
         for name in [(1, 1), (65536, 1), (2**32 - 1, 1), (0, 0), (0, 9)]:
             s.worker.event(s.worker.record(name, [out(9)]))
         stream, given = begun(s)
         send(s, given, 1, final=True)
-        assert drained(stream) == [("final", 1)]
+        assert drain(stream) == [("final", 1)]
         assert not s.instance.broken
 
 
@@ -218,7 +215,7 @@ def test_an_execution_that_fails_while_responses_wait():
         for k in range(4):
             send(s, e.requests[0], k)
         s.worker.failed(e, b"it raised", 2)
-        assert drained(stream) == [0, 1, 2, 3, (NotFound, "it raised")]
+        assert drain(stream) == [0, 1, 2, 3, (NotFound, "it raised")]
         assert s.instance.drain(LONG_S)
 
 
@@ -233,7 +230,7 @@ def test_a_malformed_response_breaks_the_worker(final):
         s.worker.event([bytes(head), *rest])
         assert until(lambda: s.instance.broken)
         s.instance.fail(GONE)
-        assert drained(stream) == [1, (Internal, "the worker's response is malformed" if final else GONE)]
+        assert drain(stream) == [1, (Internal, "the worker's response is malformed" if final else GONE)]
 
 
 # --- models and instances that go -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tests.helpers.models import (
     STOPPED,
     Gate,
     counters_at_base,
+    drain,
     first_number,
     in_threads,
     live,
@@ -26,7 +27,7 @@ from tests.helpers.models import (
 )
 from triton_fast._native.core import respond
 from triton_fast._native.sched.inprocess import InferCall, StreamCall
-from triton_fast.errors import Cancelled, Internal, InvalidArg, ServerError, Unavailable, Unsupported
+from triton_fast.errors import Cancelled, Internal, InvalidArg, Unavailable, Unsupported
 
 __all__ = ["counters_at_base"]
 
@@ -37,22 +38,6 @@ def out(value):
 
 def stream(model, value, **options):
     return StreamCall(model, [numbers(value, 1, 1)], **options)
-
-
-def drain(call):
-    """Everything that comes: numbers, errors as (class, text), then ("final", what the final response is)."""
-    found = []
-    while True:
-        try:
-            taken = call.take(LONG_S)
-        except ServerError as error:
-            found.append((type(error), str(error)))
-            continue
-        if taken is None:
-            return found
-        outputs, is_final = taken
-        value = struct.unpack("<i", outputs["OUT"][2])[0] if outputs else None
-        found.append(("final", value) if is_final else value)
 
 
 def decoupled(answer, **options):

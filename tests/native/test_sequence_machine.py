@@ -31,7 +31,6 @@ IDS = (1, 2, 3, "1", "two", "x" * 128, 4, 5, 6, 7)
 IDLE = 4        # ticks
 DELAY = 2
 TICK = SECOND // 1000
-FAILS = -1
 FP32 = DataType.FP32
 FIRST = 0.5
 STATE = ("STATE_IN", "STATE_OUT", int(FP32), (1,), (1,), struct.pack("<f", FIRST))

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests.unit import test_tree as tree
 from triton_fast.cli.table import FLAGS
 from triton_fast.observability.families import FAMILIES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = tree.ROOT
 NATIVE = "ext/triton_fast/_native"
 SOURCES = (".py", ".pyx", ".pxd", ".pxi", ".h", ".sh", ".toml", ".proto", ".yaml")
 # Flags of other programs: pip, wrk, logrotate and the like.
@@ -25,23 +25,19 @@ FOREIGN_FLAGS = {"--no-deps", "--no-build-isolation"}
 # Files that commands write.
 MADE = ("build/", "bench/out/")
 # Variables of others that pages tell to set or name only, and placeholders in a page's own examples.
-FOREIGN_VARIABLES = {"PYTORCH_CUDA_ALLOC_CONF", "RLIMIT_MEMLOCK", "ADMIN_KEY", "PERMISSION_DENIED", "TENSOR_BACKEND_INPUT"}
+FOREIGN_VARIABLES = {
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "RLIMIT_MEMLOCK",
+    "ADMIN_KEY",
+    "PERMISSION_DENIED",
+    "TENSOR_BACKEND_INPUT",
+}
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
 @cache
 def tracked() -> tuple[str, ...]:
-    git = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
-    try:
-        listed = subprocess.run(git, check=True, capture_output=True, text=True).stdout.split("\0")
-    except (OSError, subprocess.CalledProcessError):
-        made = ("build", "dist")
-        listed = [
-            path.relative_to(ROOT).as_posix()
-            for path in ROOT.rglob("*")
-            if not any(part in made or (part.startswith(".") and part != ".ci") for part in path.relative_to(ROOT).parts)
-        ]
-    return tuple(sorted(name for name in listed if name and (ROOT / name).is_file()))
+    return tuple(tree.name(path) for path in tree.tree())
 
 
 PAGES = [name for name in tracked() if name.endswith(".md")]
@@ -202,7 +198,7 @@ def test_flags_of_the_server(page: str) -> None:
 
 @each_page
 def test_variables(page: str) -> None:
-    named = {word for span in spans(page) for word in re.findall(r"(?<![\w<])[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", span)}
+    named = set(re.findall(r"(?<![\w<])[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\b", " ".join(spans(page))))
     if page == "docs/python_worker.md":  # the words of the command line of a worker
         named = {word for word in named if not word.endswith("_FD")}
     assert named - words() - FOREIGN_VARIABLES == set()

@@ -21,6 +21,7 @@ from triton_fast.observability import log
 CUDA_PROVIDER = "libonnxruntime_providers_cuda.so"
 _lock = threading.Lock()
 _pump: threading.Thread | None = None
+_told_dropped = 0
 
 
 def find_library() -> Path:
@@ -95,7 +96,8 @@ def prepare(settings: Mapping[str, str]) -> bool:
 
 
 def flush_log() -> None:
-    """Write what ORT has logged so far."""
+    """Write what ORT has logged so far, and how many lines came too fast to be kept."""
+    global _told_dropped
     for severity, model, location, text in capi.drain_log():
         file, _, rest = location.partition(":")
         line = rest.split(" ", 1)[0]
@@ -106,6 +108,11 @@ def flush_log() -> None:
             log.warning(text, source=source, model=model)
         else:
             log.verbose(1, text, source=source, model=model)
+    with _lock:
+        dropped = capi.log_dropped()
+        new, _told_dropped = dropped - _told_dropped, dropped
+    if new:
+        log.warning("lines of ONNX Runtime's log were lost: too many at once", lines=new)
 
 
 def _start_pump() -> None:

@@ -39,5 +39,4 @@ static inline void tf_buf_free(tf_buf *b) {
     b->len = b->cap = 0;
     b->failed = 0;
 }
-#define tf_buf_lit(b, s) tf_buf_put((b), (s), sizeof(s) - 1)
 #endif

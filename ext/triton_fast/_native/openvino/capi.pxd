@@ -79,8 +79,6 @@ cdef extern from "tf_ov.h" nogil:
 
 # The bound functions; NULL before open_library. Never goes away again: OpenVINO keeps threads and statics of its own.
 cdef const tf_ov* ov_api() noexcept nogil
-# The number that this release gives to the element type of a datatype, or -1.
-cdef int element_of(int32_t dtype) noexcept nogil
 # The datatype of an element type's number; DT_INVALID when the v2 protocol has none.
 cdef int32_t dtype_of(int element) noexcept nogil
 # Turn a status that is not 0 into e ("openvino error in <what> : <reason>", INTERNAL); returns -1. The message is the

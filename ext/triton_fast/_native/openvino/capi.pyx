@@ -41,10 +41,6 @@ cdef const tf_ov* ov_api() noexcept nogil:
     return &table if bound else NULL
 
 
-cdef int element_of(int32_t dtype) noexcept nogil:
-    return elements[dtype] if 0 < dtype < DT_COUNT else -1
-
-
 cdef int32_t dtype_of(int element) noexcept nogil:
     return dtypes[element] if 0 <= element < MAX_ELEMENT else DT_INVALID
 

@@ -12,8 +12,6 @@ from triton_fast._native.core.tensor cimport Param, Tensor
 # binary_default. Returns the number of binary tensors, or -1 with e filled (FP16/BF16 as JSON, ...).
 cdef int32_t json_encode_reply(Response* p, LabelTable** labels, tf_buf* out, int32_t* binary_index,
                                tf_error* e) noexcept nogil
-# Quote and escape one UTF-8 text as a JSON string (with the quotes); bytes that are no UTF-8 become U+FFFD.
-cdef void json_put_string(tf_buf* out, const char* text, size_t n) noexcept nogil
 # Parameters as a JSON object; p may be NULL.
 cdef void json_put_params(tf_buf* out, Param* p) noexcept nogil
 # The value of one parameter.

@@ -23,9 +23,6 @@ from triton_fast._native.wire.json_text cimport (
 
 from triton_fast.errors import make
 
-cdef void json_put_string(tf_buf* out, const char* text, size_t n) noexcept nogil:
-    json_quote(out, text, n)
-
 
 # --- tensors ----------------------------------------------------------------------------------------------------------
 
