@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from tests.helpers.grpc_calls import SERVICE, FakeCall, Front
 from tests.helpers.server import Model, repository
 from triton_fast import protos
+from triton_fast.app import MAX_LOADS
 from triton_fast.config import to_json
 from triton_fast.dataplane import EXTENSIONS
 from triton_fast.errors import Code, InvalidArg, NotFound, ServerError
@@ -465,7 +466,7 @@ def test_work_that_cannot_be_handed_over(root: Path, monkeypatch: pytest.MonkeyP
 def test_a_load_that_waits_is_dropped_with_its_call(loader: Front) -> None:
     """All load threads are busy; a client that leaves meanwhile has loaded nothing, others are answered."""
     release = threading.Event()
-    busy = [loader.server.loads.submit(release.wait, 30) for _ in range(64)]
+    busy = [loader.server.loads.submit(release.wait, 30) for _ in range(MAX_LOADS)]
 
     async def run() -> None:
         given_up, other = FakeCall(SERVICE + "RepositoryModelLoad"), FakeCall(SERVICE + "RepositoryModelLoad")
