@@ -11,8 +11,9 @@ import pytest
 
 from tests.helpers import raw
 from tests.helpers.ensembles import Chain, ensembles
+from tests.helpers.gated import Gated
 from tests.helpers.grpc_channel import Channel
-from tests.helpers.server import LocalServer, Model, repository, until
+from tests.helpers.server import LocalServer, Model, ServerProcess, repository, until
 from tests.integration.onnx_files import config, index, infer
 from triton_fast import protos
 
@@ -155,3 +156,55 @@ def test_a_cycle_at_start_is_told_and_ends(tmp_path: Path) -> None:
         assert rows["e"]["reason"] == "circular dependency between ensembles: e -> ... -> f -> e"
         assert rows["f"]["reason"] == "circular dependency between ensembles: f -> ... -> e -> f"
         echoed(server, "a", 1, 1)
+
+
+INT32 = {
+    "backend": "identity",
+    "input": [{"name": "INPUT0", "data_type": "TYPE_INT32", "dims": [1]}],
+    "output": [{"name": "OUTPUT0", "data_type": "TYPE_INT32", "dims": [1]}],
+}
+
+
+@pytest.mark.parametrize("name", ["flat", "outer"])
+@pytest.mark.parametrize("change", ["unload", "another type"])
+def test_a_request_under_way_ends_with_the_members_that_it_began_with(tmp_path: Path, name: str, change: str) -> None:
+    gated = Gated(tmp_path, "plain")
+    chains = (
+        Chain("flat", ("plain", "m"), dims="1", max_batch=0), Chain("inner", ("m",), dims="1", max_batch=0),
+        Chain("outer", ("plain", "inner"), dims="1", max_batch=0),
+    )  # fmt: skip
+    ensembles(gated.models, *chains)
+    body = b'{"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1], "data": [7]}]}'
+    with ServerProcess(gated.models, EXPLICIT, "--load-model=*") as process, raw.Client(process.http) as client:
+        client.send(raw.post(f"/v2/models/{name}/infer", body))
+        assert gated.saw("execute", 1)
+        if change == "unload":
+            assert control(process, "unload", "m").status == 200
+            assert states(process)["m"] == "UNLOADING"
+        else:
+            assert control(process, "load", "m", config=json.dumps(INT32)).status == 200
+        assert until(lambda: states(process)[name] != "READY")
+        gated.open()
+        assert raw.values_of(client.answer()) == [7]
+        # Nothing holds anything any more.
+        wanted = {"flat": "UNAVAILABLE", "inner": "UNAVAILABLE", "outer": "UNAVAILABLE", "plain": "READY"}
+        wanted["m"] = "UNAVAILABLE" if change == "unload" else "READY"
+        assert until(lambda: states(process) == wanted), states(process)
+        process.wait_for_log("successfully unloaded 'm' version 1")
+
+
+def test_an_idle_ensemble_holds_no_version_that_was_replaced(tmp_path: Path) -> None:
+    repository(tmp_path, Model("a"))
+    ensembles(tmp_path, Chain("e", ("a",)))
+    with ServerProcess(tmp_path, EXPLICIT, "--load-model=*") as process:
+        echoed(process, "e", 2, 3)
+        for _ in range(3):
+            assert control(process, "load", "a", config=config_text("a")).status == 200
+        assert until(lambda: process.log().count("successfully unloaded 'a' version 1") == 3)
+        echoed(process, "e", 2, 3)
+
+
+def config_text(name: str) -> str:
+    tensor = {"data_type": "TYPE_FP32", "dims": [-1]}
+    return json.dumps({"name": name, "backend": "identity", "max_batch_size": 8,
+                       "input": [{"name": "INPUT0", **tensor}], "output": [{"name": "OUTPUT0", **tensor}]})  # fmt: skip

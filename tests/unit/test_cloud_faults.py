@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from triton_fast.errors import Code
-from triton_fast.repository.cloud.faults import Kind, fault
+from triton_fast.repository.cloud.credentials import Credentials
+from triton_fast.repository.cloud.faults import Kind, StoreError, fault, is_told
+from triton_fast.repository.cloud.store import ObStore
+from triton_fast.repository.cloud.urls import parse
 
 SECRET = "MARKER-OF-A-SECRET"  # noqa: S105
 
@@ -20,6 +25,10 @@ class InvalidPathError(Exception):
 
 class PreconditionError(Exception):
     pass
+
+
+class PanicException(BaseException):
+    """As the library's: not an ``Exception``."""
 
 
 def answer(status: int, body: str = "", url: str = "http://127.0.0.1:1/b?x") -> str:
@@ -59,9 +68,10 @@ def answer(status: int, body: str = "", url: str = "http://127.0.0.1:1/b?x") -> 
          Kind.METADATA, "there are no credentials, and this machine has no role"),
         (Exception(f"Invalid Access Key: Invalid symbol 42 in {SECRET}"), Kind.DENIED, "credentials can not be used"),
         (Exception(f"something else {SECRET}"), Kind.OTHER, "the store gave no proper answer"),
+        (PanicException(f"InvalidHeaderValue {SECRET}"), Kind.OTHER, "characters that do not belong in the address"),
     ],
 )  # fmt: skip
-def test_faults(error: Exception, kind: Kind, text: str) -> None:
+def test_faults(error: BaseException, kind: Kind, text: str) -> None:
     found = fault(error, "s3", "s3://b/models", is_anonymous=False)
     assert found.kind is kind
     assert text in str(found)
@@ -73,3 +83,35 @@ def test_faults(error: Exception, kind: Kind, text: str) -> None:
 def test_without_credentials_it_says_so() -> None:
     text = str(fault(PermissionDeniedError(answer(403)), "gs", "gs://b", is_anonymous=True))
     assert "no credentials were given: set GOOGLE_APPLICATION_CREDENTIALS" in text
+
+
+def test_what_is_the_librarys_to_tell() -> None:
+    assert [is_told(error) for error in (OSError(), PanicException(), KeyboardInterrupt(), GeneratorExit())] == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_store(tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    store = ObStore(parse("s3://http://127.0.0.1:9/b"), Credentials({"HOME": str(tmp_path)}), {"HOME": str(tmp_path)})
+
+    def panic(_: object) -> None:
+        raise PanicException
+
+    with pytest.raises(StoreError, match="no request can be made"):
+        store._ask(panic)
+
+
+def test_a_credential_file_that_is_being_written_changes_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    file = tmp_path / "c.json"
+    file.write_text('{"s3": {"": {"key_id": "a", "secret_key": "b"}}}')
+    env = {"HOME": str(tmp_path), "TRITON_CLOUD_CREDENTIAL_PATH": str(file)}
+    store = ObStore(parse("s3://http://127.0.0.1:9/b"), Credentials(env), env)
+    file.write_text('{"s3": {')
+
+    def refuse(_: object) -> None:
+        raise PermissionDeniedError(answer(403, "<Code>InvalidAccessKeyId</Code>"))
+
+    with pytest.raises(StoreError, match="the key or token is wrong"):
+        store._ask(refuse)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from triton_fast.errors import InvalidArg
+from triton_fast.observability import log
 from triton_fast.repository.cloud.credentials import (
     AzureCredential,
     Credentials,
@@ -57,6 +58,11 @@ def test_forms(path: str, expected: CloudUrl) -> None:
         ("s3://host:9000", "names no bucket"),
         ("as://acc.blob.core.windows.net", "names no container"),
         ("as://http://127.0.0.1:1/acc", "names no container"),
+        ("s3://http://host:99999/bucket", "is no address of a host"),
+        ("s3://host:0/bucket", "is no address of a host"),
+        ("s3://http://[1]:80/bucket", "is no address of a host"),
+        ("gs://http://host:70000/bucket", "is no address of a host"),
+        ("as://http://host:70000/acc/box", "is no address of a host"),
         ("s3://../x", "can not be the name"),
         ("s3://bucket/../x", "mean nothing in a store"),
         ("gs://bucket/a/./b", "mean nothing in a store"),
@@ -166,6 +172,38 @@ def test_bad_files(tmp_path: Path, document: object, why: str) -> None:
     with pytest.raises(InvalidArg, match=why) as caught:
         Credentials(write(tmp_path / "c.json", document)).find("s3://b")
     assert SECRET not in str(caught.value)
+
+
+def test_line_feeds_of_mounted_secrets_are_no_part_of_them(tmp_path: Path) -> None:
+    env = {
+        "AWS_ACCESS_KEY_ID": "id\n", "AWS_SECRET_ACCESS_KEY": f"{SECRET}\r\n", "AWS_DEFAULT_REGION": "eu-west-1\n",
+        "AZURE_STORAGE_ACCOUNT": "acc\n", "AZURE_STORAGE_KEY": f"{SECRET}\n",
+    }  # fmt: skip
+    assert Credentials(env).find("s3://b") == S3Credential("id", SECRET, region="eu-west-1")
+    assert Credentials(env).find("as://b") == AzureCredential("acc", SECRET)
+    document = "\ufeff" + json.dumps({"s3": {"": {"key_id": "id\n", "secret_key": f"{SECRET}\n"}}})
+    assert Credentials(write(tmp_path / "c.json", document)).find("s3://b") == S3Credential("id", SECRET)
+    with pytest.raises(InvalidArg, match=r"^AWS_SESSION_TOKEN holds a control character$"):
+        Credentials({"AWS_SESSION_TOKEN": f"a\n{SECRET}"}).find("s3://b")
+
+
+def test_fields_that_mean_nothing_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(log, "warning", lines.append)
+    env = write(tmp_path / "c.json", {"s3": {"s3://b": {"keyid": "id", SECRET: "x"}}})
+    assert Credentials(env).find("s3://b") == S3Credential()
+    said = "\n".join(lines)
+    assert "did you mean 'key_id'?" in said and SECRET not in said
+    env = write(tmp_path / "c.json", {"s3": {"s3://b": {"key_id": 5}}})
+    with pytest.raises(InvalidArg, match="'key_id' of 's3://b' must be a string"):
+        Credentials(env).find("s3://b")
+
+
+def test_half_of_a_pair_of_keys_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(log, "warning", lines.append)
+    assert with_profile(S3Credential("id"), {"HOME": str(tmp_path)}) == S3Credential("id")
+    assert "without its secret key" in "\n".join(lines)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ class FakeRuntime:
     def is_ready(self) -> bool:
         return self.ready
 
+    def renew(self) -> None:
+        pass
+
     def stop(self, timeout_s: float | None = None) -> bool:
         self.stops.append(timeout_s)
         self.stopping.set()

@@ -179,6 +179,8 @@ class Ensembles(Generic[R]):
                 plan = self._plan_of(name, served.context.config)
                 if plan == served.plan:
                     keep.append(version)
+                    if entry.runtime is not None:
+                        entry.runtime.renew()
                 else:
                     fresh.append(self._restart(entry, served, plan))
             except Exception as error:

@@ -22,7 +22,9 @@ from triton_fast.scheduling.runtime import NO_METRICS, ServedVersion, native_mod
 Resolve = Callable[[str, int], NativeModel]
 
 
-def attach_ensemble(native: NativeModel, plan: EnsemblePlan, resolve: Resolve, epoch: Epoch | None = None) -> None:
+def attach_ensemble(
+    native: NativeModel, plan: EnsemblePlan, resolve: Resolve, epoch: Epoch | None = None
+) -> NativeEnsemble:
     """Have the steps of ``plan`` executed for what is submitted to ``native``.
 
     Parameters
@@ -39,15 +41,21 @@ def attach_ensemble(native: NativeModel, plan: EnsemblePlan, resolve: Resolve, e
         )
         for step in plan.steps
     ]  # fmt: skip
-    native.use(NativeEnsemble(native, steps, resolve, epoch=epoch, max_inflight=plan.max_inflight))
+    made = NativeEnsemble(native, steps, resolve, epoch=epoch, max_inflight=plan.max_inflight)
+    native.use(made)
+    return made
 
 
 class EnsembleRuntime(ServedVersion):
     """A version of an ensemble. ``plan``: its steps."""
 
-    def __init__(self, context: LoadContext, native: NativeModel, plan: EnsemblePlan, cached: bool = False) -> None:
+    def __init__(
+        self, context: LoadContext, native: NativeModel, plan: EnsemblePlan, ensemble: NativeEnsemble,
+        cached: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(context, native, cached)
         self.plan = plan
+        self._ensemble = ensemble
         self._control = context.host.control
 
     @classmethod
@@ -58,8 +66,8 @@ class EnsembleRuntime(ServedVersion):
         """Start over the members as they are served. Raises ServerError."""
         native = native_model(context, metrics=metrics)
         try:
-            attach_ensemble(native, plan, context.host.resolve, context.host.epoch)
-            return cls(context, native, plan, add_layers(native, context, cache))
+            made = attach_ensemble(native, plan, context.host.resolve, context.host.epoch)
+            return cls(context, native, plan, made, add_layers(native, context, cache))
         except BaseException:
             native.stop(abort=True)
             raise
@@ -78,6 +86,13 @@ class EnsembleRuntime(ServedVersion):
                 for name, version in sorted(self.plan.members)
             )
         return False
+
+    def renew(self) -> None:
+        self._ensemble.renew()
+
+    def stop(self, timeout_s: float | None = None) -> bool:
+        self._ensemble.freeze()
+        return super().stop(timeout_s)
 
     def _close(self) -> None:
         """Nothing is left to close: the scheduler has ended with the last request."""

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from triton_fast import protos
+from triton_fast._native.sched.ensemble_plan import wait_unheld
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.values import kind_name
@@ -103,6 +104,9 @@ class ServedVersion(ABC):
     def is_ready(self) -> bool:
         """Tell whether the model can answer now, as far as it knows."""
 
+    def renew(self) -> None:  # noqa: B027
+        """Let go of versions of other models that have been replaced."""
+
     def trim(self, keep: int) -> None:  # noqa: B027
         """Give back idle memory of the backend but for ``keep`` bytes an instance."""
 
@@ -130,6 +134,8 @@ class ServedVersion(ABC):
 
     def _stop(self) -> None:
         try:
+            # Requests to ensembles end where they began, and may not have come here yet.
+            wait_unheld(self.native)
             self.native.stop()
             self._close()
         except Exception as error:

@@ -58,5 +58,9 @@ class NativeEnsemble(NativeScheduler):
         epoch: Epoch | None = None,
         max_inflight: int = 0,
     ) -> None: ...
+    def renew(self) -> None:
+        """Let go of members that their names do not mean any more; the next request would do it too."""
+    def freeze(self) -> None:
+        """Look no member up any more: served no more, this ends with the members that it had."""
     def reached(self) -> frozenset[int]:
         """Return the addresses of the models that a request may come to, those of ensembles among them included."""

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from triton_fast.config.errors import did_you_mean
 from triton_fast.errors import InvalidArg
 from triton_fast.observability import log
 from triton_fast.repository.cloud.urls import kind_of, shown
 
 FILE = "TRITON_CLOUD_CREDENTIAL_PATH"
 _MAX_FILE = 1 << 20
+_S3_FIELDS = ("key_id", "secret_key", "session_token", "region", "profile")
+_AZURE_FIELDS = ("account_str", "account_key", "auth_type", "client_id")
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,19 @@ class Credentials:
         raise InvalidArg(f"Cannot match credential for path  {shown(path)}")
 
     def _from_environment(self, kind: str) -> Credential:
-        env = self._env
+        def given(name: str) -> str:
+            return _clean(self._env.get(name, ""), name)
+
         if kind == "s3":
             return S3Credential(
-                env.get("AWS_ACCESS_KEY_ID", ""), env.get("AWS_SECRET_ACCESS_KEY", ""),
-                env.get("AWS_SESSION_TOKEN", ""), env.get("AWS_DEFAULT_REGION") or env.get("AWS_REGION", ""),
-                env.get("AWS_PROFILE", ""),
+                given("AWS_ACCESS_KEY_ID"), given("AWS_SECRET_ACCESS_KEY"), given("AWS_SESSION_TOKEN"),
+                given("AWS_DEFAULT_REGION") or given("AWS_REGION"), given("AWS_PROFILE"),
             )  # fmt: skip
         if kind == "gs":
-            return GcsCredential(env.get("GOOGLE_APPLICATION_CREDENTIALS", ""))
+            return GcsCredential(self._env.get("GOOGLE_APPLICATION_CREDENTIALS", ""))
         return AzureCredential(
-            env.get("AZURE_STORAGE_ACCOUNT", ""), env.get("AZURE_STORAGE_KEY", ""),
-            env.get("AZURE_STORAGE_AUTH_TYPE", ""), env.get("AZURE_STORAGE_CLIENT_ID", ""),
+            given("AZURE_STORAGE_ACCOUNT"), given("AZURE_STORAGE_KEY"), given("AZURE_STORAGE_AUTH_TYPE"),
+            given("AZURE_STORAGE_CLIENT_ID"),
         )  # fmt: skip
 
     def _read_file(self) -> list[tuple[str, Credential]]:
@@ -134,10 +138,26 @@ def _row(kind: str, prefix: str, value: Any) -> Credential:
     if kind == "gs" or not isinstance(value, dict):
         what = "the path of a JSON file" if kind == "gs" else "an object"
         raise InvalidArg(f"the file that {FILE} names: the value of '{shown(prefix)}' must be {what}")
-    texts = {name: text for name, text in value.items() if isinstance(text, str)}
-    if kind == "s3":
-        return S3Credential(*(texts.get(n, "") for n in ("key_id", "secret_key", "session_token", "region", "profile")))
-    return AzureCredential(*(texts.get(n, "") for n in ("account_str", "account_key", "auth_type", "client_id")))
+    fields = _S3_FIELDS if kind == "s3" else _AZURE_FIELDS
+    for name in value.keys() - set(fields):
+        # What is not known may be a secret that stands in the wrong place.
+        hint = did_you_mean(name, fields) or f"one of {', '.join(fields)}"
+        log.warning(f"the file that {FILE} names: a field of '{shown(prefix)}' means nothing; {hint}")
+    texts = []
+    for name in fields:
+        text = value.get(name, "")
+        if not isinstance(text, str):
+            raise InvalidArg(f"the file that {FILE} names: '{name}' of '{shown(prefix)}' must be a string")
+        texts.append(_clean(text, f"the file that {FILE} names: '{name}' of '{shown(prefix)}'"))
+    return S3Credential(*texts) if kind == "s3" else AzureCredential(*texts)
+
+
+def _clean(text: str, what: str) -> str:
+    """Return a text without the line feed that files and secrets of clusters end with. Raises InvalidArg."""
+    text = text.strip()
+    if not text.isprintable():
+        raise InvalidArg(f"{what} holds a control character")
+    return text
 
 
 def with_profile(credential: S3Credential, environ: Mapping[str, str]) -> S3Credential:
@@ -152,6 +172,8 @@ def with_profile(credential: S3Credential, environ: Mapping[str, str]) -> S3Cred
     """
     if credential.key_id and credential.secret_key:
         return credential
+    if credential.key_id or credential.secret_key:
+        log.warning("a key id for S3 without its secret key, or the other way round, is not used")
     name = credential.profile or "default"
     home = Path(environ.get("HOME", "~")).expanduser() / ".aws"
     keys = _profile(Path(environ.get("AWS_SHARED_CREDENTIALS_FILE") or home / "credentials"), name)
@@ -194,7 +216,7 @@ def _text(path: Path, what: str) -> str:
             raise InvalidArg(f"{what} is larger than {_MAX_FILE} bytes")
         if status.st_mode & 0o007:
             log.warning(f"{what} may be read by everybody: chmod 600 it")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InvalidArg(f"{what} can not be read: {error.strerror}") from None
     except UnicodeError:

@@ -28,6 +28,7 @@ _WRONG_KEY = frozenset({
 _WRONG_REGION = frozenset(
     {"PermanentRedirect", "TemporaryRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 )
+_PANIC = "PanicException"
 _RIGHTS = {
     "s3": "the credentials must allow s3:ListBucket on the bucket and s3:GetObject on its objects",
     "gs": "the account must have the role Storage Object Viewer on the bucket",
@@ -67,6 +68,11 @@ class StoreError(Internal):
         self.kind = kind
 
 
+def is_told(error: BaseException) -> bool:
+    """Tell whether an exception is the cloud library's to report: its panics are no ``Exception``."""
+    return isinstance(error, Exception) or type(error).__name__ == _PANIC
+
+
 def fault(error: BaseException, provider: str, location: str, *, is_anonymous: bool) -> StoreError:
     """Return what an exception of the cloud library means for the store of ``provider`` (s3, gs, as)."""
     text = str(error)
@@ -80,6 +86,10 @@ def fault(error: BaseException, provider: str, location: str, *, is_anonymous: b
     def make(kind: Kind, what: str) -> StoreError:
         return StoreError(f"model repository '{location}': {what}", kind)
 
+    if name == _PANIC:
+        # Its text is of the library's inside, and may quote what it was given.
+        return make(Kind.OTHER, "no request can be made of what was given: look for characters that do not belong in "
+                                f"the address, the region and the credentials; {_GIVE[provider]}")  # fmt: skip
     if name == "InvalidPathError" or "Could not parse path" in text:
         return make(
             Kind.KEY, f"it has an object whose key can not be a path: {_key(text)}; remove or rename that object"

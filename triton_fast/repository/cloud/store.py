@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from triton_fast.errors import Unsupported
+from triton_fast.errors import InvalidArg, ServerError, Unsupported
 from triton_fast.observability import log
 from triton_fast.repository.cloud import faults
 from triton_fast.repository.cloud.credentials import (
@@ -26,7 +26,7 @@ from triton_fast.repository.cloud.credentials import (
     with_profile,
 )  # fmt: skip
 from triton_fast.repository.cloud.faults import Kind, StoreError
-from triton_fast.repository.cloud.urls import CloudUrl
+from triton_fast.repository.cloud.urls import CloudUrl, is_address
 
 MISSING = (
     "'{location}' needs the package obstore, which is not installed: run pip install 'triton_fast[cloud]' "
@@ -135,7 +135,9 @@ class ObStore:
                 yield bytes(chunk)
         except StoreError:
             raise
-        except Exception as error:
+        except BaseException as error:
+            if not faults.is_told(error):
+                raise
             found = self._fault(error)
             raise self._changed(item) if found.kind is Kind.CHANGED else found from None
 
@@ -148,7 +150,9 @@ class ObStore:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return request(self._client)
-            except Exception as error:
+            except BaseException as error:
+                if not faults.is_told(error):
+                    raise
                 found = self._fault(error)
             if found.kind is Kind.METADATA and not self._is_anonymous:
                 log.info(f"'{self.url.location}': no credentials were found, access is anonymous")
@@ -166,7 +170,12 @@ class ObStore:
     def _renew(self) -> bool:
         """Look for other credentials than those in use; tell whether there are any."""
         with self._lock:
-            credential = self._credentials.find(self.url.location, fresh=True)
+            try:
+                credential = self._credentials.find(self.url.location, fresh=True)
+            except InvalidArg as error:
+                # Perhaps somebody is writing the file just now.
+                log.warning(f"'{self.url.location}': {error}")
+                return False
             if credential == self._credential:
                 return False
             self._credential = credential
@@ -174,7 +183,7 @@ class ObStore:
             self._client = self._connect(credential)
             return True
 
-    def _fault(self, error: Exception) -> StoreError:
+    def _fault(self, error: BaseException) -> StoreError:
         return faults.fault(error, self.url.kind, self.url.location, is_anonymous=self._is_anonymous)
 
     def _changed(self, item: Object) -> StoreError:
@@ -201,8 +210,8 @@ class ObStore:
         store, settings = kinds[self.url.kind]
         try:
             return store(self.url.bucket, config=settings(credential, common), **common)
-        except Exception as error:
-            if isinstance(error, StoreError):
+        except BaseException as error:
+            if isinstance(error, ServerError) or not faults.is_told(error):
                 raise
             raise self._fault(error) from None
 
@@ -262,7 +271,10 @@ class ObStore:
         if self.url.kind != "gs":
             return ""
         found = next((self._env[name] for name in _GCS_EMULATORS if self._env.get(name)), "")
-        return found if not found or "://" in found else f"http://{found}"
+        found = found if not found or "://" in found else f"http://{found}"
+        if found and not is_address(found):
+            raise InvalidArg(f"{' or '.join(_GCS_EMULATORS)} names no address of a host")
+        return found
 
 
 def _object(row: Mapping[str, Any]) -> Object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from triton_fast.errors import InvalidArg
 
@@ -81,12 +82,23 @@ def parse(path: str) -> CloudUrl:
         # Triton takes a query (a snapshot) and ignores it too.
         rest = rest.partition("?")[0]
     endpoint, rest = _endpoint(kind, rest)
+    if endpoint and not is_address(endpoint):
+        raise _bad(path, f"'{endpoint}' is no address of a host")
     parts = [part for part in rest.split("/") if part]
     if kind == "as":
         return _azure(path, endpoint, parts)
     if not parts:
         raise _bad(path, f"it names no bucket: {PREFIXES[kind]}<bucket>/<path>")
     return CloudUrl(kind, _name(path, parts[0]), _below(path, parts[1:]), endpoint)
+
+
+def is_address(endpoint: str) -> bool:
+    """Tell whether ``http://host[:port]`` names a host and a port that there can be."""
+    try:
+        found = urlsplit(endpoint)
+        return bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
 
 
 def _endpoint(kind: str, rest: str) -> tuple[str, str]:

@@ -27,7 +27,16 @@ from triton_fast._native.sched.stopping cimport STOPPING
 from dataclasses import dataclass
 
 
-cdef Members* look_up(Ensemble* ens, Members* known) noexcept nogil:
+# Whether a name that had a model has none now.
+cdef bint lacks(Members* fresh, Members* old) noexcept nogil:
+    cdef int32_t i
+    for i in range(fresh.n):
+        if fresh.steps[i].model == NULL and old.steps[i].model != NULL:
+            return True
+    return False
+
+
+cdef Members* look_up(Ensemble* ens, Members* known, bint keep) noexcept nogil:
     cdef Members* old
     cdef Members* fresh
     pthread_mutex_lock(&ens.lock)
@@ -41,9 +50,15 @@ cdef Members* look_up(Ensemble* ens, Members* known) noexcept nogil:
         fresh = ask(<NativeEnsemble>ens.owner)
     if fresh == NULL:
         return NULL
-    tf_add32(&fresh.refs, 1)
     pthread_mutex_lock(&ens.lock)
     old = ens.members
+    if keep and old != NULL and lacks(fresh, old):
+        # The ensemble is about to be served no more. Until then the model that has gone takes its requests.
+        tf_add32(&old.refs, 1)
+        pthread_mutex_unlock(&ens.lock)
+        members_unref(fresh)
+        return old
+    tf_add32(&fresh.refs, 1)
     ens.members = fresh
     pthread_mutex_unlock(&ens.lock)
     members_unref(old)
@@ -63,6 +78,7 @@ cdef int ensemble_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noex
     cdef Ensemble* ens = <Ensemble*>s
     cdef Members* members
     cdef Run* run
+    cdef bint frozen
     wake[0] = False
     pthread_mutex_lock(&ens.lock)
     if ens.base.stopping:
@@ -70,13 +86,14 @@ cdef int ensemble_submit(Scheduler* s, Request* r, bint* wake, tf_error* e) noex
         tf_fail(e, TF_UNAVAILABLE, "%s", STOPPING)
         return SUBMIT_STOPPED
     ens.n_runs += 1
+    frozen = ens.frozen
     members = ens.members
     if members != NULL:
         tf_add32(&members.refs, 1)
     pthread_mutex_unlock(&ens.lock)
-    if members == NULL or ens.epoch == NULL or ens.epoch[0] != members.epoch:
+    if members == NULL or not frozen and (ens.epoch == NULL or ens.epoch[0] != members.epoch):
         members_unref(members)
-        members = look_up(ens, members)
+        members = look_up(ens, members, True)
     run = run_new(ens, r, members) if members != NULL else NULL
     if run == NULL:
         members_unref(members)
@@ -233,11 +250,27 @@ cdef class NativeEnsemble(NativeScheduler):
         free(self.ens.name)
         free(self.ens)
 
+    def renew(self):
+        """Let go of members that their names do not mean any more; the next request would do it too."""
+        cdef bint has
+        pthread_mutex_lock(&self.ens.lock)
+        has = self.ens.members != NULL and not self.ens.frozen
+        pthread_mutex_unlock(&self.ens.lock)
+        if has:
+            with nogil:
+                members_unref(look_up(self.ens, NULL, True))
+
+    def freeze(self):
+        """Look no member up any more: served no more, this ends with the members that it had."""
+        pthread_mutex_lock(&self.ens.lock)
+        self.ens.frozen = True
+        pthread_mutex_unlock(&self.ens.lock)
+
     def reached(self):
         """Return the addresses of the models that a request may come to, those of ensembles among them included."""
         cdef Members* members
         with nogil:
-            members = look_up(self.ens, NULL)
+            members = look_up(self.ens, NULL, True)
         if members == NULL:
             raise MemoryError
         try:

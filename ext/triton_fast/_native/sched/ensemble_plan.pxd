@@ -70,7 +70,8 @@ cdef struct Member:
     int32_t code
     PlanName error
 
-# Counted: the ensemble has one reference, each request under way another.
+# Counted: the ensemble has one reference, each request under way another. While there are any, the models are not
+# stopped (wait_unheld).
 cdef struct Members:
     int32_t refs
     long long epoch

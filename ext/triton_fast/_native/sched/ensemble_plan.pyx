@@ -9,7 +9,14 @@ from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport Scheduler
 
+from _thread import allocate_lock
+
 from triton_fast.errors import ServerError
+
+# Address of a model -> how many times members name it. Changes when members are made and freed, not with requests.
+cdef dict held = {}
+# And the locks of those who wait until nothing names it.
+cdef dict waiting = {}
 
 
 # --- memory: one list for all that belongs together -------------------------------------------------------------------
@@ -283,7 +290,12 @@ cdef int fill_members(Members* m, void** memory, Plan* p, object resolve) except
             reached.append(frozenset())
             continue
         found.append(native)
-        reached.append(reached_by(native) if p.n_levels > 1 else frozenset())
+        # Members of members are found, and so held, now too: a request that has begun comes to them later.
+        try:
+            reached.append(reached_by(native))
+        except (MemoryError, RecursionError):
+            if p.n_levels > 1:
+                raise
         fill_member(m, memory, to, s, native)
     # The producer of a stream is not held back where its own model must run to make room for it.
     for i in range(p.n_steps):
@@ -292,6 +304,7 @@ cdef int fill_members(Members* m, void** memory, Plan* p, object resolve) except
                 if within(p, p.steps[k].level, p.steps[i].opens) and not reached[i].isdisjoint(reached[k]):
                     m.steps[i].loops = True
     owner = tuple(found)
+    hold(owner)
     Py_INCREF(owner)
     m.owner = <void*>owner
     return 0
@@ -314,9 +327,42 @@ cdef Members* members_new(Plan* p, object resolve, long long epoch) except NULL:
     return m
 
 
+# No lock: the GIL is not given up between looking and changing, and whoever lets go must not wait for anybody.
+cdef int hold(tuple owner) except -1:
+    cdef NativeModel native
+    for native in owner:
+        held[<size_t>native.ptr] = held.get(<size_t>native.ptr, 0) + 1
+    return 0
+
+
+cdef int let_go(tuple owner) except -1:
+    cdef NativeModel native
+    for native in owner:
+        left = held[<size_t>native.ptr] - 1
+        if left:
+            held[<size_t>native.ptr] = left
+            continue
+        del held[<size_t>native.ptr]
+        for gate in waiting.pop(<size_t>native.ptr, ()):
+            gate.release()
+    return 0
+
+
+def wait_unheld(NativeModel model not None):
+    """Wait until no request to an ensemble that is under way may still come to this model."""
+    address = <size_t>model.ptr
+    while address in held:
+        gate = allocate_lock()
+        gate.acquire()
+        waiting.setdefault(address, []).append(gate)
+        if address in held:
+            gate.acquire()
+
+
 cdef void members_unref(Members* m) noexcept nogil:
     if m == NULL or tf_add32(&m.refs, -1) != 0:
         return
     with gil:
+        let_go(<tuple>m.owner)
         Py_DECREF(<object>m.owner)
     free_pieces(m.memory)

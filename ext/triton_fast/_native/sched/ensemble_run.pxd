@@ -97,6 +97,7 @@ cdef struct Ensemble:
     pthread_mutex_t lock    # of what follows, up to limits
     pthread_cond_t ended
     Members* members        # NULL: look them up
+    bint frozen             # served no more: they stay
     Run* runs
     int64_t n_runs
     Limit* limits
@@ -104,8 +105,8 @@ cdef struct Ensemble:
     Plan* plan
     long long* epoch        # NULL: look the members up for each request
     void* owner             # NativeEnsemble, which outlives all runs
-    # The members now, looked up anew if they are still `known`, with a reference; NULL: memory ran out.
-    Members* (*look_up)(Ensemble* ens, Members* known) noexcept nogil
+    # The members now, anew if they are still `known`; with `keep` no fewer than there were. NULL: memory ran out.
+    Members* (*look_up)(Ensemble* ens, Members* known, bint keep) noexcept nogil
     char* name
     uint32_t name_len
 
@@ -116,5 +117,4 @@ cdef void run_start(Run* run) noexcept nogil
 cdef bint run_wish(Run* run, int32_t wish) noexcept nogil
 # Work on a run that the caller has claimed: it has set `working`.
 cdef void run_drive(Run* run) noexcept nogil
-# One run less; see Ensemble.n_runs.
 cdef void run_gone(Ensemble* ens) noexcept nogil

@@ -358,7 +358,7 @@ cdef Members* members_again(Run* run) noexcept nogil:
     cdef Held* held = <Held*>malloc(sizeof(Held))
     if held == NULL:
         return NULL
-    held.members = run.ensemble.look_up(run.ensemble, run.members)
+    held.members = run.ensemble.look_up(run.ensemble, run.members, False)
     if held.members == NULL:
         free(held)
         return NULL
