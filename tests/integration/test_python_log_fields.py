@@ -80,7 +80,7 @@ def test_requests_of_a_line(tmp_path: Path, config: str, code: str) -> None:
 
 @pytest.mark.parametrize("config", [CONFIG, CONFIG + IN_PROCESS], ids=["process", "in process"])
 def test_traced_to_a_file(tmp_path: Path, config: str) -> None:
-    """A trace that goes to a file has no id of the kind that collectors know; a line of its request is none the worse."""
+    """A trace that goes to a file has no id of the kind that collectors know; lines of its request do without."""
     python_models.model_of(tmp_path / "models", "talks", CODE, config)
     flags = (f"--trace-config=triton,file={tmp_path}/trace", "--trace-config=level=TIMESTAMPS", "--trace-config=rate=1")
     with ServerProcess(tmp_path / "models", "--log-format=json", *flags) as process:

@@ -1,4 +1,4 @@
-"""Where traces go when that does not work: a full disk, a collector that hangs, what clients send that is no context."""
+"""Where traces go when that does not work: a full disk, a collector that hangs, a state that is none."""
 
 from __future__ import annotations
 
