@@ -1,5 +1,5 @@
-"""Lines of the access log name the trace of their request as the collector or the trace file knows it, and requests that
-nobody takes have theirs with id and trace, too; their spans have failed.
+"""Lines of the access log name the trace of their request as the collector or the trace file knows it. Requests that
+nobody takes have lines with id and trace, too; their spans have failed.
 """
 
 from __future__ import annotations

@@ -107,6 +107,37 @@ def test_nothing_is_traced_once_it_is_off(send: Send, tmp_path: Path) -> None:
     tracing.close()
 
 
+def test_what_is_left_of_a_count(send: Send, tmp_path: Path) -> None:
+    """A count of a scope's own stays used up when something else changes; one that follows begins with what it follows.
+
+    Observed on the real server (2.51).
+    """
+    tracing = started(send, tmp_path / "t", rate=1, count=10)
+
+    def left(name: str) -> int:
+        return int(tracing.shown(name)["trace_count"][0])
+
+    tracing.update("mlp", {"trace_rate": 1})
+    for _ in range(3):
+        assert b" 200 " in send()
+    assert (left("mlp"), left("")) == (7, 10)
+    tracing.update("", {"trace_count": 100})
+    assert (left("mlp"), left("")) == (100, 100)
+    assert b" 200 " in send()
+    assert left("mlp") == 99
+    tracing.update("mlp", {"log_frequency": 2})
+    assert left("mlp") == 100
+    tracing.update("mlp", {"trace_count": 5})
+    assert b" 200 " in send()
+    tracing.update("mlp", {"log_frequency": 3})
+    tracing.update("", {"log_frequency": 4})
+    assert (left("mlp"), left("")) == (4, 100)
+    tracing.update("mlp", {"trace_count": None})
+    assert left("mlp") == 100
+    tracing.update("mlp", {"trace_rate": None, "log_frequency": None})
+    tracing.close()
+
+
 def test_tensors_are_copied(send: Send, tmp_path: Path) -> None:
     tracing = started(send, tmp_path / "t", rate=1, level=("TENSORS",))
     assert b" 200 " in send([float(n) for n in range(16)])
@@ -136,7 +167,7 @@ def test_tensors_that_wait_for_the_writer_have_a_limit(send: Send, tmp_path: Pat
 
 
 def test_much_is_taken_in_pieces_in_its_order(send: Send, tmp_path: Path) -> None:
-    """The text of all that waits is never made at once; what is left for later comes first, and is written at the end."""
+    """The text of all that waits is never made at once; what is left for later comes first then."""
     tracing = started(send, tmp_path / "t", rate=1, level=("TENSORS",))
     values = [-1.17549435e-38] * 16
     for n in range(40):

@@ -1,4 +1,4 @@
-"""Where traces go when that does not work: a full disk, a collector that hangs, what clients send that is no context."""
+"""Where traces go when that does not work: a full disk, a collector that hangs, a state that is none."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_collector_that_hangs_does_not_hold_up_the_end(logged: list[str]) -> N
     export = SpanExport((), processor)
     export.close(0.01)
     assert not processor.over
-    assert logged == ["OpenTelemetry: the collector did not take the last spans in 0.01 s; they are lost"]
+    assert logged == ["OpenTelemetry: the collector did not take the last spans within 0.01 s; they are lost"]
     processor.gate.set()
 
 

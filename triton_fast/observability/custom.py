@@ -123,7 +123,9 @@ class CustomMetrics:
             if self._n_series >= MAX_SERIES:
                 raise Unsupported(f"more than {MAX_SERIES} metrics made by models")
             if self._chars + _chars(labels, bounds) > MAX_CHARS:
-                raise Unsupported(f"labels and buckets of metrics made by models take more than {MAX_CHARS} characters")
+                raise Unsupported(
+                    f"the labels and buckets of metrics made by models take more than {MAX_CHARS} characters"
+                )
             series = _Series(labels, bounds=bounds, counts=[0] * (len(bounds) + 1))
             family.series[labels] = series
             self._n_series += 1

@@ -142,9 +142,10 @@ class Tracing:
         return Values(**{**scope.values.__dict__, "trace_count": scope.native.count})
 
     def _remember(self, scope: Scope) -> None:
-        """What was used up of a count stays so when something else changes."""
+        """What was used up of a count stays so when something else changes; a model's that follows begins anew."""
         now = self._now(scope)
-        if now.trace_count != scope.values.trace_count:
+        own = scope is self._all or "trace_count" in scope.overrides.said
+        if own and now.trace_count != scope.values.trace_count:
             scope.overrides.said["trace_count"] = now.trace_count
 
     def _apply(self, scope: Scope, values: Values) -> None:

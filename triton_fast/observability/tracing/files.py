@@ -100,11 +100,11 @@ class TraceFiles:
         with contextlib.suppress(OSError):
             if self._end:
                 self._file.seek(self._end)
-                _write_all(self._file, b"]")    # where one was: it needs no room
+                _write_all(self._file, b"]")  # where one was: it needs no room
             self._file.truncate(self._end + 1 if self._end else 0)
 
     def _complain(self, path: Path | str, error: OSError, count: int) -> None:
-        if not self._lost:      # once until it works again: a full disk would else fill the log
+        if not self._lost:  # once until it works again: a full disk would else fill the log
             log.error(f"failed to write to trace file '{path}': {error.strerror or error}")
         self._lost += count
 

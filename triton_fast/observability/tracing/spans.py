@@ -98,7 +98,9 @@ class SpanExport:
         thread.start()
         thread.join(timeout_s)
         if thread.is_alive():
-            log.warning(f"OpenTelemetry: the collector did not take the last spans in {timeout_s:g} s; they are lost")
+            log.warning(
+                f"OpenTelemetry: the collector did not take the last spans within {timeout_s:g} s; they are lost"
+            )
 
     def _context(self, trace_id: int, span: int, state: Any, *, remote: bool = False) -> Any:
         return self._api.SpanContext(trace_id, span, remote, self._flags, state)

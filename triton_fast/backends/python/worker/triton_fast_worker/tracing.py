@@ -15,6 +15,7 @@ MAX_ID = 128
 # Of a batch, the most ids that one line of the log has.
 MAX_IDS = 16
 
+
 class _Now(threading.local):
     """The requests that this thread executes."""
 
