@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.marks cimport (
-    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, T_DECODED, T_RECEIVED, WATCH_TRACE,
+    FLAG_DEVICE, FLAG_LENT, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, T_DECODED, T_RECEIVED, WATCH_TRACE,
 )
 from triton_fast._native.core.memory cimport Block, block_new, block_ref
 from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
@@ -156,7 +156,7 @@ cdef Request* child_new(Exec* x, Member* m, tf_error* e) noexcept nogil:
     c.correlation = x.mark.correlation
     c.correlation_text = x.mark.text
     c.correlation_len = x.mark.text_len
-    c.flags = x.mark.flags | (r.flags & FLAG_DEVICE)
+    c.flags = x.mark.flags | (r.flags & (FLAG_DEVICE | FLAG_LENT))
     if s.opens >= 0:
         c.max_responses = stream_limit(x, m)
     c.inputs = <Tensor*>request_alloc(c, (<size_t>s.n_inputs + 1) * sizeof(Tensor))
