@@ -1,4 +1,4 @@
-"""SEC-04, inputs that a client changes while its request is executed: nothing may look at them twice.
+"""SEC-04, inputs that a client, or a worker, changes while a request is executed: nothing may look at them twice.
 
 What a model checks and then uses must be the same, or a client reaches beyond what was checked (here: a crash in ONNX
 Runtime); what is looked up in a response cache must be what is executed, or others get the client's answer.
@@ -43,6 +43,35 @@ class TritonPythonModel:
             answers.append(pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", both)]))
         return answers
 """
+# Answers, and when the next model has its answer writes over it, wherever the memory that it shares with the server is.
+LIAR = """
+import ctypes
+import os
+import threading
+import time
+
+ANSWER, LIE = np.array([[12345.5]], np.float32), np.array([[54321.5]], np.float32)
+
+
+def lie():
+    while not os.path.exists(FOLDER + "/seen"):
+        time.sleep(0.002)
+    for line in open("/proc/self/maps"):
+        if "memfd:triton_fast" in line:
+            start, end = (int(number, 16) for number in line.split()[0].split("-"))
+            memory = ctypes.string_at(start, end - start)
+            at = memory.find(ANSWER.tobytes())
+            while at >= 0:
+                ctypes.memmove(start + at, LIE.tobytes(), 4)
+                at = memory.find(ANSWER.tobytes(), at + 1)
+    open(FOLDER + "/go", "w").close()
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        threading.Thread(target=lie).start()
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT0", ANSWER)]) for _ in requests]
+"""
 IO = """
 max_batch_size: 8
 input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [1] }]
@@ -52,6 +81,13 @@ IN_PROCESS = 'backend: "python" parameters { key: "EXECUTION_MODE" value { strin
 MEMBER = 'platform: "ensemble"' + IO + """
 ensemble_scheduling { step [{ model_name: "cached" model_version: -1
   input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "OUTPUT0" } }] }
+"""
+CHAIN = 'platform: "ensemble"' + IO + """
+ensemble_scheduling { step [
+  { model_name: "liar" model_version: -1 input_map { key: "INPUT0" value: "INPUT0" }
+    output_map { key: "OUTPUT0" value: "between" } },
+  { model_name: "twice" model_version: -1 input_map { key: "INPUT0" value: "between" }
+    output_map { key: "OUTPUT0" value: "OUTPUT0" } }] }
 """
 COMPRESS = f"""
 backend: "onnxruntime"
@@ -85,12 +121,15 @@ def served(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[S
     code = TWICE.replace("np.concatenate([first, value], axis=1)", "value")
     cached = 'backend: "python" response_cache { enable: true }' + IO
     python_models.model_of(root, "cached", f"FOLDER = {str(folder)!r}\n{code}", cached)
-    (root / "ensemble" / "1").mkdir(parents=True)
-    (root / "ensemble" / "config.pbtxt").write_text(MEMBER)
+    python_models.model_of(root, "liar", f"FOLDER = {str(folder)!r}\n{LIAR}", 'backend: "python"' + IO)
+    for name, config in (("ensemble", MEMBER), ("chain", CHAIN)):
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(config)
     (root / "compress" / "1").mkdir(parents=True)
     (root / "compress" / "config.pbtxt").write_text(COMPRESS)
     (root / "compress" / "1" / "model.onnx").write_bytes(onnx_models.count_twice(COUNT))
-    with ServerProcess(root, "--allow-client-shm=true", "--cache-config=local,size=1048576") as process:
+    flags = "--allow-client-shm=true", "--cache-config=local,size=1048576"
+    with ServerProcess(root, *flags, "--backend-config=python,shm-max-byte-size=67108864") as process:
         yield process
 
 
@@ -127,6 +166,10 @@ def change_meanwhile(served: ServerProcess, folder: Path, region: shm.File, mode
 
 def test_a_model_in_this_process_sees_one_value(served: ServerProcess, folder: Path, region: shm.File) -> None:
     assert change_meanwhile(served, folder, region, "twice") == [1.0, 1.0]
+
+
+def test_what_a_worker_answered_to_an_ensemble(served: ServerProcess, region: shm.File) -> None:
+    assert ask(served, "chain", 1.0) == [12345.5, 12345.5]
 
 
 def test_the_cache_of_a_member_holds_the_answer_to_its_inputs(
