@@ -141,6 +141,16 @@ def test_the_rights_of_root_are_not_lent(file: shm.File, mode: int, owner: int, 
         assert refusal(regions, file.key) == unopened(file.key)
 
 
+def test_names_and_keys_are_not_kept_at_any_length(file: shm.File) -> None:
+    """There may be thousands of regions, and each has its own as long as it is registered."""
+    regions = SharedRegions()
+    regions.register("x" * 1024, "/" * 700 + file.name, 0, PAGE)
+    for name, key in (("x" * 1025, file.key), ("y", "/" * 1100 + file.name)):
+        with pytest.raises(InvalidArg, match="a name or key has more than 1024 bytes"):
+            regions.register(name, key, 0, PAGE)
+    assert len(regions) == 1
+
+
 def test_a_name_that_is_taken(file: shm.File) -> None:
     regions = SharedRegions()
     regions.register("r", file.key, 0, SIZE)
