@@ -55,6 +55,17 @@ def passthrough(kind: str = "FP32", dims: Dims = ("batch", 4)) -> bytes:
     return _model([node], [_info("INPUT0", kind, dims)], infos).SerializeToString()
 
 
+def count_twice(count: int) -> bytes:
+    """Y = how many of the ``count`` BOOLs C are true, less those that Compress finds, so 0; X: as many INT64."""
+    nodes = [
+        helper.make_node("Cast", ["C"], ["ones"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["ones"], ["sum"]), helper.make_node("Compress", ["X", "C"], ["kept"]),
+        helper.make_node("Shape", ["kept"], ["size"]), helper.make_node("Sub", ["sum", "size"], ["Y"]),
+    ]  # fmt: skip
+    inputs = [_info("X", "INT64", [count]), _info("C", "BOOL", [count])]
+    return _model(nodes, inputs, [_info("Y", "INT64", [1])]).SerializeToString()
+
+
 def add_sub(kind: str = "INT32", dims: Dims = ("batch", 16)) -> bytes:
     """OUTPUT0 = INPUT0 + INPUT1, OUTPUT1 = INPUT0 - INPUT1."""
     nodes = [

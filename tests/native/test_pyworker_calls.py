@@ -133,6 +133,23 @@ def test_a_malformed_call_is_answered_or_breaks_the_worker():
         assert not s.channel.broken
 
 
+def test_inputs_of_a_call_that_are_the_same_memory_many_times():
+    """Each is copied, so there must be a bound: as much as the region has, for each input of the model."""
+    data, count = bytes(1 << 18), 64
+    with served(Gate(held=False)) as target, caller(target) as s:
+        head, tensor, tail = s.worker.bls_record("t", [("IN", INT32, (1, 1 << 16), data)])
+        record = tensor[0]
+        size = len(head) + count * len(record) + len(tail)
+        at = s.worker.bump + 64 + (size + 63) // 64 * 64
+        again = record[:8] + struct.pack("<Q", at) + record[16:]
+        fresh = bytearray(head)
+        struct.pack_into("<I", fresh, 0, size)
+        struct.pack_into("<I", fresh, 12, count)
+        off, n = s.worker.place([bytes(fresh), tensor, *[again] * (count - 1), tail])
+        s.worker.publish(EVENTS, 2, 5, off, n)
+        assert "malformed" in s.worker.answered()[1]["error"]
+
+
 def test_a_stream_of_a_decoupled_model():
     def answer(requests):
         return [[{"OUT": (INT32, (1, 1), struct.pack("<i", k))} for k in range(3)] for _ in requests]

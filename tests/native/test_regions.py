@@ -20,11 +20,15 @@ from hypothesis import strategies as st
 
 from tests.helpers import shm
 from triton_fast._native.core import memory
+from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.core.regions import Loan, SharedRegions, faults
 from triton_fast._native.core.request import stats
+from triton_fast._native.sched.fetch import fetched
 from triton_fast.errors import AlreadyExists, Internal, InvalidArg, NotFound, ServerError
+from triton_fast.types import DataType
 
 PAGE = mmap.PAGESIZE
+MEM_CPU, MEM_CLIENT = 0, 3
 SIZE = 4 * PAGE
 DATA = bytes(range(256)) * (SIZE // 256)
 TOP = (1 << 64) - 1
@@ -139,6 +143,16 @@ def test_the_rights_of_root_are_not_lent(file: shm.File, mode: int, owner: int, 
         regions.register("r", file.key, 0, SIZE)
     else:
         assert refusal(regions, file.key) == unopened(file.key)
+
+
+def test_names_and_keys_are_not_kept_at_any_length(file: shm.File) -> None:
+    """There may be thousands of regions, and each has its own as long as it is registered."""
+    regions = SharedRegions()
+    regions.register("x" * 1024, "/" * 700 + file.name, 0, PAGE)
+    for name, key in (("x" * 1025, file.key), ("y", "/" * 1100 + file.name)):
+        with pytest.raises(InvalidArg, match="a name or key has more than 1024 bytes"):
+            regions.register(name, key, 0, PAGE)
+    assert len(regions) == 1
 
 
 def test_a_name_that_is_taken(file: shm.File) -> None:
@@ -299,6 +313,26 @@ def test_a_file_that_shrinks(file: shm.File, settle: bool) -> None:
     regions.unregister("r")
     regions.register("r", file.key, 0, SIZE)
     assert Loan(regions, b"r", 0, PAGE).read() == DATA[:PAGE]
+
+
+@pytest.mark.parametrize("placed", [False, True], ids=["any order", "placed"])
+def test_inputs_are_copied_before_a_backend_sees_them(file: shm.File, placed: bool) -> None:
+    """Unless it copies them itself. Whose file shrank is not executed, or keeps its place where that has a meaning."""
+    regions, model = SharedRegions(), ModelHandle("m", 1, 8, [], [])
+    with shm.File(SIZE, DATA) as other:
+        regions.register("r", file.key, 0, SIZE)
+        regions.register("o", other.key, 0, SIZE)
+        rows = [[(name, DataType.FP32, (1, 4), at, 16)] for name, at in ((b"r", 3 * PAGE), (b"o", 16), (b"o", 5))]
+        lie = [(MEM_CLIENT, 0, DATA[at : at + 16]) for at in (0, 16, 5)]
+        assert fetched(regions, model, rows, placed=placed, settle=False) == (3, [(k, None, [lie[k]]) for k in range(3)])
+        copied = [(MEM_CPU, *one[1:]) for one in lie]
+        assert fetched(regions, model, rows, placed=placed) == (3, [(k, None, [copied[k]]) for k in range(3)])
+        file.resize(PAGE)
+        count, found = fetched(regions, model, rows, placed=placed)
+        assert (count, [row[0] for row in found]) == ((3, [0, 1, 2]) if placed else (2, [1, 2, 0]))
+        for k, error, inputs in found:
+            assert inputs[0][0] == MEM_CPU
+            assert (error is None, k == 0) in ((True, False), (False, True))
 
 
 def test_writing_behind_the_end(file: shm.File) -> None:

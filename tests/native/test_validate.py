@@ -438,3 +438,13 @@ def test_raw_texts(inputs: list[Io], data: bytes, text: str) -> None:
     with pytest.raises(InvalidArg) as e:
         validate.check_raw(model(0, *inputs), data, id="q")
     assert e.value.message == "[request id: q] " + text
+
+
+@pytest.mark.parametrize(("dims", "reshape"), [((1,) * 65, None), ((1,), (1,) * 65)])
+def test_a_model_of_more_dimensions_than_backends_have_room_for(dims, reshape):
+    """They write them, reshaped for clients or for the model, to room of this size."""
+    most = Io("X", FP32, dims[:64], None if reshape is None else reshape[:64])
+    ModelHandle("m", 1, 8, [most], [most])
+    for tensors in (([Io("X", FP32, dims, reshape)], []), ([], [Io("X", FP32, dims, reshape)])):
+        with pytest.raises(InvalidArg, match="'X' has 65 dimensions, the limit is 64"):
+            ModelHandle("m", 1, 8, *tensors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -202,6 +203,16 @@ def test_broken_override(override: str, text: str, hint: str) -> None:
 def test_deep_override_is_refused_before_it_is_parsed(text: str) -> None:
     with pytest.raises(cfg.ConfigError, match="JSON nested deeper than 64 at byte"):
         parse.parse_json(text)
+
+
+def test_long_strings_cost_little_memory() -> None:
+    for text in ("x" * (3 << 20), "\\n" * (1 << 20)):
+        tracemalloc.start()
+        try:
+            parse.parse_json(f'{{"name": "m", "metric_tags": {{"a": "{text}"}}}}')
+            assert tracemalloc.get_traced_memory()[1] < 60 << 20
+        finally:
+            tracemalloc.stop()
 
 
 def test_a_million_escapes_in_an_open_string_are_scanned_once() -> None:

@@ -58,6 +58,10 @@ REFUSED = {
         "model output 'B' reshape dimensions must be integer >= 1, or -1 to indicate a variable-size dimension for m",
     'input { name: "A" data_type: TYPE_INT8 dims: 1 reshape { } }':
         "model input 'A' cannot have empty reshape for non-batching model as scalar tensors are not supported for m",
+    f'input {{ name: "A" data_type: TYPE_INT8 dims: [ {"1, " * 64}2 ] }}':
+        "model input 'A' dimension must be at most 64 integers for m",
+    f'output {{ name: "B" data_type: TYPE_INT8 dims: 2 reshape {{ shape: [ {"1, " * 64}2 ] }} }}':
+        "model output 'B' reshape dimensions must be at most 64 integers for m",
     'output { name: "B" data_type: TYPE_INT8 dims: [ 2, 2 ] reshape { shape: [ 3 ] } }':
         "model output 'B' has different size for dims and reshape for m",
     'input { name: "A" data_type: TYPE_INT8 dims: [ -1, 4 ] reshape { shape: [ -1, -1, 4 ] } }':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,24 @@ def test_files_outside_of_the_model_are_not_read(name, tmp_path):
 def test_a_sample_that_no_memory_holds():
     with pytest.raises(Unavailable, match="warmup sample 'w' needs 4611686018427387904 bytes for input 'IN'"):
         samples(warm("zero_data: true", dims="1152921504606846976"))
+
+
+def test_samples_that_no_memory_holds_together(monkeypatch):
+    """All of them are kept until the last has run."""
+    monkeypatch.setattr(warmup, "usable_memory", lambda: 4000)
+    one = [warm("zero_data: true", name=name, dims="160") for name in "abc"]
+    assert len(samples("".join(one[:2]))) == 2
+    with pytest.raises(Unavailable, match="warmup sample 'c' needs 640 bytes for input 'IN'"):
+        samples("".join(one) + warm("zero_data: true", name="d"))
+
+
+def test_random_data_takes_little_more_than_it_is():
+    tracemalloc.start()
+    try:
+        data_of(warm("random_data: true", dims="4194304", kind="FP32"))
+        assert tracemalloc.get_traced_memory()[1] < 3 * (16 << 20)
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_input_that_the_model_has_not_is_left_out(monkeypatch):

@@ -14,6 +14,8 @@ from triton_fast.errors import InvalidArg
 _TRUE = ("1", "true", "on", "yes")
 _FALSE = ("0", "false", "off", "no", "")
 LIMIT = 2**31 - 1
+# Of one model, as there may be so many instances: libraries hang, or end the process, when they do not get theirs.
+MAX_THREADS = 1024
 DEFAULT_MAX_BATCH_SIZE = 4
 _BATCH = "default-max-batch-size"
 
@@ -32,6 +34,11 @@ def flag(text: str, key: str, *, model: str = "") -> bool:
 def whole(text: str, key: str) -> int:
     """Return a whole number of at least 0. Raises InvalidArg."""
     return number(text, key, LIMIT)
+
+
+def threads(text: str, key: str) -> int:
+    """Return a number of threads, 0 included. Raises InvalidArg."""
+    return number(text, key, MAX_THREADS)
 
 
 def number(text: str, key: str, limit: int) -> int:

@@ -24,7 +24,8 @@ MAX_BYTES = 4 << 20
 MAX_JSON_DEPTH = 64
 
 _ENCODINGS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+# Not strings as a whole: a repetition in the pattern would keep a hundred bytes for each of theirs.
+_MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 _PREFIX = re.compile(r"^\d+:\d+ : ")
 _QUOTED_LINE = re.compile(r"^'.*': ", re.DOTALL)
 
@@ -162,9 +163,14 @@ def _override(text: str, hint: str = "") -> ConfigError:
 
 def _check_depth(data: bytes) -> None:
     depth = 0
-    for match in _STRING_OR_BRACKET.finditer(data):
+    in_string = False
+    for match in _MARK.finditer(data):
         token = match[0]
-        if token in b"[{":
+        if token == b'"':
+            in_string = not in_string
+        elif in_string:
+            continue
+        elif token in b"[{":
             depth += 1
             if depth > MAX_JSON_DEPTH:
                 raise _override(

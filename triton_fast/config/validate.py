@@ -25,6 +25,7 @@ INT64_MAX = 2**63 - 1
 # Threads, not a Triton limit: a config that asks for a million instances must not take the server down.
 MAX_INSTANCES = 1024
 MAX_BUCKETS = 512   # of a histogram, likewise
+MAX_RANK = 64   # as core/model.pxd
 _PLATFORMS: dict[str, tuple[str, ...]] = {}
 for _row in KINDS:
     if _row.platform:
@@ -168,6 +169,8 @@ def _check_tensor(tensor: Any, kind: str, config: Any) -> None:
             f"{prefix}cannot have empty reshape for non-batching model as scalar tensors are not supported"
         )
     for label, dims in (("dimension", tensor.dims), ("reshape dimensions", tensor.reshape.shape)):
+        if len(dims) > MAX_RANK:
+            raise ConfigError(f"{prefix}{label} must be at most {MAX_RANK} integers", hint=f"got {len(dims)}")
         if any(dim < 1 and dim != -1 for dim in dims):
             raise ConfigError(
                 f"{prefix}{label} must be integer >= 1, or -1 to indicate a variable-size dimension",

@@ -25,6 +25,8 @@ from triton_fast.types import TYPES, DataType
 # Triton reserves this much for an element of variable size: the length of an empty one, where it is STRING.
 UNSIZED = 4
 UNKNOWN_MEMORY = 8 << 30
+# Bytes of random numbers that are made at a time; a whole number of any type's.
+_PIECE = 1 << 16
 # Errors of one sample that are told.
 MAX_TOLD = 16
 # Bits that are kept of random ones, and bits that are set: finite numbers in [1, 2), and booleans.
@@ -62,6 +64,7 @@ def read_samples(config: Any, model_dir: Path, native: NativeModel) -> list[Samp
     extra = {name for name, _, _ in native_warmup.added_inputs(native)}
     given = {tensor.name for tensor in config.input}
     samples = []
+    kept = 0  # bytes of all of them: they stay until the last instance has run the last
     for one in config.model_warmup:
         if one.batch_size == 0:
             log.verbose(1, f"Skipping batch 0 warmup sample '{one.name}'", model=config.name)
@@ -70,7 +73,8 @@ def read_samples(config: Any, model_dir: Path, native: NativeModel) -> list[Samp
         added: dict[str, tuple[Sequence[int], bytes]] = {}
         for name, source in sorted(one.inputs.items()):
             shape = [1] * (config.max_batch_size > 0) + list(source.dims)
-            data = _data(one, name, source, config, model_dir)
+            data = _data(one, name, source, config, model_dir, kept)
+            kept += len(data)
             if name in given:
                 inputs.append((name, DataType(source.data_type), shape, data))
             elif name in extra:
@@ -84,18 +88,19 @@ def read_samples(config: Any, model_dir: Path, native: NativeModel) -> list[Samp
 
 def read_files(config: Any, model_dir: Path) -> None:
     """Read what the samples of a config name of files, as a load does. Raises ServerError."""
+    kept = 0
     for sample in config.model_warmup:
         for name, source in sorted(sample.inputs.items()):
             if sample.batch_size and source.input_data_file:
-                _data(sample, name, source, config, model_dir)
+                kept += len(_data(sample, name, source, config, model_dir, kept))
 
 
-def _data(sample: Any, name: str, source: Any, config: Any, model_dir: Path) -> bytes:
+def _data(sample: Any, name: str, source: Any, config: Any, model_dir: Path, kept: int) -> bytes:
     dtype = DataType(source.data_type)
     size = TYPES[dtype].size if dtype in TYPES else 0
     n_bytes = math.prod(source.dims) * (size or UNSIZED)
     rows = min(sample.batch_size, max(1, config.max_batch_size))
-    most = (usable_memory() or UNKNOWN_MEMORY) // 2
+    most = max(0, (usable_memory() or UNKNOWN_MEMORY) // 2 - kept)
     if n_bytes * (rows + 1) > most:
         raise Unavailable(f"warmup sample '{sample.name}' needs {n_bytes} bytes for input '{name}' of each request")
     if source.WhichOneof("input_data_type") == "input_data_file":
@@ -109,12 +114,16 @@ def _data(sample: Any, name: str, source: Any, config: Any, model_dir: Path) -> 
 
 
 def _random(dtype: DataType, n_bytes: int) -> bytes:
-    data = os.urandom(n_bytes)
     if dtype not in _MASKS:
-        return data
+        return os.urandom(n_bytes)
+    # By pieces: numbers of Python as large as a tensor would be several times its memory.
+    return b"".join(_piece(dtype, min(_PIECE, n_bytes - at)) for at in range(0, n_bytes, _PIECE))
+
+
+def _piece(dtype: DataType, n_bytes: int) -> bytes:
     keep, put = (bytes.fromhex(text) * (n_bytes // (len(text) // 2)) for text in _MASKS[dtype])
-    value = int.from_bytes(data, "little") & int.from_bytes(keep, "little") | int.from_bytes(put, "little")
-    return value.to_bytes(n_bytes, "little")
+    drawn = int.from_bytes(os.urandom(n_bytes), "little")
+    return (drawn & int.from_bytes(keep, "little") | int.from_bytes(put, "little")).to_bytes(n_bytes, "little")
 
 
 def run(config: Any, native: NativeModel, instance: NativeInstance, samples: Sequence[Sample]) -> None:

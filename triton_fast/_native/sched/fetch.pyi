@@ -1,4 +1,4 @@
-"""Inputs in GPU memory, brought to the host before a backend sees them.
+"""Inputs in GPU memory, brought to the host, and in clients' own, copied out, before a backend sees them.
 
 The contract: ext/triton_fast/_native/sched/fetch.pxd.
 """
@@ -16,8 +16,9 @@ Row = tuple[bytes, int, Sequence[int], int, int]
 Input = tuple[int, int, bytes | None]
 
 def fetched(
-    regions: SharedRegions, model: ModelHandle, rows: list[list[Row]], device: int = -1, placed: bool = False
-) -> tuple[int, list[tuple[int, str | None, list[Input]]]]:
+    regions: SharedRegions, model: ModelHandle, rows: list[list[Row]], device: int = -1, placed: bool = False,
+    settle: bool = True,
+) -> tuple[int, list[tuple[int, str | None, list[Input]]]]:  # fmt: skip
     """Do for a batch what is done before an instance executes it (tests only).
 
     Returns how many may be executed, and all requests in the order that they have then: where they stood, their error,

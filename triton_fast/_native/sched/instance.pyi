@@ -14,9 +14,13 @@ class NativeInstance:
         its thread starts.
     device : int
         That GPU.
+    copies_from : int
+        From how many requests in a batch on it copies inputs before it looks at them; 0: never. Below, inputs that a
+        client may change are copied for it.
     """
 
     name: str
     takes_gpu: bool
     device: int
+    copies_from: int
     def __init__(self, *args: object, **kwargs: object) -> None: ...

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from triton_fast._native.ort import capi
-from triton_fast.backends.values import flag, whole
+from triton_fast.backends.values import flag, threads
 from triton_fast.errors import Unavailable
 from triton_fast.observability import log
 
@@ -84,8 +84,8 @@ def prepare(settings: Mapping[str, str]) -> bool:
     wanted = flag(settings.get("enable-global-threadpool", "0"), "enable-global-threadpool")
     shared = capi.init_env(
         wanted,
-        whole(settings.get("intra_op_thread_count", "0"), "intra_op_thread_count"),
-        whole(settings.get("inter_op_thread_count", "0"), "inter_op_thread_count"),
+        threads(settings.get("intra_op_thread_count", "0"), "intra_op_thread_count"),
+        threads(settings.get("inter_op_thread_count", "0"), "inter_op_thread_count"),
         False,
         2,
     )

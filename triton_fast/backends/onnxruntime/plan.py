@@ -21,7 +21,7 @@ from triton_fast.backends.onnxruntime.gpu_options import (
     tensorrt_options,
 )
 from triton_fast.backends.onnxruntime.providers import GPU
-from triton_fast.backends.values import flag, whole
+from triton_fast.backends.values import flag, threads
 from triton_fast.errors import Internal, InvalidArg, ServerError, Unsupported
 from triton_fast.observability import log
 
@@ -107,7 +107,7 @@ def make_plan(context: LoadContext, *, available: Sequence[str], global_pool: bo
 
     def count(key: str, default: int) -> int:
         # The model's parameter, else the server's --backend-config; 0 or nothing means the default.
-        return whole(given.get(key, "0"), key) or whole(settings.get(key, "0"), key) or default
+        return threads(given.get(key, "0"), key) or threads(settings.get(key, "0"), key) or default
 
     def choice(key: str) -> bool | None:
         return flag(given[key], key) if key in given else None

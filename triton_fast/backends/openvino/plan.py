@@ -11,6 +11,7 @@ from typing import Any
 
 from triton_fast.backends.base import LoadContext
 from triton_fast.backends.paths import PathParameter, Place, Takes
+from triton_fast.backends.values import MAX_THREADS, plain
 from triton_fast.errors import InvalidArg
 
 # Names that older releases of the backend used.
@@ -123,8 +124,10 @@ def _yes(given: Mapping[str, str], key: str) -> bool:
 
 def _number(given: Mapping[str, str], key: str, more: str = "") -> str:
     text = given[key]
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+    if not (text.isascii() and text.isdigit()):
         raise InvalidArg(f"expected the parameter '{key}' to be a non-negative number{more}, got {text}")
+    if plain(text, MAX_THREADS) < 0:
+        raise InvalidArg(f"expected the parameter '{key}' to be at most {MAX_THREADS}, got {text}")
     return text
 
 

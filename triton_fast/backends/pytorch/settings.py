@@ -93,7 +93,7 @@ def _count(context: LoadContext, *keys: str) -> int:
     given = {key: value.string_value for key, value in context.config.parameters.items()}
     for texts in (given, context.settings):
         for key in keys:
-            if key in texts and (number := values.whole(texts[key], key)):
+            if key in texts and (number := values.threads(texts[key], key)):
                 return number
     return 0
 

@@ -208,6 +208,7 @@ cdef class ArrayInstance(NativeInstance):
         self.each = each
         self.name = name
         self.execute = execute_arrays
+        self.copies_from = 2 if gpu < 0 else 0
         self.state = <void*>self
 
     def __dealloc__(self):

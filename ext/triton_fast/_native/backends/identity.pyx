@@ -83,6 +83,7 @@ cdef class IdentityInstance(NativeInstance):
         s.delay_ns = delay_ns
         self.name = name
         self.execute = execute
+        self.copies_from = 1
         self.state = s
 
     def __dealloc__(self):

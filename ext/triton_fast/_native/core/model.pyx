@@ -5,6 +5,8 @@ from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.native cimport tf_add32, tf_add64, tf_load64
 
+from triton_fast.errors import InvalidArg
+
 cdef int64_t live_models = 0
 
 
@@ -44,8 +46,17 @@ cdef int64_t* copy_dims(object dims) except? NULL:
     return p
 
 
+# Backends have room for so many dimensions of what a config says, and a batch dimension.
+cdef int check_rank(object io) except -1:
+    for dims in (io.dims, io.reshape or ()):
+        if len(dims) > MAX_RANK:
+            raise InvalidArg(f"'{io.name}' has {len(dims)} dimensions, the limit is {MAX_RANK}")
+    return 0
+
+
 cdef int fill_spec(IoSpec* s, object io) except -1:
     name = io.name.encode()
+    check_rank(io)
     s.name = copy_text(name)
     s.name_len = <unsigned int>len(name)
     s.dtype = int(io.dtype)

@@ -36,6 +36,7 @@ cdef enum:
 
 DIRECTORY = "/dev/shm"
 MAX_KEY = 255
+MAX_NAME = 1024         # bytes of a region's name, and of its key with all of its slashes
 PYTHON_PREFIX = "triton_python_backend_shm_region_"
 # Named semaphores of the C library: what others write there steers their programs.
 SEMAPHORES = "sem."
@@ -424,7 +425,10 @@ cdef void leave_all(Registry* home, bint cuda) noexcept nogil:
 # A region without memory and without a place among the names; region.block is NULL.
 cdef Region* region_make(Registry* home, bytes encoded, bytes key, size_t nbytes) except NULL:
     cdef size_t n = len(encoded), m = len(key)
-    cdef Region* region = <Region*>calloc(1, sizeof(Region) + n + m + 2)
+    cdef Region* region
+    if n > MAX_NAME or m > MAX_NAME:
+        raise InvalidArg(f"failed to register shared memory region: a name or key has more than {MAX_NAME} bytes")
+    region = <Region*>calloc(1, sizeof(Region) + n + m + 2)
     if region == NULL:
         raise MemoryError
     region.name = <char*>(region + 1)

@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.string cimport memcpy
 
-from triton_fast._native.core.marks cimport FLAG_DEVICE, REQ_DONE, REQ_RUNNING, T_OUTPUT, T_SENT, WATCH_TRACE
+from triton_fast._native.core.marks cimport FLAG_DEVICE, FLAG_LENT, REQ_DONE, REQ_RUNNING, T_OUTPUT, T_SENT, WATCH_TRACE
 from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_add32, tf_cas32, tf_load32, tf_load64, tf_lock, tf_store32, tf_store64, tf_unlock,
 )
@@ -44,7 +44,7 @@ cdef Request* request_fork(Request* r) noexcept nogil:
     c.response.is_final = False
     c.parent = r
     # Its inputs could not be had: nothing that is made of the zeros in their place counts.
-    if r.flags & FLAG_DEVICE and r.response.code != TF_OK:
+    if r.flags & (FLAG_DEVICE | FLAG_LENT) and r.response.code != TF_OK:
         response_fail(&c.response, r.response.code, r.response.text, r.response.text_len)
     tf_add32(&r.holds, 1)
     return c

@@ -189,6 +189,7 @@ cdef class ForestInstance(NativeInstance):
         self.forest = forest
         self.name = name
         self.execute = execute_forest
+        self.copies_from = 2
         self.state = <void*>s
 
     def __dealloc__(self):

@@ -343,6 +343,7 @@ cdef class OvInstance(NativeInstance):
         ov_check(status, "creating infer request object")
         self.name = name
         self.execute = execute_ov
+        self.copies_from = 2
         self.state = s
 
     def __dealloc__(self):

@@ -251,6 +251,7 @@ cdef class OrtInstance(NativeInstance):
             ort_check(s.api.AddRunConfigEntry(s.options, <const char*>k, <const char*>v))
         self.name = name
         self.execute = execute_ort
+        self.copies_from = 2
         self.state = s
 
     def __dealloc__(self):

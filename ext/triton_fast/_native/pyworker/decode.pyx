@@ -353,6 +353,7 @@ cdef int fill_bls(Source* s, const char* data, size_t n, Request* r, tf_error* e
     cdef const char* text
     cdef Tensor* t
     cdef uint32_t i, length = 0
+    cdef uint64_t total = 0, most = s.region.size * <uint64_t>(r.model.n_inputs + 1)
     cdef int status
     cdef Reader d
     memcpy(&head, data, sizeof(BlsRecord))
@@ -376,6 +377,10 @@ cdef int fill_bls(Source* s, const char* data, size_t n, Request* r, tf_error* e
         if t.name == NULL:
             t.name = b""
         r.n_inputs = <int32_t>(i + 1)
+        # The same memory may come for two inputs, but thousands of them would have no bound.
+        total += record.nbytes
+        if record.nbytes > s.region.size or total > most:
+            return -1
         status = fill_tensor(s, &record, dims, r, t, True)
         if status < 0:
             return -1

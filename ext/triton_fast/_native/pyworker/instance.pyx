@@ -83,6 +83,7 @@ cdef class PythonInstance(NativeInstance):
         set_reason(w, f"Stub process '{name}' is not healthy.".encode(), TF_INTERNAL)
         self.state = w
         self.execute = execute_batch
+        self.copies_from = 1
         self.before = before_pull
 
     def __del__(self):

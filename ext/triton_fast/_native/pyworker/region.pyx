@@ -10,7 +10,7 @@ from posix.unistd cimport close, ftruncate
 
 from triton_fast._native.core.memory cimport Block, block_wrap
 from triton_fast._native.core.native cimport (
-    tf_add32, tf_add64, tf_load32, tf_load64, tf_lock, tf_store32, tf_unlock,
+    MEM_CLIENT, tf_add32, tf_add64, tf_load32, tf_load64, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.pyworker.layout cimport CONTROL_BYTES, Control, HEADER, LAYOUT_MAGIC, LAYOUT_VERSION
 
@@ -283,6 +283,7 @@ cdef Block* wrap(Region* g, Chunk* chunk, uint64_t off, size_t n) noexcept nogil
     if block == NULL:
         free(hold)
         return NULL
+    block.kind = MEM_CLIENT         # the worker may write there at any time
     region_ref(g)
     return block
 

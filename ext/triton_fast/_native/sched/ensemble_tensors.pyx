@@ -1,14 +1,15 @@
 # See ensemble_tensors.pxd.
-# Memory shared with the worker of a Python model is passed on like any other: the worker may still write to it, but
-# sizes and shapes are the server's own, and strings, whose lengths lie among the data, were copied when they came.
+# Memory that others may still write to, a client's or that of a Python model's worker, is passed on like any other:
+# whoever looks at it more than once gets a copy (NativeInstance.copies_from). Sizes and shapes are the server's own, and
+# strings, whose lengths lie among the data, were copied when they came.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from triton_fast._native.core.marks cimport (
-    FLAG_DEVICE, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, T_DECODED, T_RECEIVED, WATCH_TRACE,
+    FLAG_DEVICE, FLAG_LENT, FLAG_SEQUENCE_END, FLAG_SEQUENCE_START, T_DECODED, T_RECEIVED, WATCH_TRACE,
 )
 from triton_fast._native.core.memory cimport Block, block_new, block_ref
-from triton_fast._native.core.native cimport TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
+from triton_fast._native.core.native cimport MEM_CLIENT, TF_INVALID_ARG, TF_UNAVAILABLE, tf_error, tf_fail
 from triton_fast._native.core.model cimport IoSpec, Model
 from triton_fast._native.core.outputs cimport request_wants
 from triton_fast._native.core.request cimport (
@@ -104,6 +105,8 @@ cdef int add_input(Exec* x, PlanStep* s, Member* m, Request* c, int32_t i) noexc
     t.block = block_of(slot.tensor, owner_of(x.run, slot))
     if t.block != NULL:
         block_ref(t.block)
+        if t.block.kind == MEM_CLIENT:      # the ensemble's client's, or that of the worker that made it
+            c.flags |= FLAG_LENT
     c.n_inputs += 1
     return set_dims(c, t, spec.dims if spec != NULL else NULL, spec.ndim if spec != NULL else 0,
                     m.model.max_batch > 0, slot.rows)

@@ -4,13 +4,13 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from triton_fast._native.core.marks cimport FLAG_DEVICE
+from triton_fast._native.core.marks cimport FLAG_DEVICE, FLAG_LENT
 from triton_fast._native.core.memory cimport FIRST_BODY, Block, block_ref, block_unref, body_whole
 from triton_fast._native.core.model cimport ModelHandle
 from triton_fast._native.core.native cimport (
-    DT_STRING, MEM_CPU, MEM_GPU, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
+    DT_STRING, MEM_CLIENT, MEM_CPU, MEM_GPU, TF_INVALID_ARG, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
 )
-from triton_fast._native.core.regions cimport FOR_INPUT, SharedRegions, lent_kind, region_lend
+from triton_fast._native.core.regions cimport FOR_INPUT, SharedRegions, lent_kind, lent_settle, region_lend
 from triton_fast._native.core.request cimport Request, request_alloc, request_free, request_new, response_fail_error
 from triton_fast._native.core.tensor cimport Lent, Tensor
 from triton_fast._native.core.validate cimport check_strings, text_count
@@ -84,7 +84,21 @@ cdef int finish_all(Request* r, int32_t device, tf_error* broken) noexcept nogil
     return 0
 
 
-cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed) noexcept nogil:
+# Copy r's inputs out of its client's memory. -1: one got no memory of its own, so nothing can be executed in r's place.
+cdef int settle_all(Request* r) noexcept nogil:
+    cdef tf_error e
+    cdef Tensor* t
+    cdef int32_t i
+    for i in range(r.n_inputs):
+        t = &r.inputs[i]
+        if lent_settle(r, t, &e) != 0:
+            response_fail_error(&r.response, &e)
+            if t.block.kind == MEM_CLIENT:
+                return -1
+    return 0
+
+
+cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed, bint settle) noexcept nogil:
     cdef Flow flow
     cdef Request* r
     cdef tf_error e
@@ -98,6 +112,8 @@ cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint pla
     broken = &e if flow_end(&flow, &e) != 0 else NULL
     for i in range(n):
         if requests[i].flags & FLAG_DEVICE and finish_all(requests[i], device, broken) != 0:
+            lacking = True
+        if settle and requests[i].flags & FLAG_LENT and settle_all(requests[i]) != 0:
             lacking = True
     if placed and lacking:
         tf_fail(&e, TF_UNAVAILABLE, "%s", NO_ROOM)
@@ -181,12 +197,13 @@ cdef tuple shown(Request* r):
     inputs = []
     for i in range(r.n_inputs):
         t = &r.inputs[i]
-        inputs.append((t.kind, t.device, (<char*>t.ptr)[:t.nbytes] if t.kind == MEM_CPU else None))
+        kind = MEM_CLIENT if t.block != NULL and t.block.kind == MEM_CLIENT else t.kind
+        inputs.append((kind, t.device, (<char*>t.ptr)[:t.nbytes] if t.kind == MEM_CPU else None))
     return (r.order, r.response.text[:r.response.text_len].decode() if r.response.code != TF_OK else None, inputs)
 
 
 def fetched(SharedRegions regions not None, ModelHandle model not None, list rows, int32_t device=-1,
-            bint placed=False):
+            bint placed=False, bint settle=True):
     cdef Request** requests = <Request**>calloc(len(rows) + 1, sizeof(Request*))
     cdef Request* r
     cdef int32_t n = 0, good
@@ -199,7 +216,7 @@ def fetched(SharedRegions regions not None, ModelHandle model not None, list row
                 raise MemoryError
             requests[n] = r
             r.order = <uint64_t>n
-            r.flags = FLAG_DEVICE
+            r.flags = FLAG_DEVICE | FLAG_LENT
             n += 1
             r.inputs = <Tensor*>request_alloc(r, (len(inputs) + 1) * sizeof(Tensor))
             if r.inputs == NULL:
@@ -209,7 +226,7 @@ def fetched(SharedRegions regions not None, ModelHandle model not None, list row
                 lend(r, regions, &r.inputs[r.n_inputs], row)
                 r.n_inputs += 1
         with nogil:
-            good = fetch_batch(requests, n, device, placed)
+            good = fetch_batch(requests, n, device, placed, settle)
         return good, [shown(requests[k]) for k in range(n)]
     finally:
         for k in range(n):

@@ -58,4 +58,8 @@ cdef class NativeInstance:
     # all inputs lie in host memory when execute is called (sched/fetch.pxd). Set before the instance's thread starts.
     cdef public bint takes_gpu
     cdef public int32_t device
+    # From how many requests in a batch on execute copies every input before it looks at it; 0: never. Below, inputs in
+    # memory that a client may change meanwhile are copied before execute is called: most code breaks, not only in its
+    # answer, when what it checked is something else a moment later. Set like takes_gpu.
+    cdef public int32_t copies_from
     cdef public str name

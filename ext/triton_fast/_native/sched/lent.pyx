@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memmove
 
-from triton_fast._native.core.marks cimport FLAG_DEVICE
+from triton_fast._native.core.marks cimport FLAG_DEVICE, FLAG_LENT
 from triton_fast._native.core.memory cimport Block, block_new, block_unref
 from triton_fast._native.core.native cimport (
     MEM_CLIENT, MEM_GPU, TF_INTERNAL, TF_OK, TF_UNAVAILABLE, tf_error, tf_fail,
@@ -141,6 +141,8 @@ cdef int lent_begin(Request* r, tf_error* e) noexcept nogil:
     while lent != NULL:
         if lent.block.kind == MEM_GPU:
             r.flags |= FLAG_DEVICE
+        elif lent.wanted < 0:
+            r.flags |= FLAG_LENT
         lent = lent.next
     tap_begin(tap, r, deliver)
     return 0

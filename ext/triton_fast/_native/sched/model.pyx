@@ -2,12 +2,12 @@
 # backend, stamps and counts, and delivers chains of responses. Knows nothing of configs, front ends or backends.
 import threading
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from triton_fast._native.core.marks cimport (
-    FLAG_DEVICE, FLAG_PADDING, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
+    FLAG_DEVICE, FLAG_LENT, FLAG_PADDING, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED,
 )
 from triton_fast._native.core.native cimport (
     TF_INTERNAL, TF_OK, TF_UNAVAILABLE, now_ns, tf_load32, tf_lock, tf_store32, tf_unlock,
@@ -51,6 +51,7 @@ cdef struct Runner:
     before_fn before
     void* state
     int32_t device          # GPU whose memory the backend takes; -1: none
+    int32_t copies_from     # see NativeInstance; never 0
     Place* place            # in the rate limiter; NULL: the instance may always run
     int64_t spin_ns
     pthread_mutex_t joining     # several callers of stop may wait for the same thread
@@ -111,14 +112,14 @@ cdef void finish(Runner* run, Batch* batch, bint ran) noexcept nogil:
         sink.deliver(sink, first, last)
 
 
-# Execute a batch with inputs in GPU memory, but for what the backend must not see: its rows are not counted then.
+# Execute a batch with inputs in memory of clients, but for what the backend must not see: its rows are not counted then.
 cdef int execute_fetched(Runner* run, Batch* batch, bint* ran) noexcept nogil:
     cdef bint placed = run.source != NULL and run.source.placed
     cdef int32_t n = batch.n
     cdef Response* p
     cdef int32_t i
     cdef int status = 0
-    batch.n = fetch_batch(batch.requests, batch.n, run.device, placed)
+    batch.n = fetch_batch(batch.requests, batch.n, run.device, placed, batch.n < run.copies_from)
     for i in range(batch.n, n):
         batch.rows -= batch.requests[i].batch
     ran[0] = batch.n > 0
@@ -152,7 +153,7 @@ cdef void run_batch(Runner* run, int32_t n, int64_t started) noexcept nogil:
         flags |= run.taken[i].flags
         if run.taken[i].flags & FLAG_PADDING:
             batch.padding += run.taken[i].batch
-    status = execute_fetched(run, &batch, &ran) if flags & FLAG_DEVICE else run.execute(run.state, &batch)
+    status = execute_fetched(run, &batch, &ran) if flags & (FLAG_DEVICE | FLAG_LENT) else run.execute(run.state, &batch)
     if status != 0:
         for i in range(n):
             if run.taken[i] == NULL:
@@ -217,6 +218,7 @@ cdef void run_once(NativeModel self, NativeInstance instance, Request** requests
     run.execute = instance.execute
     run.state = instance.state
     run.device = instance.device if instance.takes_gpu else -1
+    run.copies_from = instance.copies_from if instance.copies_from else INT32_MAX
     run.taken = requests
     with nogil:
         run_batch(&run, n, now_ns())
@@ -450,6 +452,7 @@ cdef class NativeModel(ModelHandle):
         run.before = instance.before
         run.state = instance.state
         run.device = instance.device if instance.takes_gpu else -1
+        run.copies_from = instance.copies_from if instance.copies_from else INT32_MAX
         run.spin_ns = spin_ns
         run.place = place.ptr if place is not None else NULL
         run.number = <int32_t>len(self.instances)
