@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,22 @@ class Net(torch.nn.Module):
     def forward(self, x):
         return x.mul_(2)
 """
+NESTED = """import torch
+
+
+class Net(torch.nn.Module):
+    def forward(self, x, more=None, factor=None):
+        y = x if more is None else x + more
+        y = y if factor is None else y * factor
+        return {"first": y + 1, "rest": [y + 2, (y + 3, {"last": y + 4})]}
+"""
+POOLS = """import torch
+
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return x.sum(0, keepdim=True)
+"""
 # A worker whose GPU is lost after an error, as torch would tell it.
 LOST = """import torch
 
@@ -286,8 +303,8 @@ SEQUENCES = {
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     root = tmp_path_factory.mktemp("torch_forms")
 
-    def of_class(name: str, code: str, text: str) -> None:
-        (write(root, None, BATCHED + 'runtime: "model.py"\n' + text, name) / "1" / "model.py").write_text(code)
+    def of_class(name: str, code: str, text: str, head: str = BATCHED) -> None:
+        (write(root, None, head + 'runtime: "model.py"\n' + text, name) / "1" / "model.py").write_text(code)
 
     tensors = "".join(
         io("input", **{f"I__{at}": f"{kind} 3"}) + io("output", **{f"O__{at}": f"{kind} 2,3"})
@@ -296,6 +313,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     of_class("every", EVERY, tensors)
     of_class("compiled", EVERY, EAGER + io("input", x="FP32 3") + io("output", y="FP32 2,3"))
     of_class("writes", WRITES, io("input", x="FP32 3") + io("output", y="FP32 3"))
+    optional = "".join(
+        f'input [{{ name: "{name}" data_type: TYPE_FP32 dims: [3] optional: true }}]\n' for name in ("more", "factor")
+    )
+    made = io("output", a="FP32 3", b="FP32 3", c="FP32 3", d="FP32 3")
+    of_class("nested", NESTED, io("input", x="FP32 3") + optional + made)
+    two = "dynamic_batching { preferred_batch_size: [2] max_queue_delay_microseconds: 20000000 }"
+    text = BATCHED.replace("dynamic_batching { }", two)
+    of_class("pools", POOLS, io("input", x="FP32 3") + io("output", y="FP32 3"), text)
     of_class("lost", LOST, io("input", x="FP32 1") + io("output", y="FP32 1"))
     for name, (kind, how) in SEQUENCES.items():
         text, sample = states(kind, how), torch.zeros(2, 2, dtype=KINDS[kind])
@@ -329,6 +354,27 @@ def test_a_class_that_is_compiled(server: ServerProcess) -> None:
     for rows in (1, 2, 4):
         x = np.random.default_rng(rows).standard_normal((rows, 3)).astype(np.float32)
         assert infer(server.http, "compiled", {"x": x})["y"].tolist() == np.stack([x, x], 1).tolist()
+
+
+def test_a_class_with_nested_outputs_and_optional_inputs(server: ServerProcess) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    for more, factor in ((None, None), (x * 10, None), (None, x * 100), (x * 10, x * 100)):
+        given = {"x": x, **({} if more is None else {"more": more}), **({} if factor is None else {"factor": factor})}
+        y = (x if more is None else x + more) * (1 if factor is None else factor)
+        found = infer(server.http, "nested", given)
+        assert {name: array.tolist() for name, array in found.items()} == {
+            name: (y + at).tolist() for at, name in enumerate("abcd", 1)
+        }
+
+
+def test_a_class_whose_outputs_have_no_row_for_each_input(server: ServerProcess) -> None:
+    """Requests that would share a batch get what each would get alone."""
+    given = [np.full((1, 3), at, np.float32) for at in (3, 5)]
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(lambda x: infer(server.http, "pools", {"x": x})["y"].tolist(), given))
+        assert found == [x.tolist() for x in given]
+    server.wait_for_log("makes outputs without a row for each input", 10)
 
 
 def test_a_class_that_writes_to_its_input(server: ServerProcess) -> None:

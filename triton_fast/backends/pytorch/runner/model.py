@@ -41,6 +41,7 @@ class TritonPythonModel:
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._not_numpy = {one["name"] for one in config["input"] if one["data_type"] in ("TYPE_BF16", "TYPE_STRING")}
         self._scalar = not self._batched
+        self._joins = self._batched
         self._name = args["model_instance_name"]
         self._lost = ""
         self._threads()
@@ -71,15 +72,18 @@ class TritonPythonModel:
             for request in requests
         ]
         # Requests of a batch have the same shapes but for their rows.
-        if self._batched and len(requests) > 1:
-            sizes = [tensors[0].shape[0] for tensors in given]
+        if self._joins and len(requests) > 1:
+            sizes = [_rows(tensors) for tensors in given]
             try:
-                results = self._run([torch.cat(column) for column in zip(*given, strict=True)])
+                whole = [_on_the_host(one) for one in self._run([_joined(column) for column in zip(*given, strict=True)])]
             except Exception as error:
                 text = self._failed(error)
                 return [_response_of(text) for _ in requests]
-            whole = [_on_the_host(one) for one in results]
-            return [self._response([one[start:end] for one in whole]) for start, end in _ranges(sizes)]
+            self._joins = all(one.shape[:1] == (sum(sizes),) for one in whole[: len(self._outputs)])
+            if self._joins:
+                return [self._response([one[start:end] for one in whole]) for start, end in _ranges(sizes)]
+            # Its outputs can not be cut: from now on each request is a call, as always in Triton.
+            pb_utils.Logger.log_warn(f"'{self._name}' makes outputs without a row for each input: requests run alone")
         return [self._single(tensors) for tensors in given]
 
     def _single(self, tensors: list[Any]) -> Any:
@@ -89,20 +93,21 @@ class TritonPythonModel:
             return _response_of(self._failed(error))
 
     def _run(self, tensors: list[Any]) -> list[Any]:
+        # What is left out at the end of a call has its default.
+        while tensors and tensors[-1] is None:
+            tensors.pop()
         with self._guard():
             results = self._module(*tensors)
-        if isinstance(results, dict):
-            results = (
-                [results[name] for name in self._outputs]
-                if all(name in results for name in self._outputs)
-                else list(results.values())
-            )
-        results = list(results) if isinstance(results, (tuple, list)) else [results]
+        if isinstance(results, dict) and all(name in results for name in self._outputs):
+            results = [results[name] for name in self._outputs]
+        results = _leaves(results)
         if len(results) < len(self._outputs):
             raise ValueError(f"the model returned {len(results)} outputs, the configuration has {len(self._outputs)}")
         return results
 
     def _tensor(self, name: str, tensor: Any) -> Any:
+        if tensor is None:  # an optional input
+            return None
         # Both are views of the same memory; that by numpy takes a tenth of the time.
         made = (
             torch.from_dlpack(tensor.to_dlpack()) if name in self._not_numpy else torch.from_numpy(tensor.as_numpy())
@@ -153,6 +158,22 @@ class TritonPythonModel:
         if "model" in values:
             raise pb_utils.TritonModelException("'model' is not an optional parameter for 'torch.compile'")
         return values
+
+
+def _rows(tensors: list[Any]) -> int:
+    return next((tensor.shape[0] for tensor in tensors if tensor is not None), 0)
+
+
+def _joined(column: tuple[Any, ...]) -> Any:
+    """Return the tensors of all requests as one. Those of a batch have the same optional inputs."""
+    return None if column[0] is None else torch.cat(column)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Return the tensors of nested tuples, lists and dicts in the order in which they are written."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [leaf for one in value for leaf in _leaves(one)] if isinstance(value, (tuple, list)) else [value]
 
 
 def _on_the_host(one: Any) -> Any:
