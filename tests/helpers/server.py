@@ -6,11 +6,16 @@ Knows how a server is started and watched; knows nothing of HTTP messages (helpe
 from __future__ import annotations
 
 import asyncio
+import codecs
+import fcntl
+import io
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +30,8 @@ from triton_fast import cli
 from triton_fast.app import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT_S = 30.0
+# Generous: a machine that compiles and tests at once starts a server in tens of seconds.
+START_TIMEOUT_S = 90.0
 EXIT_TIMEOUT_S = 40.0
 Address = tuple[str, int]
 T = TypeVar("T")
@@ -108,7 +114,7 @@ class ServerProcess:
 
     def __enter__(self) -> ServerProcess:
         self.process = subprocess.Popen(
-            self.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.env, text=True, errors="replace"
+            self.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=self.env, bufsize=0
         )
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
@@ -139,18 +145,36 @@ class ServerProcess:
 
     def _collect(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
+        fd, rest = self.process.stdout.fileno(), ""
+        ready = select.poll()
+        ready.register(fd, select.POLLIN)
+        decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")("replace"), translate=True)
+        while True:
+            ready.poll()
+            # What is out of the pipe is in the lines: no moment between.
             with self._changed:
-                self._lines.append(line.rstrip("\n"))
+                if self._ended:
+                    return
+                data = os.read(fd, 1 << 16)
+                self._ended = not data
+                *lines, rest = (rest + decoder.decode(data, final=self._ended)).split("\n")
+                self._lines += [*lines, rest] if self._ended and rest else lines
                 self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+
+    def _is_read(self) -> bool:
+        """Whether all that the process has printed so far is in the lines."""
+        if self._ended:
+            return True
+        assert self.process.stdout is not None
+        waiting = fcntl.ioctl(self.process.stdout.fileno(), termios.FIONREAD, b"\0\0\0\0")
+        return waiting == b"\0\0\0\0"
 
     def _finish(self) -> None:
         self._thread.join(EXIT_TIMEOUT_S)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        with self._changed:
+            self._ended = True  # also where a child that it left keeps the pipe open
+            if self.process.stdout is not None:
+                self.process.stdout.close()
 
     def wait_for_log(self, pattern: str, timeout: float = START_TIMEOUT_S) -> str:
         """Return the first line of the log that holds ``pattern``, waiting for it."""
@@ -166,7 +190,10 @@ class ServerProcess:
         return line
 
     def log(self) -> str:
-        return "\n".join(self._lines)
+        """Return what the process has printed so far: what it says before it answers is there after the answer."""
+        with self._changed:
+            self._changed.wait_for(self._is_read, START_TIMEOUT_S)
+            return "\n".join(self._lines)
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
@@ -203,7 +230,13 @@ class ServerProcess:
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def fds(self) -> int:
+        """Count its descriptors: with connections that were closed and that it has not noticed yet."""
         return int(self.ps.num_fds())
+
+    def connections(self, address: Address) -> int:
+        """Count the connections that it has on a port."""
+        found = self.ps.net_connections(kind="tcp")
+        return sum(one.status == psutil.CONN_ESTABLISHED and one.laddr.port == address[1] for one in found)
 
 
 def _peak(pid: int) -> int:

@@ -5,6 +5,7 @@ The Python models note what they are asked in files; what must not overlap holds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -273,8 +274,9 @@ def threads_of(pid: int) -> dict[str, list[set[int]]]:
     """Names of a process's threads and the cores each may use."""
     found: dict[str, list[set[int]]] = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        name = (task / "comm").read_text().strip()
-        found.setdefault(name, []).append(os.sched_getaffinity(int(task.name)))
+        with contextlib.suppress(OSError):  # it has ended
+            name, cores = (task / "comm").read_text().strip(), os.sched_getaffinity(int(task.name))
+            found.setdefault(name, []).append(cores)
     return found
 
 

@@ -104,7 +104,8 @@ def test_a_dead_worker_is_not_ready_and_comes_back(tmp_path, instances):
             instances["m_0"].saw("attach", 2)
             until(lambda: stub.ServerReady(service_pb2.ServerReadyRequest()).ready)
         assert status(server, "/v2/models/m/ready") == 200
-        assert b'triton_fast_worker_restarts_total{model="m",version="1"} 1\n' in body(server.metrics, "/metrics")
+        restarts = b'triton_fast_worker_restarts_total{model="m",version="1"} 1\n'
+        until(lambda: restarts in body(server.metrics, "/metrics"))  # counted after it is ready
 
 
 def test_a_check_that_waits_does_not_hold_the_loop(tmp_path, instances):

@@ -364,12 +364,12 @@ def test_placement_with_a_build_for_the_cpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("threads", "sessions"), [(1, 1), (2, 3)])
 def test_instances_share_a_session_unless_it_has_threads(tmp_path: Path, threads: int, sessions: int) -> None:
     before = session.live()
-    tasks = len(os.listdir("/proc/self/task"))
+    tasks = set(os.listdir("/proc/self/task"))
     opened = open_model(tmp_path, models.mlp(), threads=threads)
     more = [opened.model.create_instance(InstanceSpec(f"m_{n}", "KIND_CPU")) for n in (1, 2)]
     assert session.live() - before == sessions
-    # A session with n threads has n - 1 of its own; the instance thread is the n-th.
-    assert len(os.listdir("/proc/self/task")) - tasks == sessions * (threads - 1)
+    # A session with n threads has n - 1 of its own; the instance thread is the n-th. Others may be ending.
+    assert len(set(os.listdir("/proc/self/task")) - tasks) == sessions * (threads - 1)
     opened.model.close()
     del more
 

@@ -5,8 +5,9 @@ Whole models whose instance stands at a gate; the machine of test_dynamic_machin
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import time
+from pathlib import Path
 
 import pytest
 
@@ -126,12 +127,23 @@ def test_requests_are_refused_at_their_deadline_although_the_instance_is_busy():
     assert gate.batches == [[-1], [400]]
 
 
-def test_lanes_without_a_timeout_need_no_watcher():
-    names = {thread.name for thread in threading.enumerate()}
-    with served(Gate(held=False), levels=[(0, 5, False, True), PLAIN]) as model:
+def watchers() -> set[str]:
+    """The threads of this process that watch queues."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if (task / "comm").read_text() == "queue-timeouts\n":
+                found.add(task.name)
+    return found
+
+
+@pytest.mark.parametrize(("level", "count"), [((0, 5, False, True), 0), ((0, HOUR_US, True, False), 1)])
+def test_lanes_without_a_timeout_need_no_watcher(level, count):
+    before = watchers()
+    with served(Gate(held=False), levels=[level, PLAIN]) as model:
         assert value_of(submit(model, 1)) == 1
         assert model.late == [(bound, 0) for bound, _ in model.late]
-    assert {thread.name for thread in threading.enumerate()} == names
+        assert len(watchers() - before) == count
 
 
 @pytest.mark.parametrize(("levels", "default"), [([PLAIN] * 1025, 1), ([PLAIN], 0), ([PLAIN], 2), ([PLAIN] * 3, 4)])

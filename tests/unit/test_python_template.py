@@ -193,6 +193,8 @@ def work():
 threads = [threading.Thread(target=work) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
+while any(os.path.exists(f"/proc/self/task/{thread.native_id}") for thread in threads):
+    pass  # a thread is joined a little before it has ended
 child = os.fork()
 if child == 0:
     os._exit(7 if float((numbers @ numbers).sum()) == expected else 1)

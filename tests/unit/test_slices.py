@@ -100,4 +100,5 @@ def test_a_server_and_its_workers(tmp_path: Path) -> None:
         everybody = [process, *process.children(recursive=True)]
         assert len(everybody) > 1
         threads = [thread.id for one in everybody for thread in one.threads()]
-        assert {slice_of(thread) for thread in threads} == {slices.SLICE_NS}
+        # 0 is of one that has ended since it was listed.
+        assert {slice_of(thread) for thread in threads} - {0} == {slices.SLICE_NS}

@@ -8,7 +8,9 @@ from triton_fast._native.core.pthread cimport (
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, pthread_self, pthread_setname_np,
     pthread_t,
 )
-from triton_fast._native.core.regions cimport Region, SharedRegions, region_closed, region_closing, region_drop, region_take
+from triton_fast._native.core.regions cimport (
+    Region, SharedRegions, region_closed, region_closing, region_drop, region_take,
+)
 from triton_fast._native.cuda.driver cimport cuda_current, cuda_enter, cuda_error, cuda_restore, tf_cu_handle
 from triton_fast._native.cuda.ipc cimport IPC_BYTES, ipc_close, ipc_open
 
