@@ -25,6 +25,7 @@ from triton_fast._native.sched.model import Epoch
 from triton_fast.backends import host_policy
 from triton_fast.backends.host import Host
 from triton_fast.backends.host_policy import HostPolicy
+from triton_fast.backends.python import deadlock
 from triton_fast.cli import Options
 from triton_fast.cli.doors import doors
 from triton_fast.dataplane import Dataplane
@@ -131,6 +132,8 @@ class Server:
             FULL_CODES[options.overload_status],
             self.gpus.admit,
         )
+        if self.limits.limiter is not None:
+            deadlock.shared().limited_by(self.limits.limiter)
         memory.return_large_memory()
         memory.set_body_limit(options.request_memory_limit or usable_memory() * 3 // 4)
         self.cache: ResponseCache | None = make_cache(options.cache_config, options.cache_directory)

@@ -7,10 +7,12 @@ import base64
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
+import tritonclient.grpc as grpcclient
 
 from tests.conformance.shm_clients import KINDS, At, Client, floats, refused, status
 from tests.helpers import raw, shm, shm_models, standin_cuda
@@ -391,6 +393,29 @@ def test_one_of_a_batch_has_broken_texts(
     assert [answers[i].json()["outputs"][0]["data"] for i in (0, 2, 3)] == [["a"], ["c"], ["d"]]
     # Batches of three, not of four.
     assert executions(served, model) == (before[0] + 1, before[1] + 3, [3])
+
+
+@pytest.mark.parametrize("model", ["four_texts", "oldest_texts"])
+def test_answers_of_a_batch_leave_as_its_requests_came(
+    client: Client, memory: Memory, region: str, served: ServerProcess, model: str
+) -> None:
+    memory.write(b"\x09\0\0\0b")
+    answers: SimpleQueue[str] = SimpleQueue()
+
+    def heard(result: Any, error: Any) -> None:
+        answers.put("broken" if error else result.as_numpy("OUTPUT0").ravel()[0].decode())
+
+    with grpcclient.InferenceServerClient("%s:%d" % served.grpc) as stream:
+        stream.start_stream(heard)
+        for i in range(4):
+            tensor = grpcclient.InferInput("INPUT0", [1, 1], "BYTES")
+            if i == 1:
+                tensor.set_shared_memory("r", 5)
+            else:
+                tensor.set_data_from_numpy(np.array([[b"abcd"[i : i + 1]]], object))
+            sequence = {"sequence_id": i + 11, "sequence_start": True, "sequence_end": True}
+            stream.async_stream_infer(model, [tensor], **(sequence if "oldest" in model else {}))
+        assert [answers.get(timeout=60) for _ in range(4)] == ["a", "broken", "c", "d"]
 
 
 def test_what_no_backend_saw_is_no_execution(

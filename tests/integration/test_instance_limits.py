@@ -134,6 +134,50 @@ def test_models_that_share_a_resource_never_run_at_the_same_time(tmp_path: Path)
         assert not (folder / "overlap").exists()
 
 
+# Asks the model of its parameter and answers what that does.
+ASKS = """
+import json
+
+class TritonPythonModel:
+    def initialize(self, args):
+        self.whom = json.loads(args["model_config"])["parameters"]["whom"]["string_value"]
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            given = pb_utils.get_input_tensor_by_name(request, "IN").as_numpy()
+            inner = pb_utils.InferenceRequest(
+                model_name=self.whom, requested_output_names=["OUT"], inputs=[pb_utils.Tensor("IN", given)])
+            answer = inner.exec()
+            answers.append(
+                pb_utils.InferenceResponse(error=answer.error()) if answer.has_error() else
+                pb_utils.InferenceResponse([pb_utils.get_output_tensor_by_name(answer, "OUT")]))
+        return answers
+"""
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_a_call_that_waits_for_what_its_caller_holds_fails(tmp_path: Path, in_process: bool) -> None:
+    """Through a model between them too; whatever backend the last one has; and what it holds is free again."""
+    root, limited = tmp_path / "models", needs('{ name: "R" count: 1 }')
+    local = parameter("EXECUTION_MODE", "in_process") if in_process else ""
+    model_of(root, "python", NOTES, CONFIG + limited + parameter("file", tmp_path / "notes") + local)
+    (root / "native" / "1").mkdir(parents=True)
+    (root / "native" / "config.pbtxt").write_text(CONFIG.replace('"python"', '"identity"') + limited)
+    for name, whom in (("a", "python"), ("b", "native"), ("between", "native"), ("c", "between")):
+        model_of(root, name, ASKS, CONFIG + ("" if name == "between" else limited) + parameter("whom", whom) + local)
+    with ServerProcess(root, LIMITED) as process:
+        for name, target in (("a", "python"), ("b", "native"), ("c", "native")):
+            answer = infer(process, name)
+            assert answer.status == 500
+            caller = "between" if name == "c" else name
+            assert answer.error == (
+                f"Deadlock: model '{caller}' waits for '{target}', which waits for the rate limiter's resource 'R' that "
+                f"can not become free before. Give it to '{target}' alone, or raise its amount."
+            )
+            assert infer(process, target).status == 200
+
+
 def test_without_the_limiter_they_do(tmp_path: Path) -> None:
     """The lock that the test above trusts does see an overlap."""
     folder = tmp_path / "seen"

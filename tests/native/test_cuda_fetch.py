@@ -10,7 +10,7 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -107,6 +107,18 @@ def test_who_fails_goes_behind_the_others(regions: SharedRegions, model: ModelHa
     assert rows[3][1] is not None and rows[3][1].startswith(FAILED)
     for number, error, inputs in rows[:3]:
         assert (error, inputs) == (None, [(CPU, 0, DATA[4 * number : 4 * number + 16])])
+
+
+@pytest.mark.parametrize("kept", [(), (0,), (2, 5), range(6)])
+def test_afterwards_each_stands_where_it_stood(
+    regions: SharedRegions, model: ModelHandle, kept: Sequence[int]
+) -> None:
+    """But for those that the backend has taken out, which are none of its answers."""
+    rows = [[texts(71, 4) if i in (1, 3) else numbers(4 * i)] for i in range(6)]
+    count, left = fetched(regions, model, rows, restored=True, kept=kept)
+    assert count == 4
+    assert [row[0] for row in left] == [i for i in range(6) if i in (1, 3) or i not in kept]
+    assert [row[0] for row in left if row[1] is not None] == [1, 3]
 
 
 def test_who_fails_keeps_its_place_where_it_has_a_meaning(

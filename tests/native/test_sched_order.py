@@ -24,7 +24,7 @@ from tests.helpers.models import (
 )
 from triton_fast._native.sched.inprocess import StreamCall
 from triton_fast._native.sched.queue_driver import QueueDriver
-from triton_fast.errors import Internal, Unavailable
+from triton_fast.errors import Internal, ResourceExhausted, Unavailable
 
 __all__ = ["counters_at_base"]
 
@@ -125,6 +125,91 @@ def test_the_limit_of_responses_rests_while_they_are_held_back():
     assert queue.send(2)
     queue.finish(2)
     assert queue.delivered[6:] == [(2, None, False), (2, None, True)]
+
+
+CARRIER = 4096
+
+
+def held_text(limit: int) -> str:
+    return (
+        f"Exceeds maximum queue size: responses of {limit} bytes wait for an earlier request (max_held_bytes: {limit})"
+    )
+
+
+def test_who_holds_most_fails_when_too_much_is_held_back():
+    limit = 4 * CARRIER
+    queue = QueueDriver(ordered=True, max_held=limit)
+    for k in (1, 2, 3, 4):
+        queue.submit(k, 1)
+    assert queue.take(2) == [1, 2, 3, 4]
+    assert queue.send(1)        # the first holds nothing back
+    assert all(queue.send(k) for k in (2, 2, 3, 3))
+    assert (queue.held, len(queue.delivered)) == (limit, 1)
+    assert queue.send(3)
+    # What it held is let go, and its model is told to stop.
+    assert queue.held == 2 * CARRIER
+    assert not queue.send(3)
+    assert len(queue.delivered) == 1
+    # The error of its end waits for nobody.
+    queue.finish(3)
+    assert queue.delivered[1:] == [(3, held_text(limit), True)]
+    queue.finish(4)
+    queue.finish(1)
+    assert queue.delivered[2:] == [(1, None, True), (2, None, False), (2, None, False)]
+    assert queue.send(2)        # the first now
+    queue.finish(2)
+    assert queue.delivered[5:] == [(2, None, False), (2, None, True), (4, None, True)]
+    assert queue.held == 0
+
+
+def test_a_whole_answer_that_is_too_much_fails_at_once():
+    queue = QueueDriver(ordered=True, max_held=CARRIER)
+    for k in (1, 2, 3):
+        queue.submit(k, 1)
+    queue.take(2)
+    queue.finish(3)
+    assert (queue.held, queue.delivered) == (CARRIER, [])
+    queue.finish(2)
+    # Both hold the same: the earlier one goes.
+    assert (queue.held, queue.delivered) == (CARRIER, [(2, held_text(CARRIER), True)])
+    queue.finish(1)
+    assert queue.delivered[1:] == [(1, None, True), (3, None, True)]
+    assert (queue.held, queue.requests) == (0, {})
+
+
+def test_a_request_that_has_failed_so_may_become_the_first():
+    queue = QueueDriver(ordered=True, max_held=CARRIER)
+    for k in (1, 2):
+        queue.submit(k, 1, max_responses=3)
+    queue.take(2)
+    assert queue.send(2) and queue.send(2)
+    queue.finish(1)
+    assert queue.delivered == [(1, None, True)]
+    assert not queue.send(2)
+    queue.submit(3, 1)
+    queue.take(3)
+    queue.finish(3)
+    queue.finish(2)
+    assert queue.delivered[1:] == [(2, held_text(CARRIER), True), (3, None, True)]
+
+
+def test_an_instance_that_answers_by_turns_goes_on_without_the_request_that_held_too_much():
+    gate = Gate(answer=lambda requests: [[echo(inputs)] * 20 for inputs in requests])
+    with served(gate, decoupled=True, preserve_ordering=True, max_held_bytes=5 * CARRIER, full_code=8) as model:
+        calls = [StreamCall(model, [numbers(0, 1, 1)])]
+        gate.taken()
+        calls += [StreamCall(model, [numbers(k, 1, 1)]) for k in (1, 2)]
+        gate.step()
+        assert gate.taken() == [1, 2]
+        gate.open()
+        assert [final for _, final in calls[1]] == [False] * 20 + [True]
+        with pytest.raises(ResourceExhausted, match="^Exceeds maximum queue size: responses of 20480 bytes wait"):
+            list(calls[2])
+        assert value_of_stream(StreamCall(model, [numbers(3, 1, 1)])) == 20
+
+
+def value_of_stream(call: StreamCall) -> int:
+    return sum(not final for _, final in call)
 
 
 def test_order_holds_among_many_threads_and_instances():

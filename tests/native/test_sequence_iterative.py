@@ -74,6 +74,13 @@ def test_others_join_between_its_steps():
         assert [[row["IN"] for row in batch] for batch in gate.batches] == [[5], [5], [2, 5], [2, 5], [5]]
 
 
+def test_a_request_that_comes_again_needs_no_room():
+    gate = Recorder(answer=Counter())
+    with sequenced(gate, max_bytes=4, max_requests=1, **ITERATIVE) as m:
+        assert m.ask(3, 1, START | END) == 3
+        assert m.batcher.bytes == 0
+
+
 def test_its_own_id_keeps_to_the_rules_of_sequences():
     gate = Recorder(answer=Counter())
     with sequenced(gate, **ITERATIVE) as m:

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from tests.helpers.models import LONG_S, STOPPED, counters_at_base
+from tests.helpers.models import ANY_OUT, INT32, LONG_S, STOPPED, counters_at_base
 from tests.helpers.sequences import (
     CONTROLS,
     CORRID,
@@ -17,6 +17,7 @@ from tests.helpers.sequences import (
     IDLE_US,
     SECOND,
     START,
+    STATE,
     TYPES,
     Recorder,
     number,
@@ -24,6 +25,7 @@ from tests.helpers.sequences import (
 )  # fmt: skip
 from triton_fast._native.sched.model import NativeModel
 from triton_fast._native.sched.sequence import NativeSequences
+from triton_fast.config import IoSpec
 from triton_fast.errors import Cancelled, InvalidArg, ResourceExhausted, ServerError, Unavailable, Unsupported
 from triton_fast.types import DataType
 
@@ -265,6 +267,50 @@ def test_no_more_may_wait_than_was_said(code, kind):
         assert (number(two), number(more), number(four)) == (1, 2, 1)
         assert m.batcher.counts()["waiting"] == 0
         assert refused(m, 1, 5) == (InvalidArg, no_start(5))
+
+
+@pytest.mark.parametrize(("code", "kind"), [(4, Unavailable), (8, ResourceExhausted)])
+@pytest.mark.parametrize("id_", [1, "one"])
+def test_no_more_requests_of_a_sequence_may_wait_than_was_said(id_, code, kind):
+    full = f"Exceeds maximum queue size: 2 requests of sequence {id_} wait for model 'm'"
+    gate = Recorder(held=True)
+    with sequenced(gate, controls=CONTROLS, max_requests=2, full_code=code) as m:
+        calls = [m.send(1, id_, START)]
+        gate.taken()
+        calls += [m.send(k, id_) for k in (2, 3)]
+        # What is executed does not wait; what waits is full, for its end too.
+        assert refused(m, 4, id_) == (kind, full)
+        assert refused(m, 4, id_, END) == (kind, full)
+        assert m.model.snapshot()["failures"]["REJECTED"] == 2
+        # Another sequence is not concerned, and this one goes on when there is room.
+        calls.append(m.send(7, 9, START | END))
+        gate.step()
+        gate.taken()
+        calls.append(m.send(5, id_, END))
+        gate.open()
+        assert [number(call) for call in calls] == [1, 2, 3, 7, 5]
+
+
+def test_bytes_that_wait_are_those_of_all_sequences():
+    full = "Exceeds maximum queue size: its requests have 12 bytes of inputs (max_queue_bytes: 12)"
+    large = "the request has 16 bytes of inputs, more than the queue may hold (max_queue_bytes: 12)"
+    any_shape = (IoSpec("IN", INT32, (-1,)),)
+    gate = Recorder(held=True)
+    with sequenced(gate, slots=2, max_bytes=12, states=[STATE], inputs=any_shape, outputs=ANY_OUT) as m:
+        calls = [m.send(1, 1, START)]
+        gate.taken()
+        calls += [m.send(2, 1), m.send(3, 2, START), m.send(4, 3, START)]      # the last has no slot
+        assert m.batcher.bytes == 12
+        assert refused(m, 5, 1) == (Unavailable, full)
+        assert refused(m, 5, 4, START) == (Unavailable, full)
+        assert refused(m, 5, 1, dims=(4,)) == (InvalidArg, large)
+        assert m.batcher.counts()["named"] == 3      # none was begun
+        assert calls.pop().cancel()
+        calls.append(m.send(5, 1, END))
+        gate.open()
+        assert [number(call) for call in calls] == [1, 2, 3, 5]
+        # States and controls are not the client's.
+        assert m.batcher.bytes == 0
 
 
 def test_deadlines_in_any_order():

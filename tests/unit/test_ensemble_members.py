@@ -128,7 +128,7 @@ OUT = tensor("output", "O")
             ensemble(IN, OUT, one("a", "I", "T"), one("b", "T", "O"), batch=8),
             [plain("a", batch=8), plain("b", batch=4)],
             "ensemble e allows maximum batch size 8, but it contains model b which only allows maximum batch size to "
-            "be 4",
+            "be 4 (also where the model has batch_splitting: the ensemble can have that itself)",
         ),
         (
             # Its input has its shape by the ensemble's reshape.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.standin import FakeInstance
+from triton_fast._native.sched.limiter import Limiter
 from triton_fast.backends.python import deadlock
-from triton_fast.backends.python.deadlock import QUEUED, RUNNING, BlsCall, Detector, Snapshot, stuck
+from triton_fast.backends.python.deadlock import QUEUED, RUNNING, BlsCall, Detector, Place, Snapshot, stuck
 
 A, B, C = 1, 2, 3
 
@@ -48,6 +50,96 @@ def test_call_that_nobody_waits_for_blocks_nothing():
 def test_other_backends_and_unknown_runners_can_progress():
     assert not stuck([one(10, A, call(1, 99))])
     assert not stuck([one(10, A, call(1, A, runner=77))])
+
+
+# --- resources --------------------------------------------------------------------------------------------------------
+
+
+R, S = 7, 8
+
+
+def holds(key, model, *needs):
+    return Place(key, model, False, True, needs)
+
+
+def waits_for(key, model, *needs):
+    return Place(key, model, True, False, needs)
+
+
+def test_the_target_waits_for_what_its_caller_holds():
+    caller = one(10, A, call(1, B))
+    places = [waits_for(20, B, (R, 1, 1)), holds(10, A, (R, 1, 1))]
+    # Of any backend; and of Python, before its first execution and after.
+    assert ids(stuck([caller], places)) == {1}
+    assert ids(stuck([caller, one(20, 0, executing=False)], places)) == {1}
+    assert ids(stuck([caller, one(20, B, executing=False)], places)) == {1}
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [waits_for(20, B, (R, 1, 2)), holds(10, A, (R, 1, 2))],  # enough for both
+        [waits_for(20, B, (R, 1, 1)), holds(10, A, (S, 1, 1))],  # another one
+        [waits_for(20, B, (R, 1, 1)), holds(30, C, (R, 1, 1))],  # somebody else has it, and will give it back
+        [waits_for(20, 0, (R, 1, 1)), holds(10, A, (R, 1, 1))],  # other instances of the target need nothing
+        [holds(20, B, (R, 1, 2)), waits_for(21, B, (R, 1, 2)), holds(10, A, (R, 1, 2))],  # one is at work
+        [Place(20, B, False, False, [(R, 1, 1)]), holds(10, A, (R, 1, 1))],  # has not asked yet
+    ],
+)
+def test_who_gets_what_it_waits_for_can_progress(places):
+    assert not stuck([one(10, A, call(1, B))], places)
+
+
+def test_who_waits_before_it_keeps_what_it_wants():
+    """The first in line wants what the caller holds and what the target needs: neither is served."""
+    caller = one(10, A, call(1, B))
+    first, target = waits_for(30, C, (R, 1, 1), (S, 1, 1)), waits_for(20, B, (S, 1, 1))
+    assert ids(stuck([caller], [first, target, holds(10, A, (R, 1, 1))])) == {1}
+    assert not stuck([caller], [target, first, holds(10, A, (R, 1, 1))])
+
+
+def test_over_two_calls():
+    """A holds and calls B, which has no limits and calls C, which wants what A holds."""
+    places = [waits_for(30, C, (R, 1, 1)), holds(10, A, (R, 1, 1))]
+    assert ids(stuck([one(10, A, call(1, B, runner=20)), one(20, B, call(2, C))], places)) == {1, 2}
+
+
+def test_text_of_a_resource():
+    assert deadlock.text_limited("a", "b", ["gpu", "gpu", "disk"]) == (
+        "Deadlock: model 'a' waits for 'b', which waits for the rate limiter's resource 'disk', 'gpu' that can not "
+        "become free before. Give it to 'b' alone, or raise its amount."
+    )
+
+
+def test_the_detector_asks_the_limiters():
+    limiter = Limiter()
+    holder, waiter = limiter.join([("R", True, 1)]), limiter.join([("R", True, 1)])
+    instance = FakeInstance("a_0_0", Model())
+    instance.executing, instance.model_key = True, 1000
+    instance.open_calls = [(1, 2000, 1, "queued", 0, 5)]
+    holder.belongs(instance.key, 1000, "a")
+    waiter.belongs(1, 2000, "b")
+    holder.ask()
+    detector = Detector(never)
+    detector.limited_by(limiter)
+    detector.add(instance, "a")
+    try:
+        for _ in range(2):
+            detector.look()
+        assert not instance.failed  # b has not asked
+        waiter.ask()
+        detector.look()
+        assert not instance.failed
+        detector.look()
+        assert instance.failed == [(1, deadlock.text_limited("a", "b", ["R"]))]
+    finally:
+        detector.remove(instance)
+        holder.leave()
+        waiter.leave()
+    assert limiter.places() == ([], {}, {})
+
+
+# --- against brute force ----------------------------------------------------------------------------------------------
 
 
 def brute(snapshots):

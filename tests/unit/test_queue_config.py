@@ -63,7 +63,8 @@ def parameter(key: str, value: str) -> str:
 
 def test_no_block_and_an_empty_one():
     plain = {"preferred": (), "delay_us": 0, "levels": ((0, 0, False, False),), "default_level": 1,
-             "preserve_ordering": False, "max_volume": 0, "max_queue_bytes": 0}  # fmt: skip
+             "preserve_ordering": False, "max_volume": 0, "max_queue_bytes": 0,
+             "max_held_bytes": 0}  # fmt: skip
     assert queue_options(config_of("")) == {**plain, "dynamic": False}
     assert queue_options(config_of("dynamic_batching { }")) == {**plain, "dynamic": True, "preferred": (4,)}
 
@@ -138,12 +139,35 @@ def test_sequences_that_may_wait(full_code):
     assert runtime.stop(LONG_S)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("max_waiting_requests", "1", "1 requests of sequence 1 wait for model 'm'"),
+        ("max_queue_bytes", "4", r"its requests have 4 bytes of inputs \(max_queue_bytes: 4\)"),
+    ],
+)
+def test_requests_of_a_sequence_that_may_wait(name, value, text):
+    runtime, gate = started("sequence_batching { } " + parameter(name, value))
+
+    def send(number: int, flags: int = 0) -> InferCall:
+        value = ("IN", DataType.INT32, (1, 1), struct.pack("<i", number))
+        return InferCall(runtime.native, [value], flags=flags, correlation=1)
+
+    calls = [send(1, START)]
+    gate.taken()
+    calls.append(send(2))
+    with pytest.raises(Unavailable, match=f"^{FULL}: {text}$"):
+        send(3, END)
+    gate.open()
+    assert [value_of(call) for call in calls] == [1, 2]
+    assert runtime.stop(LONG_S)
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "x", "", "2147483648"])
-def test_sequences_that_may_wait_are_a_number(text):
-    with pytest.raises(
-        InvalidArg, match=f"^parameter 'max_waiting_sequences' of model 'm' must be a number from 1, got '{text}'$"
-    ):
-        started("sequence_batching { } " + parameter("max_waiting_sequences", text))
+@pytest.mark.parametrize("name", ["max_waiting_sequences", "max_waiting_requests"])
+def test_sequences_that_may_wait_are_a_number(name, text):
+    with pytest.raises(InvalidArg, match=f"^parameter '{name}' of model 'm' must be a number from 1, got '{text}'$"):
+        started("sequence_batching { } " + parameter(name, text))
 
 
 def test_bytes_that_may_wait():
@@ -162,6 +186,14 @@ def test_bytes_that_may_wait():
     gate.open()
     assert [value_of(call) for call in calls] == [-1, 0, 1, 5]
     assert runtime.stop(LONG_S)
+
+
+def test_bytes_of_responses_that_may_be_held_back():
+    ordered = "dynamic_batching { preserve_ordering: true } "
+    assert queue_options(config_of(ordered))["max_held_bytes"] == 1 << 30
+    assert queue_options(config_of(ordered + parameter("max_held_bytes", "5")))["max_held_bytes"] == 5
+    with pytest.raises(InvalidArg, match="^parameter 'max_held_bytes' of model 'm' must be a number of bytes from 1, got '0'$"):
+        queue_options(config_of(ordered + parameter("max_held_bytes", "0")))
 
 
 def test_a_batch_has_no_more_elements_than_its_strategy_allows():

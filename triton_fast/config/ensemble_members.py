@@ -165,7 +165,8 @@ def check_members(config: Any, members: Mapping[tuple[str, int], Any]) -> Ensemb
         if 0 < member.max_batch_size < config.max_batch_size:
             raise ConfigError(
                 f"ensemble {config.name} allows maximum batch size {config.max_batch_size}, but it contains model "
-                f"{step.model_name} which only allows maximum batch size to be {member.max_batch_size}"
+                f"{step.model_name} which only allows maximum batch size to be {member.max_batch_size}",
+                hint="also where the model has batch_splitting: the ensemble can have that itself",
             )
         _check_inputs(config.name, step, member, known)
         _check_outputs(config.name, step, member, known)

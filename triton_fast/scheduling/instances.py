@@ -64,6 +64,7 @@ class Starter:
     def start(self, model: BackendModel, specs: Sequence[InstanceSpec], samples: Sequence[warmup.Sample]) -> None:
         """Start all. Raises a ServerError at the first that can not be."""
         model.prepare(specs)
+        all_limited = all(spec.resources for spec in specs if not spec.passive)
         for spec in specs:
             with spec.host_policy.bound():
                 instance = model.create_instance(spec)
@@ -73,7 +74,7 @@ class Starter:
                 try:
                     with _held(place):
                         warmup.run(self._config, self._native, instance, samples)
-                    self._native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0, place)
+                    self._native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0, place, all_limited)
                 except BaseException:
                     if place is not None:
                         place.leave()

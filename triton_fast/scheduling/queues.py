@@ -1,6 +1,6 @@
 """What a config says about a model's queue, as arguments of ``NativeModel``. Source: spec/model_config.md section 5.
 
-Beside Triton's fields two parameters of the model: ``max_queue_bytes`` and ``BATCH_STRATEGY``.
+Beside Triton's fields parameters of the model: ``max_queue_bytes``, ``max_held_bytes`` and ``BATCH_STRATEGY``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from triton_fast.errors import InvalidArg, Unsupported
 
 MAX_LEVELS = 1024
 MAX_COUNT = 2**63 - 1
+# Responses that wait for earlier ones where preserve_ordering is set: more than honest clients have under way.
+MAX_HELD = 1 << 30
 STRATEGY_PATH = "TRITON_BATCH_STRATEGY_PATH"
 STRATEGY_FILE = "batchstrategy.so"
 _VOLUME = re.compile(r"volume:([0-9]{1,18})")
@@ -57,7 +59,8 @@ def queue_options(config: Any) -> dict[str, Any]:
         "default_level": batching.default_priority_level if count else 1,
         "preserve_ordering": batching.preserve_ordering,
         "max_volume": _max_volume(config),
-        "max_queue_bytes": _number(config, "max_queue_bytes"),
+        "max_queue_bytes": max_queue_bytes(config),
+        "max_held_bytes": _bytes(config, "max_held_bytes", MAX_HELD) if batching.preserve_ordering else 0,
     }
 
 
@@ -89,9 +92,14 @@ def _policy(policy: Any) -> QueuePolicy:
     )
 
 
-def _number(config: Any, name: str) -> int:
+def max_queue_bytes(config: Any) -> int:
+    """Return how many bytes of inputs may wait, 0 for any number. Raises InvalidArg."""
+    return _bytes(config, "max_queue_bytes", 0)
+
+
+def _bytes(config: Any, name: str, default: int) -> int:
     if name not in config.parameters:
-        return 0
+        return default
     text = config.parameters[name].string_value
     if not (text.isascii() and text.isdecimal() and len(text) < 20 and 0 < int(text) <= MAX_COUNT):
         raise InvalidArg(f"parameter '{name}' of model '{config.name}' must be a number of bytes from 1, got '{text}'")

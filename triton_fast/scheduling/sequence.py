@@ -16,14 +16,15 @@ from triton_fast.backends.values import LIMIT, plain
 from triton_fast.config import ConfigError, Control, controls
 from triton_fast.config.files import read_regular
 from triton_fast.errors import Code, InvalidArg
+from triton_fast.scheduling.queues import max_queue_bytes
 from triton_fast.types import TYPES, DataType
 
 # A larger initial state is a mistake in the config.
 MAX_STATE_BYTES = 1 << 32
 # One batch holds no more (MAX_TAKE of sched/policy.pxd).
 MAX_DIRECT_SLOTS = 4096
-# A parameter of ours: Triton's sequence batcher has no queue policy, and no end.
-WAITING = "max_waiting_sequences"
+# Parameters of ours: Triton's sequence batcher has no queue policy, and no end. More than an honest client ever has.
+WAITING = ("max_waiting_sequences", "max_waiting_requests")
 MAX_WAITING = 65536
 _FORMATS = {DataType.INT32: "<i", DataType.FP32: "<f", DataType.BOOL: "<?"}
 
@@ -33,20 +34,21 @@ def use_sequences(
 ) -> NativeSequences:
     """Have the sequence batcher of ``config`` take the requests of ``native``.
 
-    ``full_code``: what a request gets that would begin one more sequence than may wait (the parameter ``WAITING``).
+    ``full_code``: what a request gets for which there is no place (the parameters ``WAITING``, and ``max_queue_bytes``).
 
     Raises
     ------
     ConfigError
         An initial state can not be read, or is not what its config says.
     InvalidArg
-        ``WAITING`` is no number from 1.
+        One of these is no number from 1.
     """
     batching, batch = config.sequence_batching, config.max_batch_size
     oldest = batching.HasField("oldest")
     candidates = batching.oldest.max_candidate_sequences
     slots = candidates if oldest and candidates > 0 else min(max(1, batch), MAX_DIRECT_SLOTS)
     strategy = batching.oldest if oldest else batching.direct
+    sequences, requests = max_waiting(config)
     made = NativeSequences(
         native,
         instances=instances,
@@ -59,21 +61,27 @@ def use_sequences(
         controls=[_control(control) for control in controls(config)],
         states=read_states(config, model_dir),
         iterative=batching.iterative_sequence,
-        max_waiting=max_waiting(config),
+        max_waiting=sequences,
+        max_requests=requests,
+        max_bytes=max_queue_bytes(config),
         full_code=int(full_code),
     )
     native.use(made)
     return made
 
 
-def max_waiting(config: Any) -> int:
-    """Return how many sequences may wait for a slot. Raises InvalidArg."""
-    if WAITING not in config.parameters:
+def max_waiting(config: Any) -> tuple[int, ...]:
+    """Return how many sequences may wait for a slot, and how many requests of one sequence. Raises InvalidArg."""
+    return tuple(_most(config, name) for name in WAITING)
+
+
+def _most(config: Any, name: str) -> int:
+    if name not in config.parameters:
         return MAX_WAITING
-    text = config.parameters[WAITING].string_value
+    text = config.parameters[name].string_value
     value = plain(text.strip(), LIMIT)
     if value < 1:
-        raise InvalidArg(f"parameter '{WAITING}' of model '{config.name}' must be a number from 1, got '{text}'")
+        raise InvalidArg(f"parameter '{name}' of model '{config.name}' must be a number from 1, got '{text}'")
     return value
 
 

@@ -5,7 +5,7 @@ The contract: ext/triton_fast/_native/sched/fetch.pxd.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from triton_fast._native.core.model import ModelHandle
 from triton_fast._native.core.regions import SharedRegions
@@ -16,11 +16,17 @@ Row = tuple[bytes, int, Sequence[int], int, int]
 Input = tuple[int, int, bytes | None]
 
 def fetched(
-    regions: SharedRegions, model: ModelHandle, rows: list[list[Row]], device: int = -1, placed: bool = False,
+    regions: SharedRegions,
+    model: ModelHandle,
+    rows: list[list[Row]],
+    device: int = -1,
+    placed: bool = False,
     settle: bool = True,
-) -> tuple[int, list[tuple[int, str | None, list[Input]]]]:  # fmt: skip
+    restored: bool = False,
+    kept: Collection[int] = (),
+) -> tuple[int, list[tuple[int, str | None, list[Input]]]]:
     """Do for a batch what is done before an instance executes it (tests only).
 
     Returns how many may be executed, and all requests in the order that they have then: where they stood, their error,
-    their inputs.
+    their inputs. ``restored``: after an execution, of which the backend kept those of ``kept`` that it had.
     """

@@ -40,6 +40,20 @@ class Limiter:
     def leave(self, place: LimiterPlace) -> None:
         """Forget a place whose instance has ended; idempotent."""
 
+    def places(
+        self,
+    ) -> tuple[list[tuple[int, int, bool, bool, list[tuple[int, int, int]]]], dict[int, str], dict[int, str]]:
+        """Return what each instance needs, those that wait first, in the order in which they are served.
+
+        Returns
+        -------
+        list of (key of the instance, of its model, waits, holds, [(key of a resource, amount, amount that there is)])
+        resources : dict
+            Their names by their keys.
+        models : dict
+            Their names by their keys.
+        """
+
     @property
     def amounts(self) -> dict[tuple[str, int | None], tuple[int, int]]:
         """What there is and what is in use: (name, device or None for a global one) -> (total, used)."""
@@ -72,6 +86,9 @@ class LimiterPlace:
 
     def interrupt(self) -> None:
         """End the present wait, else the next, once. From any thread."""
+
+    def belongs(self, instance: int, model: int, name: str) -> None:
+        """Say whose it is: keys for ``Limiter.places``; ``model`` 0: instances without a place execute for that too."""
 
     def leave(self) -> None:
         """Give all back and take part no more. After the instance's last execution; idempotent."""

@@ -52,6 +52,9 @@ class NativeModel(ModelHandle):
         The level of requests whose priority is none of these.
     preserve_ordering : bool
         Responses leave in the order in which the requests came. Errors of requests that were not executed do not wait.
+    max_held_bytes : int
+        Bytes of responses that may wait for earlier ones so; 0: no limit. Over it the request that holds most fails with
+        ``full_code``.
     max_volume : int
         Elements that the inputs of one batch may have together; 0: any number. A request with more goes alone.
     max_queue_bytes : int
@@ -89,6 +92,7 @@ class NativeModel(ModelHandle):
         preserve_ordering: bool = False,
         max_volume: int = 0,
         max_queue_bytes: int = 0,
+        max_held_bytes: int = 0,
         full_code: int = 4,
         added_inputs: Sequence[Io] = (),
         added_outputs: Sequence[Io] = (),
@@ -120,7 +124,13 @@ class NativeModel(ModelHandle):
             Another says it already.
         """
 
-    def start_instance(self, instance: NativeInstance, spin_ns: int = 0, place: LimiterPlace | None = None) -> None:
+    def start_instance(
+        self,
+        instance: NativeInstance,
+        spin_ns: int = 0,
+        place: LimiterPlace | None = None,
+        all_limited: bool = True,
+    ) -> None:
         """Start the thread of one instance, which begins to pull batches at once.
 
         Parameters
@@ -132,6 +142,8 @@ class NativeModel(ModelHandle):
         place
             In the rate limiter: the instance executes only while it holds what the place needs, from taking a batch
             until ``execute`` has returned. ``stop`` has it leave.
+        all_limited
+            Whether each other instance of the model has one too.
 
         Raises
         ------

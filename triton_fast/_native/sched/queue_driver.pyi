@@ -9,8 +9,8 @@ class QueueDriver:
     ----------
     max_batch, delay_ns, preferred, max_volume, single
         See ``decide``.
-    levels, default_level, ordered, max_bytes
-        See ``NativeModel``: levels, default_level, preserve_ordering, max_queue_bytes.
+    levels, default_level, ordered, max_bytes, max_held
+        See ``NativeModel``: levels, default_level, preserve_ordering, max_queue_bytes, max_held_bytes.
 
     Attributes
     ----------
@@ -34,6 +34,7 @@ class QueueDriver:
         default_level: int = 1,
         ordered: bool = False,
         max_bytes: int = 0,
+        max_held: int = 0,
     ) -> None: ...
     def submit(
         self,
@@ -70,6 +71,10 @@ class QueueDriver:
 
     def limits(self, number: int) -> tuple[int, int]:
         """Return how many responses of a request may be on their way, and how many are counted so."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of responses that wait for earlier requests."""
 
     @property
     def pending(self) -> int: ...

@@ -38,6 +38,10 @@ class NativeSequences(NativeScheduler):
         An instance may have a request executed again; ids are made where clients send none.
     max_waiting : int
         Sequences that may wait for a slot; a request that would begin one more is refused with ``full_code``.
+    max_requests : int
+        Requests of one sequence that may wait; one more is refused so too.
+    max_bytes : int
+        Bytes of inputs that may wait, of all sequences; 0: no limit.
     clock : int, optional
         For tests: what time it is in ns, until ``set_clock``. There is no thread that frees slots then.
 
@@ -64,6 +68,8 @@ class NativeSequences(NativeScheduler):
         states: Sequence[State] = (),
         iterative: bool = False,
         max_waiting: int = 65536,
+        max_requests: int = 65536,
+        max_bytes: int = 0,
         full_code: int = 4,
         clock: int | None = None,
     ) -> None: ...
@@ -76,3 +82,7 @@ class NativeSequences(NativeScheduler):
         ``seated``, and of them ``idle``; ``waiting`` for a slot; ``named``: requests may still come; ``known`` and
         ``spare``: ever made, and of them free; ``deadlines``: of waiting ones.
         """
+
+    @property
+    def bytes(self) -> int:
+        """Of inputs that wait, counted where there is a limit."""

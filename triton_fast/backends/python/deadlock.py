@@ -1,16 +1,18 @@
 """Calls between models that wait for each other: found by looking at who waits for whom, and broken.
 
 ``stuck`` is a pure function of a snapshot. The detector's thread runs while calls are outstanding. Knows nothing of
-workers, only of native instances. Source: docs/python_worker.md, BLS.
+workers, only of native instances and of what these need of a rate limiter. Source: docs/python_worker.md, BLS.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from triton_fast._native.sched.limiter import Limiter
 from triton_fast.backends.python.native import Call
 from triton_fast.observability import log
 
@@ -54,6 +56,19 @@ class Snapshot(NamedTuple):
     calls: tuple[BlsCall, ...] = ()
 
 
+class Place(NamedTuple):
+    """An instance, of Python or not, in the rate limiter. ``model`` is 0 where others, without one, serve that too.
+
+    ``needs``: (resource, amount, amount that there is).
+    """
+
+    key: int
+    model: int
+    waits: bool
+    holds: bool
+    needs: Sequence[tuple[int, int, int]]
+
+
 class Stuck(NamedTuple):
     """A call that can not progress: ``caller`` is the instance that made it."""
 
@@ -61,35 +76,68 @@ class Stuck(NamedTuple):
     call: BlsCall
 
 
-def stuck(snapshots: Sequence[Snapshot]) -> set[Stuck]:
+def stuck(snapshots: Sequence[Snapshot], places: Sequence[Place] = ()) -> set[Stuck]:
     """Return the calls that nothing can ever answer, as far as the snapshot tells.
 
     A queued call can progress when some instance of its target is idle or can progress, or when the target is none of
-    Python; a running one when its runner is not known or can progress; an instance when it executes nothing, waits for
-    nothing, or none of the calls that it waits for is stuck.
+    Python and not limited; a running one when its runner is not known or can progress; an instance when it executes
+    nothing, waits for nothing, or none of the calls that it waits for is stuck. One that waits for resources, when they
+    suffice beside what those hold that can not progress, and what those want that wait before it and can not.
+
+    Parameters
+    ----------
+    places
+        Those that wait first, in the order in which they are served.
     """
     instances = {one.key: one for one in snapshots}
-    serving: dict[int, list[int]] = defaultdict(list)
+    serving: dict[int, set[int]] = defaultdict(set)
     for one in snapshots:
-        serving[one.model].append(one.key)
+        serving[one.model].add(one.key)
+    for place in places:
+        if place.model:
+            serving[place.model].add(place.key)
     waits = {key: [call for call in one.calls if call.is_waited_for] for key, one in instances.items()}
-    progress = {key for key, one in instances.items() if not one.executing or not waits[key]}
+    waiting = {place.key: place for place in places if place.waits}
+    known = instances.keys() | {place.key for place in places}
+    progress = {
+        key for key in known
+        if key not in waiting and (key not in instances or not instances[key].executing or not waits[key])
+    }  # fmt: skip
 
     def can_progress(call: BlsCall) -> bool:
         if call.state == RUNNING:
-            return call.runner not in instances or call.runner in progress
-        return call.target not in serving or any(key in progress for key in serving[call.target])
+            return call.runner not in known or call.runner in progress
+        return call.target not in serving or not progress.isdisjoint(serving[call.target])
+
+    def suffices(place: Place) -> bool:
+        taken: dict[int, int] = defaultdict(int)
+        for other in places:
+            if other.key == place.key:
+                break               # who waits behind it takes nothing from it
+            if other.waits and other.key not in progress:
+                _add(taken, other)
+        for other in places:
+            if other.holds and other.key not in progress:
+                _add(taken, other)
+        return all(amount <= there - taken[resource] for resource, amount, there in place.needs)
 
     # What can progress frees others: until nothing is added.
     is_growing = True
     while is_growing:
-        free = {key for key in instances if key not in progress and all(map(can_progress, waits[key]))}
+        left = known - progress
+        free = {key for key in left - waiting.keys() if all(map(can_progress, waits[key]))}
+        free |= {key for key in left & waiting.keys() if suffices(waiting[key])}
         progress |= free
         is_growing = bool(free)
     return {
         Stuck(one.key, call) for one in snapshots if one.key not in progress for call in waits[one.key]
         if not can_progress(call)
     }  # fmt: skip
+
+
+def _add(taken: dict[int, int], place: Place) -> None:
+    for resource, amount, _ in place.needs:
+        taken[resource] += amount
 
 
 def victim(found: Iterable[Stuck]) -> Stuck | None:
@@ -131,6 +179,15 @@ def text(names: Sequence[str]) -> str:
     )
 
 
+def text_limited(caller: str, target: str, resources: Iterable[str]) -> str:
+    """Return what the caller is told whose target waits for resources of the rate limiter."""
+    names = ", ".join(f"'{name}'" for name in sorted(set(resources)))
+    return (
+        f"Deadlock: model '{caller}' waits for '{target}', which waits for the rate limiter's resource {names} that can "
+        f"not become free before. Give it to '{target}' alone, or raise its amount."
+    )
+
+
 class Detector:
     """Looks at all live instances; ``wait(event, seconds)`` is what passes the time between looks."""
 
@@ -138,6 +195,7 @@ class Detector:
         self._wait = wait
         self._lock = threading.Lock()
         self._instances: dict[int, tuple[Instance, str]] = {}
+        self._limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
         self._suspects: set[tuple[int, int]] = set()
         self._changed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -156,10 +214,16 @@ class Detector:
             if not self._instances:
                 self._changed.set()
 
+    def limited_by(self, limiter: Limiter) -> None:
+        """Look at what this rate limiter has instances wait for too."""
+        with self._lock:
+            self._limiters.add(limiter)
+
     def look(self) -> bool:
         """Look once; break what was stuck at the last look too. Returns whether there is any call."""
         with self._lock:
             live = list(self._instances.values())
+            limiters = list(self._limiters)
         by_key: dict[int, Instance] = {}
         names: dict[int, str] = {}
         snapshots = []
@@ -172,15 +236,30 @@ class Detector:
             snapshots.append(Snapshot(instance.key, instance.model_key, instance.executing, calls))
             by_key[instance.key] = instance
             names[instance.model_key] = model
-        found = stuck(snapshots)
+        if not any(one.calls for one in snapshots):
+            self._suspects = set()
+            return False
+        places = []
+        resources: dict[int, str] = {}
+        for limiter in limiters:
+            rows, named, models = limiter.places()
+            places += [Place(*row) for row in rows]
+            resources |= named
+            names |= models
+        found = stuck(snapshots, places)
         ids = {(one.caller, one.call.id) for one in found}
         # In both looks: a snapshot is not of one moment, and what only passed by is gone by the second.
         lasting = {one for one in found if (one.caller, one.call.id) in self._suspects}
         self._suspects = ids
         broken = victim(lasting)
         if broken is not None:
-            way = [names.get(key, "?") for key in chain(found, broken, snapshots)]
-            message = text(way)
+            target = broken.call.target
+            wanted = [need[0] for place in places if place.waits and place.model == target for need in place.needs]
+            if wanted:
+                caller = next(one.model for one in snapshots if one.key == broken.caller)
+                message = text_limited(names.get(caller, "?"), names.get(target, "?"), [resources.get(key, "?") for key in wanted])
+            else:
+                message = text([names.get(key, "?") for key in chain(found, broken, snapshots)])
             if by_key[broken.caller].fail_call(broken.call.id, message):
                 log.error(message)
             # The rest may be free now: looked at anew.

@@ -124,11 +124,30 @@ cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint pla
         return n
     for i in range(n):
         r = requests[i]
+        r.order = <uint64_t>i
         if r.response.code == TF_OK:
             requests[i] = requests[good]
             requests[good] = r
             good += 1
     return good
+
+
+# An insertion sort: most are where they belong.
+cdef void fetch_restore(Request** requests, int32_t n) noexcept nogil:
+    cdef Request* r
+    cdef int32_t i, k, kept = 0
+    for i in range(n):
+        r = requests[i]
+        if r == NULL:
+            continue
+        k = kept
+        while k > 0 and requests[k - 1].order > r.order:
+            requests[k] = requests[k - 1]
+            k -= 1
+        requests[k] = r
+        kept += 1
+    for i in range(kept, n):
+        requests[i] = NULL
 
 
 cdef int fetch_tensor(Tensor* t, tf_error* e) noexcept nogil:
@@ -203,7 +222,7 @@ cdef tuple shown(Request* r):
 
 
 def fetched(SharedRegions regions not None, ModelHandle model not None, list rows, int32_t device=-1,
-            bint placed=False, bint settle=True):
+            bint placed=False, bint settle=True, bint restored=False, kept=()):
     cdef Request** requests = <Request**>calloc(len(rows) + 1, sizeof(Request*))
     cdef Request* r
     cdef int32_t n = 0, good
@@ -227,6 +246,14 @@ def fetched(SharedRegions regions not None, ModelHandle model not None, list row
                 r.n_inputs += 1
         with nogil:
             good = fetch_batch(requests, n, device, placed, settle)
+        for k in range(good if restored else 0):
+            if requests[k].order in kept:       # as a backend does with those that it executes
+                request_free(requests[k])
+                requests[k] = NULL
+        if restored:
+            fetch_restore(requests, n)
+            while n and requests[n - 1] == NULL:
+                n -= 1
         return good, [shown(requests[k]) for k in range(n)]
     finally:
         for k in range(n):

@@ -52,7 +52,6 @@ cdef void ready_add(Shapes* s, Bucket* b) noexcept nogil        # it is not ther
 cdef void ready_remove(Shapes* s, Bucket* b) noexcept nogil     # it is there
 
 # Of all inputs together. Elements are no more than bytes, whose number was checked.
-cdef int64_t bytes_of(Request* r) noexcept nogil
 cdef int64_t volume_of(Request* r) noexcept nogil
 
 

@@ -112,14 +112,6 @@ cdef void ready_remove(Shapes* s, Bucket* b) noexcept nogil:
         s.ready_tail = b.ready_prev
 
 
-cdef int64_t bytes_of(Request* r) noexcept nogil:
-    cdef int64_t n = 0
-    cdef int32_t i
-    for i in range(r.n_inputs):
-        n += <int64_t>r.inputs[i].nbytes
-    return n
-
-
 cdef int64_t volume_of(Request* r) noexcept nogil:
     cdef int64_t n = 0, each
     cdef int32_t i, k

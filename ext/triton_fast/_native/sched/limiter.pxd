@@ -30,6 +30,7 @@ cdef struct Need:
 cdef struct Limits:
     pthread_mutex_t lock
     Place* first            # places that wait, in the order in which they are served
+    Place* all              # that have joined and not left
     Resource* resources
     uint64_t round
 
@@ -46,6 +47,9 @@ cdef struct Place:
     uint64_t executions
     int32_t n
     Need* needs
+    Place* other            # in Limits.all
+    size_t instance         # whose it is, and of which model: for who looks on (Limiter.places)
+    size_t model
 
 
 # Ask, unless that was done before, and wait until all is held: 0. -1: interrupted, nothing is held or asked for.
@@ -67,8 +71,10 @@ cdef class Limiter:
     cdef dict explicit      # device, or None for every device -> {name: amount}
     cdef dict resources     # (name, device or None) -> address of its Resource
     cdef dict wanted        # key of a place -> {(name, device or None): amount}
+    cdef dict models        # key of a place -> (key of its model, the model's name)
     cdef list gone          # keys of places that were dropped without leaving
     cdef object guard       # of the dicts
+    cdef object __weakref__
     cdef object keys
     cdef dict totals(self, dict wanted)
     cdef int apply(self, dict totals, dict wanted) except -1

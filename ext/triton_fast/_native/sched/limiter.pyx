@@ -9,7 +9,7 @@ import itertools
 import threading
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 from triton_fast._native.core.native cimport tf_store32
 from triton_fast._native.core.pthread cimport (
@@ -135,13 +135,67 @@ cdef void place_interrupt(Place* p) noexcept nogil:
 
 
 cdef void place_leave(Place* p) noexcept nogil:
+    cdef Place** link
     place_release(p, False, False)
     pthread_mutex_lock(&p.limits.lock)
+    link = &p.limits.all
+    while link[0] != NULL and link[0] != p:
+        link = &link[0].other
+    if link[0] != NULL:
+        link[0] = p.other
     if p.state == PLACE_WAITING:
         unlink(p, PLACE_IDLE)
         serve(p.limits)
     p.n = 0
     pthread_mutex_unlock(&p.limits.lock)
+
+
+# ---- for who looks on
+
+cdef struct View:
+    size_t place
+    size_t instance
+    size_t model
+    int32_t state
+    size_t resource
+    int64_t count
+    int64_t total
+
+
+# What p needs, a row each; rows beyond `room` are only counted. How many there are now. Under the lock.
+cdef int32_t look_at(Place* p, View* views, int32_t n, int32_t room) noexcept nogil:
+    cdef View* v
+    cdef int32_t i
+    for i in range(p.n):
+        if n < room:
+            v = &views[n]
+            v.place = <size_t>p
+            v.instance = p.instance
+            v.model = p.model
+            v.state = p.state
+            v.resource = <size_t>p.needs[i].resource
+            v.count = p.needs[i].count
+            v.total = p.needs[i].resource.total
+        n += 1
+    return n
+
+
+# All places, those that wait first, in their order. As look_at.
+cdef int32_t look_at_all(Limits* limits, View* views, int32_t room) noexcept nogil:
+    cdef Place* p
+    cdef int32_t n = 0
+    pthread_mutex_lock(&limits.lock)
+    p = limits.first
+    while p != NULL:
+        n = look_at(p, views, n, room)
+        p = p.next
+    p = limits.all
+    while p != NULL:
+        if p.state != PLACE_WAITING:
+            n = look_at(p, views, n, room)
+        p = p.other
+    pthread_mutex_unlock(&limits.lock)
+    return n
 
 
 # ---- who may come, and how much there is
@@ -184,6 +238,7 @@ cdef class Limiter:
         self.explicit = {}
         self.resources = {}
         self.wanted = {}
+        self.models = {}
         self.gone = []
         self.guard = threading.Lock()
         self.keys = itertools.count()
@@ -228,7 +283,9 @@ cdef class Limiter:
         place.ptr.priority = max(priority, 1)
         with self.guard:
             while self.gone:
-                self.wanted.pop(self.gone.pop(), None)
+                key = self.gone.pop()
+                self.wanted.pop(key, None)
+                self.models.pop(key, None)
             place.key = next(self.keys)
             wanted = {**self.wanted, place.key: needs}
             self.apply(self.totals(wanted), wanted)
@@ -239,6 +296,10 @@ cdef class Limiter:
                 place.ptr.needs[i].count = amount
             place.ptr.n = <int32_t>len(needs)
             place.limiter = self
+            pthread_mutex_lock(&self.ptr.lock)
+            place.ptr.other = self.ptr.all
+            self.ptr.all = place.ptr
+            pthread_mutex_unlock(&self.ptr.lock)
         return place
 
     def leave(self, LimiterPlace place not None):
@@ -249,6 +310,7 @@ cdef class Limiter:
             place.left = True
             place_leave(place.ptr)
             self.wanted.pop(place.key, None)
+            self.models.pop(place.key, None)
             self.apply(self.totals(self.wanted), self.wanted)
 
     cdef dict totals(self, dict wanted):
@@ -326,6 +388,32 @@ cdef class Limiter:
             free(s)
         return 0
 
+    def places(self):
+        """What each instance needs: see limiter.pyi."""
+        cdef View* views = NULL
+        cdef int32_t i, room = 0, n = look_at_all(self.ptr, NULL, 0)
+        try:
+            while n > room:         # others may join meanwhile
+                free(views)
+                room = n
+                views = <View*>malloc(<size_t>room * sizeof(View))
+                if views == NULL:
+                    raise MemoryError
+                n = look_at_all(self.ptr, views, room)
+            found = {}
+            for i in range(n):
+                place = found.setdefault(
+                    views[i].place,
+                    (views[i].instance, views[i].model, views[i].state == PLACE_WAITING,
+                     views[i].state == PLACE_HOLDING, []))
+                place[4].append((views[i].resource, views[i].count, views[i].total))
+        finally:
+            free(views)
+        with self.guard:
+            resources = {address: key[0] for key, address in self.resources.items()}
+            models = dict(self.models.values())
+        return list(found.values()), resources, models
+
     @property
     def amounts(self):
         """What there is and what is in use: {(name, device or None for a global one): (total, used)}."""
@@ -364,6 +452,14 @@ cdef class LimiterPlace:
         """Give all back and take part no more. After the instance's last execution; idempotent."""
         if self.limiter is not None:
             self.limiter.leave(self)
+
+    def belongs(self, size_t instance, size_t model, name):
+        """Say whose it is: keys for who looks on (``Limiter.places``); ``model`` 0: others execute for that too."""
+        self.alive()
+        with self.limiter.guard:
+            self.limiter.models[self.key] = (model, name)
+        self.ptr.instance = instance
+        self.ptr.model = model
 
     cdef Place* alive(self) except NULL:
         if self.limiter is None or self.left:

@@ -24,7 +24,7 @@ from triton_fast._native.core.stats cimport (
     stats_clear, stats_execution, stats_measure, stats_snapshot, stats_summaries,
 )
 from triton_fast._native.sched.due cimport due_histogram
-from triton_fast._native.sched.fetch cimport fetch_batch
+from triton_fast._native.sched.fetch cimport fetch_batch, fetch_restore
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, before_fn, execute_fn, request_count
 from triton_fast._native.sched.limiter cimport (
     LimiterPlace, Place, place_acquire, place_asked, place_interrupt, place_release,
@@ -125,6 +125,8 @@ cdef int execute_fetched(Runner* run, Batch* batch, bint* ran) noexcept nogil:
     ran[0] = batch.n > 0
     if ran[0]:
         status = run.execute(run.state, batch)
+    if batch.n < n and not placed:
+        fetch_restore(batch.requests, n)
     batch.n = n
     for i in range(batch.n if placed else 0):
         p = &batch.requests[i].response if batch.requests[i] != NULL else NULL
@@ -349,6 +351,8 @@ cdef class NativeModel(ModelHandle):
         The priority of requests that name none of these.
     preserve_ordering : bool
         Responses leave in the order in which the requests came.
+    max_held_bytes : int
+        Bytes of responses that may wait for earlier ones so; 0 = no limit.
     max_volume : int
         Elements that the inputs of one batch may have together; 0 = any number.
     max_queue_bytes : int
@@ -360,7 +364,7 @@ cdef class NativeModel(ModelHandle):
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
                  preferred=(), delay_us=0, max_queue_size=0, timeout_us=0, timeout_override=False,
                  timeout_delay=False, levels=(), default_level=1, bint preserve_ordering=False, int64_t max_volume=0,
-                 int64_t max_queue_bytes=0, int32_t full_code=TF_UNAVAILABLE, added_inputs=(), added_outputs=()):
+                 int64_t max_queue_bytes=0, int64_t max_held_bytes=0, int32_t full_code=TF_UNAVAILABLE, added_inputs=(), added_outputs=()):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
@@ -374,6 +378,7 @@ cdef class NativeModel(ModelHandle):
         self.queue.policy.max_volume = max_volume
         queue_set(self.queue, levels or ((max_queue_size, timeout_us, timeout_override, timeout_delay),),
                   default_level, preserve_ordering, max_queue_bytes, full_code)
+        self.queue.order.max_held = max_held_bytes
 
     def __cinit__(self, *args, **kwargs):
         self.instances = []
@@ -434,10 +439,11 @@ cdef class NativeModel(ModelHandle):
         self.tracer = switch
         self.ptr.tracing = &switch.point
 
-    def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0, LimiterPlace place=None):
+    def start_instance(self, NativeInstance instance not None, int64_t spin_ns=0, LimiterPlace place=None,
+                       bint all_limited=True):
         """Start the thread of one instance, which begins to pull batches at once.
 
-        ``place`` is its own in the rate limiter; ``stop`` has it leave.
+        ``place`` is its own in the rate limiter; ``stop`` has it leave. ``all_limited``: so has each other instance one.
         """
         cdef Runner* run
         if instance.execute == NULL:
@@ -454,7 +460,9 @@ cdef class NativeModel(ModelHandle):
         run.device = instance.device if instance.takes_gpu else -1
         run.copies_from = instance.copies_from if instance.copies_from else INT32_MAX
         run.spin_ns = spin_ns
-        run.place = place.ptr if place is not None else NULL
+        if place is not None:
+            run.place = place.ptr
+            place.belongs(<size_t>instance.state, <size_t>self.ptr if all_limited else 0, self.name)
         run.number = <int32_t>len(self.instances)
         if run.taken == NULL:
             free(run)

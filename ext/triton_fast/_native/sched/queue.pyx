@@ -10,7 +10,7 @@ from triton_fast._native.core.marks cimport (
     T_STARTED,
 )
 from triton_fast._native.core.native cimport (
-    TF_INVALID_ARG, TF_UNAVAILABLE, now_ns, tf_add64, tf_cas32, tf_error, tf_fail, tf_load32, tf_store32,
+    TF_UNAVAILABLE, now_ns, tf_add64, tf_cas32, tf_error, tf_fail, tf_load32, tf_store32,
 )
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_signal, pthread_cond_timedwait,
@@ -20,8 +20,9 @@ from triton_fast._native.core.request cimport Request, response_fail
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.stats cimport BREAK_ORDER, FAIL_CANCELED, FAIL_REJECTED, Stats, stats_failure
 from triton_fast._native.sched.due cimport due_add, due_before, due_clear, due_has, due_late, due_remove, due_reserve
+from triton_fast._native.sched.full cimport FULL, bytes_check, bytes_of
 from triton_fast._native.sched.lanes cimport (
-    Bucket, Lane, bucket_drop, bucket_find, bucket_make, bytes_of, lane_busy, lane_empty, next_lane, ready_add,
+    Bucket, Lane, bucket_drop, bucket_find, bucket_make, lane_busy, lane_empty, next_lane, ready_add,
     ready_remove, shapes_begin, shapes_end, shapes_lanes, volume_of,
 )
 from triton_fast._native.sched.order cimport Place, order_enter, order_leave, place_new
@@ -37,7 +38,6 @@ cdef enum:
     WATCH_NS = 250000       # between two looks for expired requests: no refusal is later than this
 
 cdef const char* EXPIRED = b"Request timeout expired"
-cdef const char* FULL = b"Exceeds maximum queue size"
 
 
 cdef Queue* queue_new(Stats* stats) noexcept nogil:
@@ -88,6 +88,7 @@ cdef int queue_set(Queue* q, levels, default_level, bint ordered, int64_t max_by
     q.ordered = ordered
     q.max_bytes = max_bytes
     q.full_code = full_code
+    q.order.full_code = full_code
     q.limits = ordered or max_bytes
     q.several_lanes = len(levels) > 1
     for i, (max_size, timeout_us, override, delay) in enumerate(levels):
@@ -198,19 +199,13 @@ cdef void remove(Queue* q, Request* r) noexcept nogil:
 
 # Whether r may come in: e says why not. Under the lock.
 cdef int check_room(Queue* q, Level* level, Request* r, Place* place, tf_error* e) noexcept nogil:
-    cdef int64_t n
     # The rest of a request that was cut goes where its first part went.
     if level.max_size and level.count >= level.max_size and not r.flags & FLAG_REST:
         return tf_fail(e, q.full_code, "%s", FULL)
     if q.max_bytes:
-        n = bytes_of(r)
-        if n > q.max_bytes:
-            return tf_fail(e, TF_INVALID_ARG, "the request has %lld bytes of inputs, more than the queue may hold "
-                           "(max_queue_bytes: %lld)", <long long>n, <long long>q.max_bytes)
-        if n > q.max_bytes - q.bytes:
-            return tf_fail(e, q.full_code, "%s: its requests have %lld bytes of inputs (max_queue_bytes: %lld)", FULL,
-                           <long long>q.bytes, <long long>q.max_bytes)
-        q.bytes += n
+        if bytes_check(r, q.bytes, q.max_bytes, q.full_code, e) != 0:
+            return -1
+        q.bytes += bytes_of(r)
     if (q.ordered and place == NULL) or (level.timeout_ns and due_reserve(&q.due) != 0):
         return tf_fail(e, TF_UNAVAILABLE, "out of memory")
     return 0

@@ -57,7 +57,7 @@ cdef class QueueDriver:
     levels : sequence of (max_queue_size, timeout in us, timeout_override, timeout_delay)
     default_level : int
     ordered : bool
-    max_bytes : int
+    max_bytes, max_held : int
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ cdef class QueueDriver:
 
     def __cinit__(self, *, int64_t max_batch=8, int64_t delay_ns=0, preferred=(), int64_t max_volume=0,
                   bint single=False, levels=((0, 0, False, False),), int32_t default_level=1, bint ordered=False,
-                  int64_t max_bytes=0):
+                  int64_t max_bytes=0, int64_t max_held=0):
         memset(&self.stats, 0, sizeof(Stats))
         self.requests = {}
         self.delivered = []
@@ -85,6 +85,7 @@ cdef class QueueDriver:
         self.ear.driver = <void*>self
         fill_policy(&self.queue.policy, max_batch, delay_ns, preferred, max_volume, single)
         queue_set(self.queue, levels, default_level, ordered, max_bytes, TF_UNAVAILABLE)
+        self.queue.order.max_held = max_held
 
     def __dealloc__(self):
         for number in self.requests or ():
@@ -168,6 +169,11 @@ cdef class QueueDriver:
         """Responses of a request that may be on their way, and how many are counted so."""
         cdef Request* r = self.of(number)
         return r.max_responses, r.unsent
+
+    @property
+    def held(self):
+        """Bytes of responses that wait for earlier requests."""
+        return self.queue.order.held
 
     @property
     def pending(self):

@@ -20,6 +20,7 @@ from triton_fast._native.core.request cimport Request, Response, Sink, request_f
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.core.room cimport room
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
+from triton_fast._native.sched.full cimport FULL, bytes_check
 from triton_fast._native.sched.policy cimport MAX_PREFERRED, MAX_TAKE, MAX_US, config_ns
 from triton_fast._native.sched.scheduler cimport SUBMIT_OK, SUBMIT_REFUSED, SUBMIT_STOPPED, Scheduler
 from triton_fast._native.sched.sequence_controls cimport controls_check, entry_new, entry_use
@@ -37,9 +38,6 @@ from triton_fast._native.sched.sequence_types cimport (
 from triton_fast._native.sched.stopping cimport STOPPING
 
 from triton_fast.errors import Internal
-
-cdef const char* FULL = b"Exceeds maximum queue size"
-
 
 # ---- the Scheduler
 
@@ -66,6 +64,23 @@ cdef int unknown(Sequences* q, Request* r, tf_error* e) noexcept nogil:
     return SUBMIT_REFUSED
 
 
+# Whether one more request of s may wait; NULL: of one that it begins. What comes later of a sequence whose request was
+# refused is not: its client has been told.
+cdef int check_room(Sequences* q, Sequence* s, Request* r, tf_error* e) noexcept nogil:
+    if s == NULL and q.n_waiting >= q.max_waiting:
+        return tf_fail(e, q.full_code, b"%s: %d sequences wait for a slot of model '%s'", FULL, q.n_waiting,
+                       q.model.name)
+    if s != NULL and s.count >= q.max_requests and r.correlation_len:
+        return tf_fail(e, q.full_code, b"%s: %d requests of sequence %.*s wait for model '%s'", FULL, s.count,
+                       <int>r.correlation_len, r.correlation_text, q.model.name)
+    if s != NULL and s.count >= q.max_requests:
+        return tf_fail(e, q.full_code, b"%s: %d requests of sequence %llu wait for model '%s'", FULL, s.count,
+                       <unsigned long long>r.correlation, q.model.name)
+    if q.max_bytes:
+        return bytes_check(r, q.bytes, q.max_bytes, q.full_code, e)
+    return 0
+
+
 # The sequence that r belongs to, a new one if it starts it, in a slot or in the backlog. NULL: *status says why.
 cdef Sequence* sequence_of(Sequences* q, Request* r, int* status, tf_error* e) noexcept nogil:
     cdef bint generated = r.correlation == 0 and r.correlation_len == 0
@@ -80,16 +95,14 @@ cdef Sequence* sequence_of(Sequences* q, Request* r, int* status, tf_error* e) n
     if s == NULL and not starts:
         status[0] = unknown(q, r, e)
         return NULL
+    status[0] = SUBMIT_REFUSED
+    if s == NULL and controls_check(q, r, e) != 0:
+        return NULL
+    if check_room(q, s, r, e) != 0:
+        stats_failure(q.base.stats, FAIL_REJECTED, 0)
+        return NULL
     if s != NULL:
         return s
-    if controls_check(q, r, e) != 0:
-        status[0] = SUBMIT_REFUSED
-        return NULL
-    if q.n_waiting >= q.max_waiting:
-        status[0] = SUBMIT_REFUSED
-        stats_failure(q.base.stats, FAIL_REJECTED, 0)
-        tf_fail(e, q.full_code, b"%s: %d sequences wait for a slot of model '%s'", FULL, q.n_waiting, q.model.name)
-        return NULL
     if generated:
         # One request, one sequence: nobody else can know its id.
         q.next_id += 1
@@ -97,7 +110,6 @@ cdef Sequence* sequence_of(Sequences* q, Request* r, int* status, tf_error* e) n
     else:
         s = sequence_new(q, r.correlation, r.correlation_text, r.correlation_len, True)
     if s == NULL:
-        status[0] = SUBMIT_REFUSED
         tf_fail(e, TF_UNAVAILABLE, "out of memory")
         return NULL
     if generated:
@@ -332,14 +344,15 @@ cdef class NativeSequences(NativeScheduler):
 
     def __init__(self, ModelHandle model not None, *, int32_t instances, int32_t slots, bint direct, idle_us,
                  delay_us=0, double utilization=0.0, preferred=(), controls=(), states=(), bint iterative=False,
-                 int32_t max_waiting=65536, int32_t full_code=TF_UNAVAILABLE, clock=None):
+                 int32_t max_waiting=65536, int32_t max_requests=65536, int64_t max_bytes=0,
+                 int32_t full_code=TF_UNAVAILABLE, clock=None):
         cdef Sequences* q = self.q
         cdef int32_t i
         cdef int64_t most = model.ptr.max_batch if model.ptr.max_batch > 0 else 1
         if q.model != NULL:
             raise ValueError("sequences can not be initialised twice")
         if instances < 1 or slots < 1 or (direct and slots > MAX_TAKE) or len(preferred) > MAX_PREFERRED or (
-                max_waiting < 1):
+                max_waiting < 1 or max_requests < 1 or max_bytes < 0):
             raise ValueError("instances, slots or preferred sizes out of range")
         tf_add32(&model.ptr.refs, 1)
         q.model = model.ptr
@@ -347,6 +360,8 @@ cdef class NativeSequences(NativeScheduler):
         q.base.placed = direct
         q.direct = direct
         q.max_waiting = max_waiting
+        q.max_requests = max_requests
+        q.max_bytes = max_bytes
         q.full_code = full_code
         q.n_slots = slots
         q.seats = <Seat*>room(instances, sizeof(Seat))
@@ -419,3 +434,8 @@ cdef class NativeSequences(NativeScheduler):
             pthread_mutex_unlock(&q.lock)
         return {"seated": seated, "idle": idle, "waiting": waiting, "named": q.n_named, "known": q.n_born,
                 "spare": spare, "deadlines": q.n_heap}
+
+    @property
+    def bytes(self):
+        """Of inputs that wait, counted where there is a limit."""
+        return self.q.bytes

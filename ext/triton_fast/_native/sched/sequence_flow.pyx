@@ -17,6 +17,7 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.model cimport model_free
 from triton_fast._native.core.request cimport Request, response_fail
 from triton_fast._native.core.stats cimport FAIL_CANCELED, FAIL_REJECTED, stats_failure
+from triton_fast._native.sched.full cimport bytes_of
 from triton_fast._native.sched.sequence_slots cimport (
     deadline_drop, sequence_forget, sequence_free, sequence_move, slot_clear, slot_fill, slots_end,
 )
@@ -54,6 +55,8 @@ cdef void queue_add(Sequences* q, Sequence* s, Request* r, bint first) noexcept 
         s.tail.q_next = r
         s.tail = r
     count(q, s, 1)
+    if q.max_bytes:
+        q.bytes += bytes_of(r)
 
 
 cdef Request* queue_start(Sequences* q, Sequence* s) noexcept nogil:
@@ -62,6 +65,8 @@ cdef Request* queue_start(Sequences* q, Sequence* s) noexcept nogil:
     if s.head == NULL:
         s.tail = NULL
     count(q, s, -1)
+    if q.max_bytes:
+        q.bytes -= bytes_of(r)
     r.q_next = NULL
     tf_store32(&r.state, REQ_RUNNING)
     s.busy = True
@@ -136,6 +141,8 @@ cdef void give_up(Sequences* q, Sequence* s, int32_t state, Refused* refused, in
     cdef Request* r = s.head
     while r != NULL:
         tf_store32(&r.state, state)
+        if q.max_bytes:
+            q.bytes -= bytes_of(r)
         r = r.q_next
     if s.head != NULL:
         if refused.tail != NULL:

@@ -135,7 +135,10 @@ cdef struct Sequences:
     List backlog            # in order of arrival
     int32_t n_waiting       # in the backlog
     int32_t max_waiting
-    int32_t full_code       # TF_* of a request that would begin one more
+    int32_t max_requests    # of one sequence that wait
+    int64_t bytes           # of the inputs of what waits, counted where there is a limit
+    int64_t max_bytes       # 0 = no limit
+    int32_t full_code       # TF_* of a request for which there is no place
     List idle               # seated, nothing queued: in order of their last activity
     Sequence** heap         # of the backlog: earliest deadline first; room for all that are born
     int32_t n_heap
