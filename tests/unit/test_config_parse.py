@@ -233,3 +233,31 @@ def test_override_accepts_what_triton_accepts() -> None:
     assert list(parsed.config.input[0].dims) == [4, -1]
     assert parsed.config.input[0].data_type == 11
     assert parsed.given == {"backend", "max_batch_size", "input"}
+
+
+def test_a_text_that_was_parsed_before_is_not_parsed_again(monkeypatch):
+    data = b'name: "remembered" max_batch_size: 0 parameters { key: "a" value { string_value: "b" } }'
+    first = parse.parse_text(data, "m/config.pbtxt")
+    monkeypatch.setattr(parse.text_format, "Parse", None)
+    second = parse.parse_text(data, "n/config.pbtxt")
+    assert second == first
+    assert second.given == {"name", "max_batch_size", "parameters"}
+    # What is made of one is not seen in the other.
+    first.config.name = "changed"
+    first.config.parameters["a"].string_value = "changed"
+    third = parse.parse_text(data, "m/config.pbtxt")
+    assert third.config == second.config
+    assert third.config.parameters["a"].string_value == "b"
+
+
+def test_a_fault_is_told_with_the_name_of_the_file_that_has_it():
+    for label in ("m/config.pbtxt", "n/config.pbtxt", "m/config.pbtxt"):
+        with pytest.raises(cfg.ConfigError, match=f"{label}:1:1"):
+            parse.parse_text(b"inputs { }", label)
+
+
+def test_a_long_text_is_not_remembered():
+    data = b'name: "long"\n#' + b"x" * parse.MEMO_BYTES
+    before = parse._remembered.cache_info()
+    assert parse.parse_text(data, "m/config.pbtxt").config.name == "long"
+    assert parse._remembered.cache_info() == before

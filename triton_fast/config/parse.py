@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from triton_fast.config.files import read_regular
 # A config of 1000 tensors is about 100 kB; the text parser is slow, so a runaway file must not reach it.
 MAX_BYTES = 4 << 20
 MAX_JSON_DEPTH = 64
+# Bytes of a config.pbtxt that is remembered: most reloads bring the same text, and an ensemble's is read twice.
+MEMO_BYTES = 8192
 
 _ENCODINGS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"))
 # Not strings as a whole: a repetition in the pattern would keep a hundred bytes for each of theirs.
@@ -61,6 +64,22 @@ def readable(path: Path) -> str | None:
 
 def parse_text(data: bytes, label: str) -> Parsed:
     """Parse the content of a config.pbtxt. Raises ConfigError with file, line and column."""
+    if len(data) > MEMO_BYTES:
+        return _parse_text(data, label)
+    try:
+        content, given = _remembered(data)
+    except ConfigError:
+        return _parse_text(data, label)  # which raises it with the file's own name
+    return Parsed(protos.ModelConfig.FromString(content), given)
+
+
+@lru_cache(maxsize=256)
+def _remembered(data: bytes) -> tuple[bytes, frozenset[str]]:
+    config, given = _parse_text(data, "")
+    return config.SerializeToString(), given
+
+
+def _parse_text(data: bytes, label: str) -> Parsed:
     text = _decode(data, label)
     message = protos.presence_class("inference.ModelConfig")()
     try:
