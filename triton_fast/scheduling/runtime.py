@@ -144,9 +144,7 @@ class ServedVersion(ABC):
             self._stopped.set()
 
 
-def native_model(
-    context: LoadContext, limits: Limits = NO_LIMITS, metrics: MetricsConfig = NO_METRICS
-) -> NativeModel:
+def native_model(context: LoadContext, limits: Limits = NO_LIMITS, metrics: MetricsConfig = NO_METRICS) -> NativeModel:
     """Return the engine's handle of a version, without instances."""
     config = context.config
     inputs, outputs = io_specs(config, context.model_dir)

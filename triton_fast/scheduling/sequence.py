@@ -85,9 +85,7 @@ def _most(config: Any, name: str) -> int:
     return value
 
 
-def read_states(
-    config: Any, model_dir: Path
-) -> list[tuple[str, str, int, tuple[int, ...], tuple[int, ...], bytes]]:
+def read_states(config: Any, model_dir: Path) -> list[tuple[str, str, int, tuple[int, ...], tuple[int, ...], bytes]]:
     """Return (input, output, datatype, dims, first shape, first data) of each state. Raises ConfigError."""
     return [_state(config, state, model_dir) for state in config.sequence_batching.state]
 
