@@ -41,7 +41,8 @@ cdef void seen_take(Seen* s, Request* r, bint tensors) noexcept nogil:
         s.stamps[T_COMPUTED] = s.taken
         s.stamps[T_OUTPUT] = s.taken
     seen_request(s, r)
-    s.trace_len = keep(s.trace, r.trace, r.trace_len, SEEN_TRACE)
+    # Of a trace that goes to a file there is only the key of its request, see tell_model in core/tracing.
+    s.trace_len = 0 if r.trace_len and r.trace[0] == c"#" else keep(s.trace, r.trace, r.trace_len, SEEN_TRACE)
     if tensors:
         keep_tensors(s, r)
 
