@@ -61,8 +61,9 @@ from triton_fast.shared_memory import SharedMemory
 # A thread that holds the GIL gives it back to the loop within this time.
 SWITCH_INTERVAL_S = 0.0005
 TRIM_INTERVAL_S = 10.0
-# Load and unload requests that may wait at the same time; the loading itself has --model-load-thread-count threads.
-MAX_LOADS = 32
+# Load and unload requests that may wait at the same time; the loading itself has --model-load-thread-count threads. Who
+# asks again and again for a model that takes an hour must not keep others from theirs: a waiting thread costs little.
+MAX_LOADS = 512
 MAX_CHECKS = 32
 # What the backend of a model that nobody uses keeps of its free memory, for each instance.
 KEEP_IDLE_BYTES = 1 << 20

@@ -87,12 +87,12 @@ class SharedMemory:
             self.regions.unregister_all(kind == "cuda")
         if kind == "cuda":
             # The client may free the memory as soon as it is told.
-            cuda_regions.settle()
+            cuda_regions.settle(self.regions, name)
 
     def close(self) -> None:
         """Give the memory of GPUs back that no request uses; called when the server ends."""
         self.regions.unregister_all(cuda=True)
-        cuda_regions.settle()
+        cuda_regions.settle(self.regions)
 
     def check_allowed(self) -> None:
         if not self.allowed:

@@ -17,12 +17,16 @@ from bench.micro.grpc_client import GrpcClient
 from bench.server import models
 from bench.server.cases import Case, encode
 from bench.server.grpc_cases import GrpcCase
+from bench.server.response_cache import cached
 from scripts.server_process import ServerProcess
 
 # name -> number of requests
-CASES = {"server-mlp-binary": 2000, "server-mlp-json": 2000, "server-mlp-grpc": 2000, "server-mlp-binary-logged": 2000}
+CASES = {
+    "server-mlp-binary": 2000, "server-mlp-json": 2000, "server-mlp-grpc": 2000, "server-mlp-binary-logged": 2000,
+    "server-mlp-binary-cached": 2000,
+}  # fmt: skip
 # More flags of a case, by the end of its name.
-FLAGS = {"logged": ("--access-log=1",)}
+FLAGS = {"logged": ("--access-log=1",), "cached": ("--cache-config=local,size=1048576",)}
 WARM_UP = 200
 READY_TIMEOUT = 600  # seconds: everything is some 50 times slower under callgrind
 
@@ -86,6 +90,7 @@ def run(case: Case | GrpcCase, requests: int, flags: tuple[str, ...] = ()) -> in
     with tempfile.TemporaryDirectory(prefix="triton_fast-callgrind-") as folder:
         scratch = Path(folder)
         models.write_onnx(scratch / "models")
+        cached(scratch / "models")      # without a cache of the server's the line has no effect
         counts = scratch / "callgrind.log"
         environment = [f"{key}={value}" for key, value in clean_env().items()]
         # On one core nobody spins while waiting (scheduling/instances.py), so the count does not depend on the clock.

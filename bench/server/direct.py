@@ -48,8 +48,14 @@ def openvino(folder: Path, threads: int) -> Prepare:
     request = ov.Core().compile_model(str(folder / "model.xml"), "CPU", properties).create_infer_request()
 
     def prepare(rows: np.ndarray) -> Callable[[], Any]:
-        request.set_input_tensor(0, ov.Tensor(rows, shared_memory=True))
-        return request.infer
+        tensor = ov.Tensor(rows, shared_memory=True)
+
+        def call() -> Any:
+            # All sizes share the request: what was set last would be run, whatever is counted.
+            request.set_input_tensor(0, tensor)
+            return request.infer()
+
+        return call
 
     return prepare
 

@@ -71,15 +71,6 @@ def test_http_infer(server: ServerProcess) -> None:
     }  # fmt: skip
 
 
-def test_a_trace_that_goes_to_a_file_is_not_told(tmp_path: Path) -> None:
-    """What models are given of it is a key, which is nobody else's."""
-    settings = ("level=TIMESTAMPS", "rate=1", f"triton,file={tmp_path}/traces")
-    flags = ["--access-log=1", "--log-format=json", *(f"--trace-config={setting}" for setting in settings)]
-    with ServerProcess(models(tmp_path / "models"), *flags) as process:
-        assert raw.ask(process.http, raw.infer_json("m", [1], id="traced")).status == 200
-        assert "trace" not in record(process, '"id":"traced"')
-
-
 def test_bytes_out_are_those_of_the_answer(server: ServerProcess) -> None:
     with raw.Client(server.http) as client:
         client.send(raw.infer_binary("m", raw.fp32([1.0] * 5000), [1, 5000], "Connection: close", id="bytes"))

@@ -80,6 +80,12 @@ def nonzero(dims: Sequence[int] = (-1,)) -> Any:
     return model({"IN": given}, {"OUT": ops.transpose(ops.non_zero(given, "i64"), ops.constant(np.array([1, 0])))})
 
 
+def passing(dims: Sequence[int] = (-1, 4)) -> Any:
+    """A goes through as it is; SUM = A + B."""
+    a, b = (ops.parameter(list(dims), np.float32) for _ in range(2))
+    return model({"A": a, "B": b}, {"A": a, "SUM": ops.add(a, b)})
+
+
 def write(root: Path, made: Any, config: str | None = None, name: str = "m", filename: str = "model.xml") -> Path:
     """Save the model as ``root/name/1/model.xml``; return the model's directory."""
     folder = root / name / "1"

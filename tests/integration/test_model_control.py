@@ -18,6 +18,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.helpers import raw
+from tests.helpers.gated import Gated
 from tests.helpers.server import EXIT_TIMEOUT_S, ROOT, Model, ServerProcess, repository, until
 from tests.integration.onnx_files import add, config, index, infer
 
@@ -224,6 +225,22 @@ def test_loads_and_unloads_from_several_threads(tmp_path: Path) -> None:
         for name in "ab":
             assert control(process, "load", name).status == 200
             assert raw.values_of(raw.ask(process.http, raw.infer_json(name, [1]))) == [1]
+
+
+def test_many_that_wait_for_one_model_hold_up_no_other(tmp_path: Path) -> None:
+    gated = Gated(tmp_path, "slow")
+    with ServerProcess(gated.models, EXPLICIT) as process:
+        clients = [raw.Client(process.http) for _ in range(100)]
+        for client in clients:
+            client.send(raw.post("/v2/repository/models/slow/load", b""))
+        assert gated.saw("initializing", 1)
+        assert control(process, "load", "m").status == 200
+        assert control(process, "unload", "m").status == 200
+        gated.open("loaded")
+        assert [client.answer().status for client in clients] == [200] * 100
+        for client in clients:
+            client.close()
+        assert len(gated.notes("initializing")) == 1
 
 
 # ---- versions and repositories

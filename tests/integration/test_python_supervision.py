@@ -276,6 +276,46 @@ def test_workers_do_not_depend_on_their_template(served: Served) -> None:
     assert len(workers.templates(server)) == 1
 
 
+# Sets a variable in the server itself, as frameworks do when they are opened.
+SETTING = """
+import os
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        os.environ["SET_IN_THE_SERVER"] = "1"
+"""
+TELLING = """
+import os
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        told = np.array([os.environ.get("SET_IN_THE_SERVER", "nothing").encode()], np.object_)
+        return [pb_utils.InferenceResponse([pb_utils.Tensor("O", told)]) for _ in requests]
+"""
+IO = """
+backend: "python"
+input { name: "INPUT0" data_type: TYPE_FP32 dims: 1 }
+output { name: "O" data_type: TYPE_STRING dims: 1 }
+"""
+INSIDE = 'parameters { key: "EXECUTION_MODE" value { string_value: "in_process" } }'
+
+
+def test_workers_get_what_the_server_was_started_with(tmp_path: Path) -> None:
+    """Whatever was loaded before them: else a worker's environment, and so its template, would depend on that."""
+    for name, code, more in (("first", TELLING, ""), ("setting", SETTING, INSIDE), ("second", TELLING, "")):
+        python_models.model_of(tmp_path, name, code, IO + more)
+    with ServerProcess(tmp_path, "--model-control-mode=explicit", "--load-model=first") as process:
+        template = workers.templates(process.process.pid)
+        assert len(template) == 1
+        for name in ("setting", "second"):
+            assert raw.ask(process.http, raw.post(f"/v2/repository/models/{name}/load")).status == 200
+        told = [raw.ask(process.http, raw.infer_json(name, [1], shape=[1])) for name in ("first", "second")]
+        assert [answer.json()["outputs"][0]["data"] for answer in told] == [["nothing"]] * 2
+        assert workers.templates(process.process.pid) == template
+
+
 def test_no_named_shared_memory_while_it_serves(served: Served) -> None:
     served.worker()
     mine = {served.process.process.pid, *workers.workers(served.process.process.pid)}

@@ -645,11 +645,11 @@ def test_a_compiled_package(tmp_path: Path) -> None:
         open_model(tmp_path, with_library(data, tmp_path, CRASHES), config, "model.pt2")
     check = probe.check
 
-    def exchanging(path: Path, index: int) -> Any:
-        state = check(path, index)
-        path.with_suffix(".new").write_bytes(data)
-        path.with_suffix(".new").rename(path)
-        return state
+    def exchanging(*arguments: Any) -> None:
+        """By one that would end this process; what is opened is what was tried."""
+        check(*arguments)
+        (folder / "new").write_bytes(with_library(data, tmp_path, CRASHES))
+        (folder / "new").rename(folder / "model.pt2")
 
     with pytest.MonkeyPatch.context() as patched, pytest.raises(InvalidArg, match="the file was changed while it was"):
         patched.setattr(probe, "check", exchanging)

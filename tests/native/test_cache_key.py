@@ -27,7 +27,7 @@ def test_words_are_siphash(n):
     assert digest(SECRET, words) == openssl(SECRET[:16], struct.pack(f"<{n}Q", *words))
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 15, 16, 100, 511])
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 15, 16, 50, 63])
 def test_short_fields_are_their_length_and_words(n):
     data = random.Random(n).randbytes(n)
     words = struct.unpack(f"<{-(-n // 8)}Q", data + bytes(-n % 8))
@@ -49,7 +49,7 @@ def nh(data: bytes) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("n", [512, 513, 527, 528, 1000, 1023, 1024, 1025, 1040, 2048, 3001])
+@pytest.mark.parametrize("n", [64, 65, 79, 80, 100, 512, 1000, 1023, 1024, 1025, 1040, 2048, 3001])
 def test_long_fields_are_hashed_by_kilobyte(n):
     data = random.Random(n).randbytes(n)
     pieces = [word for at in range(0, n, 1024) for word in nh(data[at : at + 1024])]

@@ -6,10 +6,12 @@ The memory is another process's, which has the stand-in for the driver too.
 from __future__ import annotations
 
 import base64
+import itertools
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,11 +25,13 @@ from triton_fast._native.cuda import driver, flow, ipc
 from triton_fast._native.cuda import regions as cuda_regions
 from triton_fast._native.sched.fetch import fetched
 from triton_fast.errors import AlreadyExists, Internal, InvalidArg
+from triton_fast.shared_memory import SharedMemory
 from triton_fast.types import DataType
 
 CPU, GPU = 0, 2
 Row = tuple[bytes, int, tuple[int, ...], int, int]
 SIZE = 4096
+WAIT_S = 60.0
 DATA = bytes(range(64)) + b"\x03\0\0\0abc\x09\0\0\0"
 FAILED = "failed to copy from device memory on GPU 0: "
 
@@ -159,10 +163,51 @@ def test_a_region_is_open_until_its_last_loan_ends(regions: SharedRegions, fake:
     assert ipc.opened() == 1
     driver.enter(1)
     loan.end()
-    assert regions.device_status() == []
     assert fake.current() == 1, "whatever GPU the thread that ends it is at work on"
     cuda_regions.settle()
+    assert regions.device_status() == []
     assert ipc.opened() == 0 and fake.held()["mappings"] == 0
+
+
+def test_a_region_is_listed_until_it_is_closed(regions: SharedRegions, fake: StandIn) -> None:
+    """A client that sees it no longer frees the memory, which it may not while it is open here."""
+    loan = Loan(regions, b"r", 0, 16)
+    regions.unregister("r", cuda=True)
+    listed: list[object] = []
+    with fake.watched("cuIpcCloseMemHandle", lambda: listed.append(regions.device_status())):
+        loan.end()
+        cuda_regions.settle()
+    assert listed == [[("r", 0, SIZE)]]
+    assert regions.device_status() == [] and len(regions) == 0
+
+
+def test_whoever_takes_a_region_away_waits_for_no_other(fake: StandIn, handle: bytes) -> None:
+    shared = SharedMemory(allowed=True)
+    for name in ("r", "other", "third"):
+        assert cuda_regions.register(shared.regions, name, handle, 0, SIZE) == ""
+    loan = Loan(shared.regions, b"other", 0, 16)
+    shared.unregister("cuda", "other")
+    entered, gate, first = threading.Event(), threading.Event(), itertools.count()
+
+    def hold() -> None:
+        if next(first) == 0:
+            entered.set()
+            gate.wait(WAIT_S)
+
+    with fake.watched("cuIpcCloseMemHandle", hold), ThreadPoolExecutor(2) as pool:
+        loan.end()
+        assert entered.wait(WAIT_S)
+        try:
+            pool.submit(shared.unregister, "cuda", "r").result(WAIT_S)
+            assert [row["name"] for row in shared.status("cuda")] == ["other", "third"]
+            again = pool.submit(shared.unregister, "cuda", "other")
+            pool.submit(shared.unregister, "cuda", "third").result(WAIT_S)
+            assert not again.done(), "that it was taken away before does not make it closed"
+        finally:
+            gate.set()
+        again.result(WAIT_S)
+        assert shared.status("cuda") == []
+        assert ipc.opened() == 0
 
 
 def test_who_lets_go_last_does_not_wait_for_the_driver(regions: SharedRegions, fake: StandIn) -> None:

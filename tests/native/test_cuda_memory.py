@@ -333,3 +333,28 @@ def test_device_memory_is_let_go_of_on_any_thread(fake: StandIn, at: int | None)
     thread.join()
     assert seen == [at]
     assert fake.held()["allocations"] == 0
+
+
+@pytest.mark.parametrize("at", [1, None], ids=["on another GPU", "on none"])
+def test_device_memory_is_taken_at_its_gpu_where_the_thread_stays(fake: StandIn, at: int | None) -> None:
+    """What comes next, copies into it, is for that GPU, whether the memory is new or was kept."""
+    seen: list[int | None] = []
+
+    def work() -> None:
+        for _ in ("new", "kept"):
+            if at is not None:
+                driver.enter(at)
+            block = DeviceMemory(0, MIB)
+            seen.append(fake.current())
+            assert block.device == 0
+            if at is not None:
+                driver.enter(at)
+            del block
+            seen.append(fake.current())
+
+    made = fake.calls("cuMemAlloc_v2")
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [0, 0 if at is None else at] * 2
+    assert fake.calls("cuMemAlloc_v2") == made + 1

@@ -21,6 +21,7 @@ from triton_fast._native.fil.instance import ForestInstance  # noqa: E402
 from triton_fast._native.sched.inprocess import InferCall  # noqa: E402
 from triton_fast.backends.base import InstanceSpec, LoadContext  # noqa: E402
 from triton_fast.backends.fil import FilBackend, library, probe  # noqa: E402
+from triton_fast.backends.trial import Held  # noqa: E402
 from triton_fast.config import io_specs  # noqa: E402
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported  # noqa: E402
 from triton_fast.types import DataType  # noqa: E402
@@ -233,7 +234,8 @@ def test_mutations_end_in_an_answer(tmp_path: Path) -> None:
     for _ in range(24):
         path.write_bytes(mutated(good, rng))
         try:
-            probe.check(opened_library, str(path), "treelite_checkpoint", unknown_fields=False, timeout=20)
+            with Held(str(path)) as file:
+                probe.check(opened_library, file, "treelite_checkpoint", unknown_fields=False, timeout=20)
         except InvalidArg:
             refused += 1
             continue
@@ -247,19 +249,20 @@ def test_mutations_end_in_an_answer(tmp_path: Path) -> None:
 
 def test_a_crash_while_reading_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "no.so").write_bytes(b"")
-    with pytest.raises(InvalidArg, match="the process that checked it ended with"):
-        probe.check(str(tmp_path / "no.so"), "x", "xgboost", unknown_fields=False, timeout=30)
+    library = str(tmp_path / "no.so")
+    with Held(library) as file, pytest.raises(InvalidArg, match="the process that checked it ended with"):
+        probe.check(library, file, "xgboost", unknown_fields=False, timeout=30)
 
 
 def test_a_file_that_is_exchanged_after_it_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is what was tried, and then refused: a worse one in its place could crash the server."""
     folder, check = forest(tmp_path), probe.check
+    path = folder / "1" / "checkpoint.tl"
 
-    def exchanging(library: str, path: str, *arguments: Any, **named: Any) -> Any:
-        state = check(library, path, *arguments, **named)
-        other = Path(path).with_suffix(".new")
-        other.write_bytes(Path(path).read_bytes())
-        other.rename(path)
-        return state
+    def exchanging(*arguments: Any, **named: Any) -> None:
+        check(*arguments, **named)
+        path.with_suffix(".new").write_bytes(b"no forest")
+        path.with_suffix(".new").rename(path)
 
     monkeypatch.setattr(probe, "check", exchanging)
     with pytest.raises(InvalidArg, match="the file was changed while it was opened: load the model again"):
@@ -297,3 +300,19 @@ def test_lightgbm(tmp_path: Path) -> None:
     given = parameters(model_type="lightgbm", predict_proba="true")
     found = run(write(tmp_path, model.save_model, "model.txt", given), x)
     np.testing.assert_allclose(found, model.predict(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_zeros_as_missing_values(tmp_path: Path, zero: bool) -> None:
+    """Treelite reads such trees and lets zeros go by the threshold, not to where missing values go."""
+    lightgbm = pytest.importorskip("lightgbm", reason="needs lightgbm: pip install lightgbm")
+    rng = np.random.default_rng(3)
+    x = np.where(rng.random((500, 4)) < 0.4, 0, rng.random((500, 4))).astype(np.float32)
+    options = {"objective": "regression", "verbose": -1, "zero_as_missing": zero}
+    model = lightgbm.train(options, lightgbm.Dataset(x, (x[:, 0] == 0) + x[:, 1]), 6)
+    folder = write(tmp_path, model.save_model, "model.txt", parameters(model_type="lightgbm"))
+    if zero:
+        with pytest.raises(InvalidArg, match=r"no lightgbm model that can be read: trees that take zeros for missing"):
+            opened(folder)
+    else:
+        np.testing.assert_allclose(run(folder, x)[:, 0], model.predict(x), rtol=1e-5)

@@ -21,6 +21,7 @@ from triton_fast.errors import Internal, InvalidArg, Unavailable
 from triton_fast.types import DataType
 
 BACKEND = 'backend: "openvino"\n'
+PADDED = parameter("SKIP_OV_DYNAMIC_BATCHSIZE", "YES") + parameter("ENABLE_BATCH_PADDING", "YES")
 
 
 def live() -> tuple[int, int, int, int]:
@@ -132,6 +133,21 @@ def test_what_is_not_wanted_is_not_answered(tmp_path: Path) -> None:
     (answer,) = opened.run({"A": rows(1), "B": rows(1)}, wanted=[["DIFFERENCE"]])
     assert set(answer) == {"DIFFERENCE"}
     assert (answer["DIFFERENCE"] == 0).all()
+
+
+@pytest.mark.parametrize("dims", [(-1, 4), (-1, -1), (1, 4)])
+@pytest.mark.parametrize("more", ["", PADDED])
+def test_an_input_that_is_an_output(tmp_path: Path, dims: tuple[int, ...], more: str) -> None:
+    """OpenVINO gives the two one name; memory set for the output would be read in the input's place, and sent."""
+    opened = open_model(tmp_path, models.passing(dims), f"{BACKEND}max_batch_size: 4{more}")
+    for sizes in ((2,), (1, 2), (4,)):
+        given = [{"A": rows(n, start=10 * n), "B": rows(n, start=100 * n)} for n in sizes]
+        for request_, answer in zip(given, opened.run(*given), strict=True):
+            assert same(answer["A"], request_["A"])
+            assert same(answer["SUM"], request_["A"] + request_["B"])
+    (answer,) = opened.run({"A": rows(1), "B": rows(1)}, wanted=[["SUM"]])
+    assert set(answer) == {"SUM"}
+    assert same(answer["SUM"], 2 * rows(1))
 
 
 def test_shapes_vary_from_run_to_run(tmp_path: Path) -> None:

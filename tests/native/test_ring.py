@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.helpers.models import LONG_S, counters_at_base
-from triton_fast._native.core.ring import CompletionRing, _drain, _poll, _push
+from triton_fast._native.core.ring import CompletionRing, _deliver, _drain, _expect, _kept, _poll, _push
 
 __all__ = ["counters_at_base"]
 
@@ -64,6 +64,40 @@ def test_polling_takes_what_is_there_and_gives_up():
     _push(ring, [4])
     assert readable(ring)
     assert _poll(ring, 0) == [4]
+
+
+def test_what_the_loop_did_itself_does_not_wake_it():
+    ring = CompletionRing()
+    for number in (1, 2, 3):
+        _deliver(ring, _expect(ring, number))
+    assert not readable(ring)
+    assert _kept(ring) == [1, 2, 3]
+    assert _kept(ring) == _drain(ring) == []
+
+
+def test_only_what_is_expected_is_kept():
+    ring = CompletionRing()
+    first = _expect(ring, 1)
+    second = _expect(ring, 2)
+    _deliver(ring, first)  # of an earlier submit, or of another connection
+    assert readable(ring)
+    _deliver(ring, second)
+    assert _kept(ring) == [2]
+    third = _expect(ring, 3)
+    assert _kept(ring) == []
+    _deliver(ring, third)  # after its submit
+    assert _drain(ring) == [1, 3]
+
+
+def test_what_another_thread_delivers_is_not_kept():
+    ring = CompletionRing()
+    request = _expect(ring, 1)  # and an instance is faster than the submit that gave it the request
+    thread = threading.Thread(target=_deliver, args=(ring, request))
+    thread.start()
+    thread.join()
+    assert readable(ring)
+    assert _kept(ring) == []
+    assert _drain(ring) == [1]
 
 
 @pytest.mark.parametrize("poll_ns", [None, 0, 20_000])

@@ -23,6 +23,7 @@ from tests.helpers.models import (
     busy,
     counters_at_base,
     in_threads,
+    live,
     numbers,
     served,
     submit,
@@ -140,6 +141,16 @@ def test_it_equals_what_a_client_gets_that_cuts(dtypes, inner, n, most, seed, wa
             assert shape == (n, *inner)
             assert data == b"".join(part[name][2] for part in parts)
         assert set(whole) == set(names or [spec.name for spec in outputs])
+
+
+def test_parts_are_gone_when_the_answer_comes():
+    """They hold the inputs: a client may unregister their region as soon as it has the answer."""
+    n = 40_000
+    with splitting(IdentityInstance(), most_rows=n) as model:
+        before = live()["requests"]
+        call = ask(model, n)
+        check(call, n)
+        assert live()["requests"] == before + 1, "the whole, which the call holds"
 
 
 def test_all_instances_work_on_one_request():

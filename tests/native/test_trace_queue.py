@@ -117,6 +117,39 @@ def test_tensors_are_copied(send: Send, tmp_path: Path) -> None:
     tracing.close()
 
 
+def test_tensors_that_wait_for_the_writer_have_a_limit(send: Send, tmp_path: Path) -> None:
+    """However slow the disk is: what is over is left out, and there is room again once something was written."""
+    tracing = started(send, tmp_path / "t", rate=1, level=("TENSORS",))
+    before = native._limit_waiting(100)
+    try:
+        for _ in range(2):
+            assert b" 200 " in send()
+        assert native.stats()["waiting_bytes"] == 64
+        told = [json.loads(b"[" + objects + b"]")[1:] for _, objects in tracing.collector.take(0.0)]
+        assert [one["tensor"]["data"] == "..." for trace in told for one in trace] == [False, True, True, True]
+        assert b" 200 " in send()
+        ((_, objects),) = tracing.collector.take(0.0)
+        assert json.loads(b"[" + objects + b"]")[1]["tensor"]["data"] != "..."
+    finally:
+        native._limit_waiting(before)
+    tracing.close()
+
+
+def test_much_is_taken_in_pieces_in_its_order(send: Send, tmp_path: Path) -> None:
+    """The text of all that waits is never made at once; what is left for later comes first, and is written at last."""
+    tracing = started(send, tmp_path / "t", rate=1, level=("TENSORS",))
+    values = [-1.17549435e-38] * 16
+    for n in range(40):
+        assert b" 200 " in send(values, id=str(n))
+    pieces = []
+    while tracing.collector.waiting:
+        pieces.append(tracing.collector.take(0.0, 4000))
+        assert b" 200 " in send(values, id="later") if len(pieces) == 1 else True
+    assert len(pieces) > 5
+    assert ids([one for piece in pieces for one in piece]) == [*map(str, range(40)), "later"]
+    tracing.close()
+
+
 def test_a_setting_that_can_trace_nothing_is_refused(send: Send, tmp_path: Path) -> None:
     tracing = started(send, tmp_path / "t", rate=5)
     before = tracing.shown()

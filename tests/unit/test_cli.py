@@ -159,6 +159,13 @@ def test_an_exact_name_is_never_ambiguous() -> None:
     assert parse("--grpc-keepalive-time=5").grpc_keepalive_time == 5
 
 
+@pytest.mark.parametrize(
+    ("short", "field"), [("--http-max=5", "http_max_input_size"), ("--http-he=x", "http_header_forward_pattern")]
+)
+def test_our_flags_make_nothing_ambiguous_that_triton_takes(short: str, field: str) -> None:
+    assert str(getattr(parse(short), field)) == short.partition("=")[2]
+
+
 def test_left_over_words() -> None:
     assert refuse("extra") == "Unexpected argument: extra"
     assert refuse("a", "--http-port=1") == "Unexpected argument: a"

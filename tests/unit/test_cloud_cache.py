@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator
@@ -281,6 +282,20 @@ def test_what_a_dead_server_left_is_removed(tmp_path: Path) -> None:
     living.close()
     living.close()
     assert not list((tmp_path / "cache" / "trees").iterdir())
+
+
+@pytest.mark.parametrize("what", [".", "trees", "blobs", "parts"])
+def test_a_cache_that_is_emptied_is_filled_again(cache: Cache, what: str) -> None:
+    content = Content(b"0123456789")
+    content.fetch(cache, cache.new_tree() / "a")
+    shutil.rmtree(cache.root / what)
+    tree = cache.new_tree()
+    assert Content(b"another").fetch(cache, tree / "a") == b"another"
+    # Nobody takes it for a dead server's, and the end leaves nothing.
+    Cache(cache.root).close()
+    assert tree.exists()
+    cache.close()
+    assert not list((cache.root / "trees").iterdir())
 
 
 @pytest.mark.parametrize("what", ["file", "link", "open"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 from test_repository_support import CONFIG, FakeBackend, FakeEngine, FakeRuntime, error_of
 
-from triton_fast.errors import Internal, InvalidArg, NotFound, Unsupported
+from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unsupported
 from triton_fast.repository import ControlMode, ModelRepositoryManager, Preparer
 from triton_fast.repository.cloud import OpenedSources, cache_directory
 from triton_fast.repository.cloud.cache import Cache
@@ -22,6 +23,7 @@ from triton_fast.repository.cloud.source import CloudSource
 from triton_fast.repository.cloud.store import Object
 from triton_fast.repository.cloud.urls import parse
 from triton_fast.repository.poller import Poller
+from triton_fast.repository.table import State
 from triton_fast.repository.workers import Workers
 
 URL = parse("s3://bucket/repo")
@@ -347,6 +349,42 @@ def test_a_failed_download_keeps_what_is_served(store: MemoryStore, manager: Man
     for _ in range(3):
         poller.poll_once()
     assert manager.resolve("a", -1) is runtime
+
+
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_model_that_can_not_be_fetched_is_wanted_and_not_ready(
+    store: MemoryStore, source: CloudSource, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("c/config.pbtxt", CONFIG)
+    store.put("c/1/model.fake", "ok")
+    monkeypatch.setattr(os, "ftruncate", full)
+    preparer = Preparer({"fake": FakeBackend()}.get, cpu_count=2)
+    manager: Manager = ModelRepositoryManager([source], preparer, engine.start, mode=ControlMode.POLL)
+    failed = manager.start()
+    assert {name for name, _ in failed} == {"a", "b", "c"}
+    text = "failed to write to the repository cache: No space left on device; free some space"
+    assert all(text in reason for _, reason in failed)
+    rows = manager.index()
+    assert [(row.name, row.state) for row in rows] == [(name, State.UNAVAILABLE) for name in "abc"]
+    assert all(text in row.reason for row in rows)
+    assert not manager.ready_state()
+    # What was in the way is gone: nobody has to touch the models.
+    monkeypatch.undo()
+    Poller(manager, 0).poll_once(at_once=True)
+    assert manager.ready_state()
+    manager.shutdown(30)
+
+
+def test_directories_that_can_not_be_made(source: CloudSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(ServerError, match="No space left on device"):
+        source.materialize("a")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "link", full)
+    assert "No space left on device; free some" in error_of(Internal, source.materialize, "a")
 
 
 # ---- opening

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from triton_fast.errors import InvalidArg, ServerError, Unsupported
-from triton_fast.observability.custom import MAX_SERIES, CustomMetrics
+from triton_fast.observability.custom import MAX_CHARS, MAX_SERIES, CustomMetrics
 from triton_fast.observability.metrics import Metrics, exposition
 
 
@@ -127,3 +127,37 @@ def test_they_stand_behind_the_servers_own_families():
     scope = custom.scope()
     scope.update(scope.metric(scope.family("mine", "d", "gauge"), {}), "set", 2.5)
     assert metrics.render().endswith(b"# HELP mine d\n# TYPE mine gauge\nmine 2.5\n")
+
+
+def test_labels_and_buckets_have_a_limit_together_and_leave_nothing():
+    metrics = CustomMetrics()
+    scope = metrics.scope()
+    gauge, histogram = scope.family("g", "d", "gauge"), scope.family("h", "d", "histogram")
+    half = scope.metric(gauge, {"a": "x" * (MAX_CHARS // 2)})
+    buckets = list(map(float, range(100)))
+    for labels, bounds, family in (
+        ({"a": "y" * (MAX_CHARS // 2)}, None, gauge), ({"a": "y" * (MAX_CHARS // 200)}, buckets, histogram)
+    ):  # fmt: skip
+        with pytest.raises(Unsupported, match="labels and buckets of metrics made by models take more than"):
+            scope.metric(family, labels, bounds)
+        scope.metric(family, {"a": "y"}, bounds)
+    assert scope.metric(gauge, {"a": "x" * (MAX_CHARS // 2)}) != half  # shared
+    scope.close()
+    scope = metrics.scope()
+    scope.metric(scope.family("g", "d", "gauge"), {"a": "x" * (MAX_CHARS - 100)})
+
+
+@pytest.mark.parametrize("suffix", ["bucket", "count", "sum"])
+def test_no_family_is_named_as_a_histograms_samples(suffix):
+    """A scrape would have the same series twice."""
+    metrics = CustomMetrics()
+    scope = metrics.scope()
+    histogram = scope.family("h", "d", "histogram")
+    with pytest.raises(InvalidArg, match="Family name already exists with different type"):
+        scope.family(f"h_{suffix}", "d", "gauge")
+    scope.family("other_count", "d", "counter")
+    scope.drop_family(histogram)
+    scope.family(f"h_{suffix}", "d", "gauge")
+    with pytest.raises(InvalidArg, match="Family name already exists with different type"):
+        scope.family("h", "d", "histogram")
+    scope.family("h", "d", "counter")

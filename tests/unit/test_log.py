@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
@@ -9,6 +11,7 @@ import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -171,6 +174,37 @@ def test_a_broken_sink_is_counted_not_raised(failure: Exception) -> None:
     logger.record("I", "x", {}, SOURCE)
     logger.record("E", "x", {}, SOURCE)
     assert logger.lost == 2
+
+
+def test_a_line_that_a_full_disk_broke_off_does_not_run_into_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, room, write = tmp_path / "log", [0], os.write
+
+    def short(fd: int, data: bytes) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        n = write(fd, data[: room[0]])
+        room[0] -= n
+        return n
+
+    sinks = Sinks(file=str(path), format="json")
+    monkeypatch.setattr("os.write", short)
+    lines = []
+    for room[0] in (10**6, 40, 0, 10**6, 30, 1, 10**6):
+        sinks.logger.record("I", f"message {len(lines)}", {}, SOURCE)
+        lines.append(sinks.logger.lost)
+    assert lines == [0, 1, 2, 2, 3, 4, 4]
+    whole = (b'{"message":"a"}' + b"\n") * 3
+    for room[0] in (len(whole) - 20, 10**6):
+        sinks.logger.write_lines(whole)
+    assert sinks.logger.lost == 4 + 2
+    sinks.logger.close()
+    found = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line)["message"])
+    assert found == ["message 0", "message 3", "message 6", *"aaaa"]
 
 
 def test_closed_or_missing_console(monkeypatch: pytest.MonkeyPatch) -> None:

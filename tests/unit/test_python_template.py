@@ -140,6 +140,13 @@ class Scene:
         assert not [one.pid for one in self.started if is_running(one.pid)]
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A busy machine is no reason to start plainly."""
+    monkeypatch.setattr(template, "READY_LIMIT_S", standin.WAIT_S)
+    monkeypatch.setattr(template, "COPY_LIMIT_S", standin.WAIT_S)
+
+
 @pytest.fixture
 def scene(tmp_path):
     with Scene(tmp_path) as made:
@@ -163,6 +170,69 @@ def test_copies_share_no_random_numbers_and_no_session(scene):
     for key in ("pid", "random", "numpy", "secret"):
         assert len({one[key] for one in found}) == 3, key
     assert len({os.getsid(one["pid"]) for one in found}) == 3
+
+
+# What the C library and BLAS keep for threads, which they set right in their own forks.
+THREADS = r"""
+import ctypes, json, os, threading
+import numpy as np
+
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+
+numbers = (np.arange(360_000, dtype=np.float64) % 7).reshape(600, 600)
+expected = float(numbers.sum(axis=0).dot(numbers.sum(axis=1)))
+library, found = ctypes.CDLL(None), []
+
+def work():
+    for k in range(5):
+        found.append(float((numbers @ numbers).sum()) == expected)
+        library.fflush(None)
+        found.append(bool(np.ones(100_000 + k).all()))
+
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+child = os.fork()
+if child == 0:
+    os._exit(7 if float((numbers @ numbers).sum()) == expected else 1)
+forked = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+float((numbers @ numbers).sum())
+with open(os.path.join(os.path.dirname(__file__), "facts"), "w") as file:
+    json.dump([{"found": found, "forked": forked, "tasks": tasks()}, {}], file)
+
+
+class TritonPythonModel:
+    pass
+"""
+
+
+def test_threads_of_blas_and_the_c_library_in_a_copy(scene):
+    """It is none of the C library's forks: what would be set right there is right without."""
+    (scene.folder / "model.py").write_text(THREADS)
+    plain, _ = scene.facts(scene.start(plainly=True))
+    assert plain["found"] == [True] * 40 and plain["forked"] == 7
+    for _ in range(2):
+        copy = scene.start()
+        assert scene.is_copy(copy)
+        assert scene.facts(copy)[0] == plain
+        assert len(os.listdir(f"/proc/{scene.template.pid}/task")) == 1
+
+
+# Stands for an OpenSSL that learns of copies by the C library's fork, and was used before.
+OPENSSL = """
+import os, ssl
+ssl.RAND_add = lambda data, entropy: os.environ.__setitem__("ADDED", f"{data.hex()} {entropy}")
+"""
+
+
+def test_copies_share_no_random_numbers_of_openssl(scene):
+    (scene.folder / "sitecustomize.py").write_text(OPENSSL)
+    scene.variables["PYTHONPATH"] = str(scene.folder)
+    added = [scene.facts(scene.start())[0]["variables"]["ADDED"] for _ in range(2)]
+    assert all(map(scene.is_copy, scene.started))
+    assert added[0] != added[1]
+    assert [len(bytes.fromhex(one.split()[0])) for one in added] == [32, 32]
 
 
 def test_copies_come_from_one_template(scene):

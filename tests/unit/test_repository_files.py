@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 from test_repository_support import fail
 
 from triton_fast import protos
+from triton_fast.config import version_dirs
 from triton_fast.errors import InvalidArg, NotFound
 from triton_fast.repository.fingerprint import fingerprint
 from triton_fast.repository.overrides import write_override
@@ -159,7 +160,16 @@ def test_fingerprint_ignores_byte_code_and_survives_links(tmp_path: Path) -> Non
     (model / "1" / "dangling").symlink_to("/nonexistent/file")
     looped = fingerprint(model)
     assert looped == fingerprint(model)
-    assert fingerprint(tmp_path / "none").versions == {}
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "none")
+
+
+def test_a_link_that_leads_to_itself_is_no_version_and_hides_none(tmp_path: Path) -> None:
+    model = _model(tmp_path)
+    (model / "9").symlink_to("9")
+    assert discover(model, "m") == {1: "1", 2: "2"}
+    assert version_dirs(model) == ["1", "2"]
+    assert set(fingerprint(model).versions) == {"1", "2"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -92,6 +93,26 @@ def test_a_model_that_is_replaced_between_two_looks_is_not_unloaded(polled: Poll
     polled.set("a", "ok other")
     assert polled.follow() == ([], [], ["a"], [])
     assert polled.text("a") == "ok other"
+
+
+@pytest.mark.parametrize("mode", [ControlMode.POLL, ControlMode.EXPLICIT])
+def test_another_directory_of_the_same_sizes_and_dates(tmp_path: Path, mode: ControlMode) -> None:
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    for name in ("old", "new"):
+        write_model(tmp_path / "store", name, {"1": f"ok {name}"})
+        for path in (tmp_path / "store" / name).rglob("*"):
+            os.utime(path, (1, 1))
+    (repo / "m").symlink_to(tmp_path / "store" / "old")
+    manager = manager_for(repo, engine=FakeEngine(), mode=mode)
+    manager.start([] if mode is ControlMode.POLL else ["m"])
+    (tmp_path / "next").symlink_to(tmp_path / "store" / "new")
+    (tmp_path / "next").replace(repo / "m")
+    if mode is ControlMode.POLL:
+        assert Poller(manager, 15).poll_once(at_once=True).modified == ["m"]
+    else:
+        manager.load("m")
+    assert manager.resolve("m").text == "ok new"
 
 
 def test_who_asks_for_a_look_need_not_ask_twice(polled: Polled) -> None:
@@ -228,6 +249,66 @@ def test_an_empty_mount_point_is_no_repository_without_models(polled: Polled, mo
     assert len(polled.manager.all_ready()) == 2
     # The same file system, and empty: they are gone.
     assert polled.follow() == ([], ["a", "b"], [], [])
+
+
+def gone_dead(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let the file system that a directory is on not answer any more."""
+    scan = os.scandir
+
+    def scandir(where: str | Path) -> object:
+        if Path(where).is_relative_to(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(where))
+        return scan(where)
+
+    def is_dir(entry: os.DirEntry[str]) -> bool:
+        if Path(entry.path) == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), entry.path)
+        return entry.is_dir()
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(sources, "is_dir", is_dir)
+
+
+def test_a_model_behind_a_dead_mount_stays_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = tmp_path / "repo"
+    write_model(repo, "b")
+    (repo / "a").symlink_to(write_model(tmp_path / "mount", "a"))
+    polled = Polled(repo)
+    gone_dead(monkeypatch, repo / "a")
+    polled.set("b", "ok changed")
+    assert polled.follow() == ([], [], ["b"], [])
+    assert (polled.text("a"), polled.text("b")) == ("ok", "ok changed")
+
+
+def test_a_dead_part_of_a_model_is_no_change(polled: Polled, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone_dead(monkeypatch, polled.repo / "a" / "1")
+    assert polled.follow() == NOTHING
+
+
+@pytest.mark.parametrize("mode", [ControlMode.NONE, ControlMode.POLL, ControlMode.EXPLICIT])
+def test_what_can_not_be_listed_fails_the_start(
+    tmp_path: Path, mode: ControlMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        write_model(tmp_path / name, name)
+    manager = manager_for(tmp_path / "one", tmp_path / "two", engine=FakeEngine(), mode=mode)
+    gone_dead(monkeypatch, tmp_path / "two")
+    failed = manager.start(["*"] if mode is ControlMode.EXPLICIT else [])
+    where = str(tmp_path / "two")
+    assert failed == [(where, f"failed to open model repository {where}: Input/output error")]
+    assert manager.is_ready("one")
+
+
+def test_a_model_that_can_not_be_looked_at_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_model(tmp_path, name)
+    manager = manager_for(tmp_path, engine=FakeEngine(), mode=ControlMode.NONE)
+    gone_dead(monkeypatch, tmp_path / "a")
+    assert [name for name, _ in manager.start()] == ["a"]
+    assert not manager.ready_state()
+    assert "failed to look at model directory 'a': Input/output error" in str(rows(manager))
 
 
 def test_a_model_that_gets_a_double_is_served_no_more(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Knows nothing of repositories, front ends or the engine beyond the names of type
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,9 @@ class Host:
     use_gpu
         To be called with its id before a GPU is used in this process: makes its context, and pinned memory. Raises
         ServerError where it can not be used.
+    variables
+        The environment that the server was started with. What libraries set in this process later is not the models':
+        it would be there or not as other models come and go.
     """
 
     control: ModelControl = field(default_factory=NoControl)
@@ -100,3 +104,4 @@ class Host:
     backend_directory: Path | None = None
     gpus: tuple[int, ...] = ()
     use_gpu: Callable[[int], None] = _no_gpu
+    variables: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))

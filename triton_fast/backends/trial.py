@@ -1,6 +1,6 @@
 """Opens a model's file in a process of its own first: what crashes or hangs there does not take the server with it.
 
-A module that serves for it is run as ``python -m MODULE ARGUMENTS``: it ends with 0 when the file is good, or with
+A module that serves for it is run as ``python -m MODULE FILE ARGUMENTS``: it ends with 0 when the file is good, or with
 ``REFUSED`` and the cause as JSON in the last line that it prints. Knows no framework and no config.
 """
 
@@ -32,14 +32,64 @@ _KEPT = 256
 _LIMIT_VARIABLE = "TRITON_FAST_TRIAL_SECONDS"
 
 
-def check(
-    module: str, arguments: Sequence[str], path: str, *, timeout: float, crashed: str,
-    environment: Mapping[str, str] | None = None,
-) -> State:  # fmt: skip
-    """Return when the file at ``path`` passes, or has passed before and is still the same.
+class Held:
+    """A file that stays the one that it is now, whatever is put in its place: what was tried is what is opened.
 
-    What it gives is for ``unchanged``, to be asked after the file was opened here: one that was put in its place
-    meanwhile has not passed.
+    What is written into the file itself can still come between, and a library that first looks where its name leads
+    opens what is there then: ``unchanged`` tells it afterwards. What fails over a file that was changed says that.
+
+    Attributes
+    ----------
+    name
+        By which it is opened, here and in the process that tries it.
+    state
+        What changes when the file does.
+
+    Raises
+    ------
+    Unavailable
+        It can not be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise Unavailable(f"can not open the file: {error.strerror}") from None
+        self._path = path
+        self.state = _state(os.fstat(self.fd))
+        name = f"/proc/self/fd/{self.fd}"
+        self.name = name if os.path.exists(name) else os.path.abspath(path)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        os.close(self.fd)
+        if isinstance(error, Exception):
+            self.unchanged()
+
+    def unchanged(self) -> None:
+        """Raise InvalidArg when the file is not what it was, or is no longer what its path leads to."""
+        if self._now()[:_SAME] != self.state[:_SAME]:
+            raise InvalidArg("the file was changed while it was opened: load the model again once it is whole")
+
+    def is_as_it_was(self) -> bool:
+        """Whether not even its names have changed."""
+        return self._now() == self.state
+
+    def _now(self) -> State:
+        try:
+            return _state(os.stat(self._path))
+        except OSError:
+            return ()
+
+
+def check(
+    module: str, file: Held, arguments: Sequence[str], *, timeout: float, crashed: str,
+    environment: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Return when the file passes, or has passed before and is still the same.
 
     Parameters
     ----------
@@ -59,18 +109,18 @@ def check(
     Unavailable
         There is no process to be had.
     """
-    state = _state(path)
-    key = (module, *arguments, *state)
-    if state and key in _passed:
-        return state[:_SAME]
+    key = (module, *arguments, *file.state)
+    if key in _passed:
+        return
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), root]))
     own = {"PYTHONPATH": paths, _LIMIT_VARIABLE: str(math.ceil(timeout) + 1)}
     try:
         made = subprocess.run(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [sys.executable, "-m", module, file.name, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, env={**os.environ, **own, **(environment or {})}, timeout=timeout, check=False,
             cwd=os.sep,  # Python looks there for modules first, and anybody might write where the server was started
+            pass_fds=[file.fd],
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InvalidArg(f"the file is corrupt, or reading it takes more than {timeout:g} s") from None
@@ -79,12 +129,12 @@ def check(
     last = made.stdout.rpartition(b"\n")[2]
     # The code alone may come from elsewhere: of a child that somebody else has waited for Python says 0.
     if made.returncode == 0 and last == _PASSED:
-        unchanged(path, state[:_SAME])
-        if state and _state(path) == state:
+        file.unchanged()
+        if file.is_as_it_was():
             _passed[key] = None
             while len(_passed) > _KEPT:
                 _passed.popitem(last=False)
-        return state[:_SAME]
+        return
     if made.returncode < 0:
         raise InvalidArg(crashed.format(_signal(-made.returncode)))
     try:
@@ -95,12 +145,6 @@ def check(
     raise InvalidArg(str(cause or f"the file is corrupt: the process that checked it ended with {made.returncode}"))
 
 
-def unchanged(path: str, state: State) -> None:
-    """Raise InvalidArg when the file is not the one of which ``check`` gave ``state``."""
-    if _state(path)[:_SAME] != state:
-        raise InvalidArg("the file was changed while it was opened: load the model again once it is whole")
-
-
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -108,12 +152,7 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-def _state(path: str) -> State:
-    """What changes when the file does; nothing where that can not be told."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ()
+def _state(found: os.stat_result) -> State:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -15,8 +15,9 @@ from triton_fast.memory import Gpus
 from triton_fast.memory import find as find_gpus
 from triton_fast.repository import cloud
 from triton_fast.repository.check import Checker, report
+from triton_fast.scheduling import warmup
 from triton_fast.scheduling.queues import queue_options
-from triton_fast.scheduling.sequence import max_waiting
+from triton_fast.scheduling.sequence import max_waiting, read_states
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
         checker = Checker(
             paths, config_name=given.model_config_name, strict=given.disable_auto_complete_config,
             backend_directory=given.backend_directory, gpus=Gpus(find_gpus()[0], least=least).ids,
-            also=(queue_options, max_waiting),
+            also=(lambda config, _: queue_options(config), lambda config, _: max_waiting(config), read_states,
+                  warmup.read_files),
         )  # fmt: skip
         found = checker.run()
         models = sum(len(source.list_models()) for source in checker.sources)

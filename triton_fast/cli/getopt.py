@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
-from triton_fast.cli.table import Flag
+from triton_fast.cli.table import OURS, Flag
 
 
 class GetoptError(ValueError):
@@ -23,12 +23,17 @@ class GetoptError(ValueError):
 def resolve(name: str, word: str, flags: Sequence[Flag]) -> Flag:
     """Return the flag called ``name``, or the only one that starts so; ``word`` is shown in the error.
 
+    Of Triton's flags first: what is short for one of them stays so, whatever flags we have besides.
+
     Raises GetoptError when nothing fits, or when several flags with different meaning do.
     """
     for flag in flags:
         if flag.name == name:
             return flag
     fits = [flag for flag in flags if flag.name.startswith(name)]
+    theirs = [flag for flag in fits if flag.group != OURS]
+    if len({flag.field for flag in theirs}) == 1:
+        return theirs[0]
     if not fits:
         close = difflib.get_close_matches(name, [flag.name for flag in flags], 1)
         raise GetoptError(f"unrecognized option '{word}'", close[0] if close else "")

@@ -16,7 +16,7 @@ from triton_fast.config.ensemble_members import EnsemblePlan, check_members, mem
 from triton_fast.config.errors import ConfigError
 from triton_fast.config.hints import templates
 from triton_fast.config.io import IoSpec
-from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file
+from triton_fast.config.parse import Parsed, parse_json, parse_text, read_file, readable
 from triton_fast.config.paths import check_name, read_labels, read_warmup_file, version_dirs
 from triton_fast.config.render import to_json
 from triton_fast.config.sequence import Added, Control, added_specs, controls, kept_outputs
@@ -31,7 +31,7 @@ __all__ = [
     "added_specs", "check_against_model", "check_groups", "check_members", "check_name", "check_tensors",
     "complete_from_model", "config_path", "controls", "io_specs", "load_model_config", "member_names",
     "normalize", "read_agents", "read_labels", "read_member_names", "read_model_config", "read_warmup_file",
-    "read_written", "templates", "to_json", "validate", "version_dirs",
+    "read_written", "readable", "templates", "to_json", "validate", "version_dirs",
 ]  # fmt: skip
 
 

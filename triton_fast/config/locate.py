@@ -22,10 +22,10 @@ _MEANT = {
 def locate(text: str, message: str, words: Iterable[str] = ()) -> tuple[int, int]:
     """Return line and column (from 1) of what ``message`` is about; (1, 1) where nothing tells.
 
-    Names that are quoted in the message and stand in quotes in the file come first, then values of enums, then the
-    fields that the message names, then those that it means.
+    Names that are quoted in the message (of files, also without the model's directory) and stand in quotes in the file
+    come first, then values of enums, then the fields that the message names, then those that it means.
     """
-    quoted = _QUOTED.findall(message)
+    quoted = [part for name in _QUOTED.findall(message) for part in (name, name.partition("/")[2]) if part]
     fields = {field for path in _fields() for field in path}
     patterns = [re.escape(f'"{name}"') for name in [*words, *quoted]]
     named = _WORD.findall(message)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from google.protobuf import json_format, text_format
 from triton_fast import protos
 from triton_fast.config import hints
 from triton_fast.config.errors import ConfigError, quote_line
+from triton_fast.config.files import read_regular
 
 # A config of 1000 tensors is about 100 kB; the text parser is slow, so a runaway file must not reach it.
 MAX_BYTES = 4 << 20
@@ -39,19 +39,23 @@ class Parsed(NamedTuple):
 def read_file(path: Path, label: str) -> bytes:
     """Return the content of a regular file of at most ``MAX_BYTES``; ``label`` names it in errors."""
     try:
-        # Not blocking: a FIFO named config.pbtxt must be refused, not waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        data = read_regular(path, MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(
             f"failed to open text file for read {label}: {error.strerror}", hint=_similar(path), file=label
         ) from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigError(f"failed to open text file for read {label}: not a regular file", file=label)
-        data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ConfigError(f"failed to read text proto from {label}: larger than {MAX_BYTES} bytes", file=label)
     return data
+
+
+def readable(path: Path) -> str | None:
+    """Return a config to look for a place in, whatever is wrong with it; None where nothing can be read."""
+    try:
+        data = read_file(path, path.name)
+    except ConfigError:
+        return None
+    return _normal(data).decode("utf-8", "replace")
 
 
 def parse_text(data: bytes, label: str) -> Parsed:
@@ -101,7 +105,7 @@ def _decode(data: bytes, label: str) -> str:
             raise ConfigError(
                 f"failed to read text proto from {label}: the file is {name}", hint="save it as UTF-8", file=label
             )
-    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    data = _normal(data)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -111,11 +115,15 @@ def _decode(data: bytes, label: str) -> str:
             return text
         at, byte, why = data.index(b"\0"), "0x00", "cannot be in a text file"
     line = data.count(b"\n", 0, at) + 1
-    column = at - data.rfind(b"\n", 0, at)
+    column = len(data[data.rfind(b"\n", 0, at) + 1 : at].decode()) + 1
     raise ConfigError(
         f"failed to read text proto from {label}:{line}:{column}: byte {byte} {why}",
         hint="save the file as UTF-8 text", file=label, line=line, column=column,
     ) from None  # fmt: skip
+
+
+def _normal(data: bytes) -> bytes:
+    return data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
 
 
 def _located(error: text_format.ParseError, text: str, label: str) -> ConfigError:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 from triton_fast.config.errors import ConfigError, one_line
+from triton_fast.config.files import is_dir, read_regular
 from triton_fast.errors import Internal, Unsupported
 
 MAX_LABEL_BYTES = 16 << 20
@@ -28,7 +28,7 @@ def version_dirs(model_dir: Path) -> list[str]:
             return sorted(
                 entry.name
                 for entry in entries
-                if entry.name not in NOT_VERSIONS and _VERSION.match(entry.name) and entry.is_dir()
+                if entry.name not in NOT_VERSIONS and _VERSION.match(entry.name) and is_dir(entry)
             )
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -143,15 +143,9 @@ def read_warmup_file(name: str, config: Any, model_dir: Path, most: int, needed:
 def _read(path: Path, shown: str, limit: int) -> bytes:
     """Return up to ``limit`` bytes of a regular file. Raises Internal with Triton's text."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return read_regular(path, limit)
     except OSError as error:
         raise Internal(f"failed to open text file for read {shown}: {error.strerror}") from None
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise Internal(f"failed to open text file for read {shown}: not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(min(limit, status.st_size + 1))
 
 
 def _data_files(config: Any) -> list[tuple[str, str, str]]:

@@ -23,6 +23,7 @@ KINDS = ("counter", "gauge", "histogram")
 MAX_FAMILIES = 4096
 MAX_SERIES = 16384
 MAX_LABELS = 64
+MAX_CHARS = 1 << 24  # of a scrape, about, in all series together
 MAX_BUCKETS = 512
 RESERVED = (
     "nv_inference_", "nv_gpu_", "nv_cpu_", "nv_energy_", "nv_cache_", "nv_model_load_", "nv_pinned_memory_",
@@ -30,6 +31,7 @@ RESERVED = (
 )  # fmt: skip
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+_SAMPLES = ("bucket", "count", "sum")
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -61,6 +63,7 @@ class CustomMetrics:
         self.lock = threading.Lock()
         self._families: dict[str, _Family] = {}
         self._n_series = 0
+        self._chars = 0
 
     def scope(self) -> CustomScope:
         """Return the view of one maker, whose end lets go of everything it still holds."""
@@ -95,11 +98,20 @@ class CustomMetrics:
         if family is None:
             if len(self._families) >= MAX_FAMILIES:
                 raise Unsupported(f"more than {MAX_FAMILIES} metric families")
+            self._check_samples(name, kind)
             family = self._families[name] = _Family(name, description, kind)
         elif family.kind != kind:
             raise InvalidArg("Family name already exists with different type")
         family.holders += 1
         return family
+
+    def _check_samples(self, name: str, kind: str) -> None:
+        """A family's name must not be that of a histogram's samples, lest a scrape have a series twice."""
+        base, _, suffix = name.rpartition("_")
+        above = self._families.get(base) if suffix in _SAMPLES else None
+        below = [f"{name}_{one}" for one in _SAMPLES] if kind == "histogram" else []
+        if (above is not None and above.kind == "histogram") or any(one in self._families for one in below):
+            raise InvalidArg("Family name already exists with different type")
 
     def drop_family(self, family: _Family) -> None:
         family.holders -= 1
@@ -110,9 +122,12 @@ class CustomMetrics:
         if series is None:
             if self._n_series >= MAX_SERIES:
                 raise Unsupported(f"more than {MAX_SERIES} metrics made by models")
+            if self._chars + _chars(labels, bounds) > MAX_CHARS:
+                raise Unsupported(f"labels and buckets of metrics made by models take more than {MAX_CHARS} characters")
             series = _Series(labels, bounds=bounds, counts=[0] * (len(bounds) + 1))
             family.series[labels] = series
             self._n_series += 1
+            self._chars += _chars(labels, bounds)
         series.holders += 1
         return series
 
@@ -121,6 +136,7 @@ class CustomMetrics:
         if series.holders == 0:
             del family.series[series.labels]
             self._n_series -= 1
+            self._chars -= _chars(series.labels, series.bounds)
         self._tidy(family)
 
     def _tidy(self, family: _Family) -> None:
@@ -227,6 +243,10 @@ class CustomScope:
         if number not in self._series:
             raise InvalidArg("no such metric")
         return self._series[number]
+
+
+def _chars(labels: Labels, bounds: tuple[float, ...]) -> int:
+    return (len(bounds) + 1) * (16 + sum(len(name) + len(value) for name, value in labels))
 
 
 def _as_metric(family: _Family) -> Metric:

@@ -60,6 +60,7 @@ class Logger:
         self._settings = LogSettings()
         self._fd: int | None = None
         self._watchers: tuple[Callable[[], None], ...] = ()
+        self._torn: set[str] = set()  # sinks whose last line lacks its end
         self.lost = 0  # lines that no sink took
 
     @property
@@ -76,6 +77,7 @@ class Logger:
                 if self._fd is not None:
                     os.close(self._fd)
                 self._fd = fd
+                self._torn.discard("file")
             self._settings = settings
         for changed in self._watchers:
             changed()
@@ -97,6 +99,7 @@ class Logger:
             fd = _open(self._settings.file)
             os.close(self._fd)
             self._fd = fd
+            self._torn.discard("file")
 
     def update(self, **changes: object) -> LogSettings:
         """Change some settings while running and return all of them."""
@@ -135,8 +138,8 @@ class Logger:
         self._write(letter, (line + "\n").encode("utf-8", "backslashreplace"))
 
     def write_lines(self, lines: bytes) -> None:
-        """Write whole lines that are ready, as information, whatever the level; all are lost or none."""
-        self._write("I", lines, lines.count(b"\n"))
+        """Write whole lines that are ready, as information, whatever the level."""
+        self._write("I", lines, several=True)
 
     def close(self) -> None:
         """Close the log file; later lines go to the console."""
@@ -146,16 +149,26 @@ class Logger:
                 self._fd = None
             self._settings = replace(self._settings, file="")
 
-    def _write(self, letter: str, line: bytes, count: int = 1) -> None:
+    def _write(self, letter: str, line: bytes, *, several: bool = False) -> None:
         with self._lock:
+            sink = "file" if self._fd is not None else "out" if letter == "I" else "err"
+            # What is left of a line that a full disk broke off must not run into this one.
+            torn = sink in self._torn
+            line = b"\n" + line if torn else line
             try:
                 if self._fd is not None:
                     _write_all(self._fd, line)
                 else:
                     (self._out if letter == "I" else self._err)(line)
-            except (OSError, ValueError, RuntimeError, AttributeError):
+                self._torn.discard(sink)
+            except (OSError, ValueError, RuntimeError, AttributeError) as error:
                 # Closed, full, or re-entered by a signal handler: serving goes on without the line.
-                self.lost += count
+                written = line[: getattr(error, "written", 0)]
+                # Counted only here: a line that is written is not searched for its ends.
+                count = line.count(b"\n") - torn if several else 1
+                self.lost += count - max(0, written.count(b"\n") - torn)
+                if written:
+                    (self._torn.discard if written.endswith(b"\n") else self._torn.add)(sink)
 
     def _preamble(self, letter: str, source: Source) -> str:
         seconds, nanos = divmod(self._clock(), 10**9)
@@ -220,9 +233,14 @@ def _open(path: str) -> int:
 
 
 def _write_all(fd: int, line: bytes) -> None:
+    """Raises OSError, with ``written`` of the line's bytes where it was broken off."""
     rest = memoryview(line)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    try:
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+    except OSError as error:
+        error.written = len(line) - len(rest)  # type: ignore[attr-defined]
+        raise
 
 
 def _to_stream(name: str, line: bytes) -> None:

@@ -6,7 +6,7 @@ Source: spec/model_config.md section 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ def detect(repositories: Repositories, table: ModelTable[Any]) -> dict[str, Chan
     return found
 
 
-def _compare(name: str, owners: list[Source], record: Record[Any] | None, failed: frozenset[str]) -> Change | None:
+def _compare(name: str, owners: list[Source], record: Record[Any] | None, failed: Collection[str]) -> Change | None:
     if len(owners) > 1:
         return None if record is not None and record.failure == DUPLICATE else Change(Kind.DUPLICATED)
     source = owners[0]

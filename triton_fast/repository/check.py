@@ -7,6 +7,7 @@ a model. Source of the wish: spec/users.md 14.
 from __future__ import annotations
 
 import ast
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from triton_fast.config.locate import locate
 from triton_fast.config.validate import parts
 from triton_fast.errors import ServerError
 from triton_fast.repository import placement
+from triton_fast.repository.ensembles import no_version, refuse_circle
 from triton_fast.repository.sources import DUPLICATE, LocalSource, check_name, odd_names
 from triton_fast.repository.versions import discover, select
 
@@ -49,7 +51,7 @@ class Finding:
     warning: bool = False
 
     def __str__(self) -> str:
-        place = ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
+        place = ":".join([one_line(self.file), *(str(number) for number in (self.line, self.column) if number)])
         kind = "warning" if self.warning else "error"
         return f"{place}: {kind}: {self.text}" + (f"\n    {self.hint}" if self.hint else "")
 
@@ -73,9 +75,10 @@ class Checker:
 
     def __init__(
         self, paths: Sequence[Path], *, config_name: str = "", strict: bool = False,
-        backend_directory: Path | None = None, gpus: Sequence[int] = (), also: Sequence[Callable[[Any], object]] = (),
+        backend_directory: Path | None = None, gpus: Sequence[int] = (),
+        also: Sequence[Callable[[Any, Path], object]] = (),
     ) -> None:  # fmt: skip
-        """``also``: what else reads a config at load, and raises ServerError where it can not be."""
+        """``also``: what else reads a config and its directory at load, and raises ServerError where it can not be."""
         self.sources = [LocalSource(path) for path in paths]
         self._config_name = config_name
         self._strict = strict
@@ -85,11 +88,13 @@ class Checker:
         self._found: list[Finding] = []
         # Of the models whose config can be read, with their directories.
         self._configs: dict[str, tuple[Any, Path]] = {}
+        # And the versions that a load takes of them.
+        self._versions: dict[str, list[int]] = {}
 
     def run(self, only: Collection[str] = ()) -> list[Finding]:
         """Return every fault, by model and place; with ``only`` the models to look at, and the members of those."""
         self._found = []
-        self._configs = {}
+        self._configs, self._versions = {}, {}
         owners: dict[str, int] = {}
         for source in self.sources:
             root = Path(source.location)
@@ -98,10 +103,12 @@ class Checker:
                 self._add(name, f"{name!r}", "the directory's name begins or ends with white space",
                           f"rename it to '{name.strip()}'")  # fmt: skip
             self._check_loose_files(source)
+            for raw in _not_utf8(root):
+                self._add("", raw, "the directory's name is not UTF-8: no request can name the model", "rename it")
             for name in models:
                 owners[name] = owners.get(name, 0) + 1
                 if not only or name in only:
-                    self._check_model(name, root / name)
+                    self._try_model(name, root / name)
         for name in self._configs:
             self._check_members(name)
         for name, count in owners.items():
@@ -110,6 +117,14 @@ class Checker:
         return sorted(set(self._found))
 
     # ---- one model
+
+    def _try_model(self, name: str, folder: Path) -> None:
+        try:
+            self._check_model(name, folder)
+        except OSError as error:
+            where = Path(os.fsdecode(error.filename)) if error.filename else folder
+            hint = "give the server's user the right to" if error.errno in (errno.EACCES, errno.EPERM) else ""
+            self._add(name, self._shown(where), f"can not be read: {error.strerror}", hint)
 
     def _check_model(self, name: str, folder: Path) -> None:
         try:
@@ -138,7 +153,7 @@ class Checker:
         ):  # fmt: skip
             self._guard(name, folder, check)
         for read in self._also:
-            self._guard(name, folder, partial(read, config))
+            self._guard(name, folder, partial(read, config, folder))
         for output in config.output:
             if output.label_filename:
                 self._check_labels(name, folder, output, config)
@@ -150,6 +165,12 @@ class Checker:
     def _check_members(self, name: str) -> None:
         """Compare an ensemble with its members, as far as their configs say what they take and give."""
         config, folder = self._configs[name]
+        edges = {model: configs.member_names(found[0]) for model, found in self._configs.items()}
+        try:
+            refuse_circle(name, edges)
+        except ConfigError as error:
+            self._add_error(name, folder, error, *edges[name])
+            return
         members = {}
         for step in config.ensemble_scheduling.step:
             member = step.model_name
@@ -160,7 +181,13 @@ class Checker:
                     self._add_at(name, folder, f"ensemble {name} contains models that are not available: {member}",
                                  did_you_mean(member, listed), member)  # fmt: skip
                 return
-            if found is None or not (found[0].input and found[0].output):
+            if found is None:
+                return
+            versions = self._versions.get(member)
+            if versions and step.model_version != -1 and step.model_version not in versions:
+                self._add_error(name, folder, no_version(name, member, step.model_version), member)
+                return
+            if not (found[0].input and found[0].output):
                 return
             members[member, step.model_version] = found[0]
         if members:
@@ -170,7 +197,7 @@ class Checker:
         try:
             labels = configs.read_labels(output, config, folder)
         except ServerError as error:
-            self._add_error(name, folder, error)
+            self._add_error(name, folder, error, output.label_filename)
             return
         classes = output.dims[-1] if output.dims else -1
         if classes > 0 and len(labels) != classes:
@@ -182,11 +209,7 @@ class Checker:
 
     def _check_templates(self, name: str, folder: Path) -> None:
         path = configs.config_path(folder, self._config_name)
-        try:
-            text = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return
-        for line, column, variable in configs.templates(text):
+        for line, column, variable in configs.templates(configs.readable(path) or ""):
             self._add(name, self._shown(path), f"the template variable {variable} was not filled in",
                       "fill the template before the server starts", line=line, column=column)  # fmt: skip
 
@@ -231,14 +254,14 @@ class Checker:
                           f"make {name}/1" + ("" if config is None or config.platform == ENSEMBLE else
                                               " and put the model file there"))  # fmt: skip
             return
-        if config is None or config.platform == ENSEMBLE:
+        if config is None:
             return
         try:
-            chosen = select(config, versions, name, warnings.append)
+            chosen = self._versions[name] = select(config, versions, name, warnings.append)
         except ServerError as error:
             self._add_error(name, folder, error)
             return
-        for version in chosen:
+        for version in chosen if config.platform != ENSEMBLE else ():
             self._check_version(name, folder / versions[version], config)
 
     def _check_version(self, name: str, folder: Path, config: Any) -> None:
@@ -257,6 +280,8 @@ class Checker:
             self._add(name, self._shown(folder), f"there is no '{filename}'", hint)
         elif path.is_file():
             self._check_file(name, path)
+        elif not path.is_dir():
+            self._add(name, self._shown(path), "not a regular file", "put a copy of the model there")
 
     def _check_file(self, name: str, path: Path) -> None:
         shown = self._shown(path)
@@ -284,10 +309,13 @@ class Checker:
             tree = ast.parse(path.read_bytes(), str(path))
         except SyntaxError as error:
             self._add(name, shown, f"{type(error).__name__}: {error.msg}", one_line((error.text or "").strip()),
-                      line=error.lineno or 1, column=error.offset or 1)  # fmt: skip
+                      line=max(1, error.lineno or 1), column=max(1, error.offset or 1))  # fmt: skip
             return
         except ValueError as error:
             self._add(name, shown, str(error), "save the file as UTF-8 text")
+            return
+        except (RecursionError, MemoryError):
+            self._add(name, shown, "the code is nested too deeply for Python's parser", "split up its expressions")
             return
         classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
         model = next((node for node in classes if node.name == _MODEL_CLASS), None)
@@ -319,21 +347,21 @@ class Checker:
         except ServerError as error:
             self._add_error(name, folder, error)
 
-    def _add_error(self, name: str, folder: Path, error: ServerError) -> None:
-        if isinstance(error, ConfigError) and error.line:
+    def _add_error(self, name: str, folder: Path, error: ServerError, *words: str) -> None:
+        if isinstance(error, ConfigError) and error.file:
             self._add(name, error.file, error.text, error.hint, line=error.line, column=error.column)
             return
         text, hint = (error.text, error.hint) if isinstance(error, ConfigError) else (error.message, "")
-        self._add_at(name, folder, text, hint)
+        self._add_at(name, folder, text, hint, *words)
 
     def _add_at(self, name: str, folder: Path, text: str, hint: str, *words: str, warning: bool = False) -> None:
         """Report what the config says wrongly, at the line that says it."""
         path = configs.config_path(folder, self._config_name)
-        try:
-            line, column = locate(path.read_text(encoding="utf-8", errors="replace"), text, words)
-        except OSError:
+        config = configs.readable(path)
+        if config is None:
             self._add(name, name, text, hint, warning=warning)
             return
+        line, column = locate(config, text, words)
         self._add(name, self._shown(path), text, hint, line=line, column=column, warning=warning)
 
     def _add(
@@ -350,6 +378,14 @@ class Checker:
 
 def _compare(config: Any, members: Mapping[tuple[str, int], Any]) -> None:
     configs.check_members(config, members)
+
+
+def _not_utf8(root: Path) -> list[str]:
+    """Return the directories of a repository that no model can be, as they may be printed."""
+    with os.scandir(os.fsencode(root)) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(b"."))
+    shown = [name.decode("utf-8", "backslashreplace") for name in names]
+    return [text for name, text in zip(names, shown, strict=True) if text.encode() != name]
 
 
 def report(findings: Sequence[Finding], models: int) -> Iterator[str]:

@@ -16,7 +16,7 @@ from triton_fast.backends.base import LoadContext
 from triton_fast.config import ConfigError, EnsemblePlan, check_members, member_names
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, describe
 from triton_fast.observability import log
-from triton_fast.repository.dependencies import MAX_DEPTH, Graph, cycle, is_too_deep, levels
+from triton_fast.repository.dependencies import MAX_DEPTH, Edges, Graph, cycle, is_too_deep, levels
 from triton_fast.repository.operations import Asking, Operations
 from triton_fast.repository.planning import Plan, Planner
 from triton_fast.repository.prepare import Preparer
@@ -222,11 +222,7 @@ def plan_of(
     config = _keyed(config, member)
     names = member_names(config)
     edges = {**graph.edges(), name: frozenset(names)}
-    if way := cycle(name, edges):
-        raise ConfigError(
-            f"circular dependency between ensembles: {name} -> ... -> {way[-2]} -> {name}",
-            hint=" -> ".join(way) if len(way) > 3 else "",
-        )
+    refuse_circle(name, edges)
     records = {member: table.record(member) for member in names}
     _check_there(name, records)
     configs = {}
@@ -238,17 +234,30 @@ def plan_of(
         if not ready:
             raise ConfigError(_not_loaded(name, record, step.model_name in edges))
         if wanted not in ready:
-            hint = "write model_version: -1 for the latest" if step.model_version == 0 else ""
-            raise ConfigError(
-                f"ensemble '{name}' depends on '{record.name}' whose required version {wanted} is not loaded.",
-                hint=hint,
-            )
+            raise no_version(name, record.name, wanted)
         runtime = ready[wanted].runtime
         assert runtime is not None
         configs[step.model_name, step.model_version] = runtime.config
     if is_too_deep(name, edges):
         raise ConfigError(f"ensemble '{name}' is nested more than {MAX_DEPTH} deep")
     return check_members(config, configs)
+
+
+def refuse_circle(name: str, edges: Edges) -> None:
+    """Raise ConfigError where an ensemble depends on itself."""
+    if way := cycle(name, edges):
+        raise ConfigError(
+            f"circular dependency between ensembles: {name} -> ... -> {way[-2]} -> {name}",
+            hint=" -> ".join(way) if len(way) > 3 else "",
+        )
+
+
+def no_version(name: str, member: str, version: int) -> ConfigError:
+    """Return what to raise where a step asks for a version that its model does not serve."""
+    return ConfigError(
+        f"ensemble '{name}' depends on '{member}' whose required version {version} is not loaded.",
+        hint="write model_version: -1 for the latest" if version == 0 else "",
+    )
 
 
 def _keyed(config: Any, member: Callable[[str], str]) -> Any:

@@ -186,7 +186,7 @@ class ModelRepositoryManager(Generic[R]):
         InvalidArg
             ``*`` beside other names, or names in another mode.
         """
-        listing = self._repositories.listing().owners
+        listing, unlisted = self._repositories.listing()
         for name in odd_names(map(self.plain_name, listing)):
             log.warning(f"model directory '{name}' has white space at an end of its name")
         names = list(dict.fromkeys(load_models))
@@ -194,10 +194,13 @@ class ModelRepositoryManager(Generic[R]):
             raise InvalidArg("Error: Use of '--load-model' requires setting '--model-control-mode=explicit' as well.")
         if _WILDCARD in names and len(names) > 1:
             raise InvalidArg("Wildcard model name '*' must be the ONLY startup model if specified at all.")
+        failures = []
         if self._mode is not ControlMode.EXPLICIT or names == [_WILDCARD]:
             names = list(listing)
+            # Nobody knows what should be served of them.
+            failures = [LoadFailure(location, reason) for location, reason in unlisted.items()]
         names = [key for name in names for key in ([name] if name in listing else self._repositories.keys_of(name))]
-        failures = self._load_all(names)
+        failures += self._load_all(names)
         self._is_started = True
         return failures
 

@@ -124,16 +124,18 @@ class Planner:
             return write_override(name, files, self._work_dir), "", None
         model = self._repositories.split(name)[1]
         check_name(model)
+        is_there = False
         try:
             source = self._repositories.locate(name)
             mark = source.fingerprint(model)
+            is_there = True
             choose = partial(self._preparer.wanted_versions, model, config_json)
             return source.materialize(model, choose), source.location, mark
-        except (NotFound, InvalidArg) as error:
+        except (NotFound, InvalidArg, Internal) as error:
             cause = str(error)
         log.error(f"failed to poll model '{shown_name(name)}': {cause}", model=shown_name(name))
         # A name from the network that no repository has leaves no trace: there is no end to such names.
-        if keep_reason or (cause == DUPLICATE and not self._repositories.namespacing):
+        if keep_reason or is_there or (cause == DUPLICATE and not self._repositories.namespacing):
             self._table.failed(shown_name(name), cause, is_unread=True)
         raise Internal(f"failed to load '{shown_name(name)}', failed to poll from model repository: {cause}")
 

@@ -30,10 +30,10 @@ LISTING_AGE_S = 15.0
 
 
 class Listing(NamedTuple):
-    """``owners``: key -> sources that hold the model, by key; ``failed``: locations that could not be listed whole."""
+    """``owners``: key -> sources that hold the model, by key; ``failed``: location that was not listed whole -> why."""
 
     owners: dict[str, list[Source]]
-    failed: frozenset[str]
+    failed: dict[str, str]
 
 
 class MappedSource:
@@ -143,13 +143,13 @@ class Repositories:
     def listing(self) -> Listing:
         """List every source now; what can not be listed is logged."""
         found: dict[str, list[Source]] = {}
-        failed = []
+        failed = {}
         for source in self.sources:
             try:
                 names = source.list_models()
             except Internal as error:
                 log.error(str(error))
-                failed.append(source.location)
+                failed[source.location] = str(error)
                 continue
             self._seen[source.location] = names, self._clock()
             for name in names:
@@ -157,7 +157,7 @@ class Repositories:
         for alias, source in self._aliases().items():
             if not self.namespacing and source in found.get(alias, ()):
                 found[alias] = [source]
-        return Listing(dict(sorted(found.items())), frozenset(failed))
+        return Listing(dict(sorted(found.items())), failed)
 
     def counts(self) -> dict[str, int]:
         """Return how many repositories have each model, from memory where that is young enough; for showing only."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from triton_fast.config.errors import did_you_mean
+from triton_fast.config.files import is_dir
 from triton_fast.errors import Internal, InvalidArg, NotFound
 from triton_fast.repository.fingerprint import Fingerprint, fingerprint
 
@@ -112,9 +113,12 @@ class LocalSource:
     def fingerprint(self, name: str) -> Fingerprint:
         # Not looked up in the listing, which would make a poll of n models n listings: only their names get here.
         check_name(name)
-        if not (self._path / name).is_dir():
-            raise NotFound(f"model '{name}' is not in the repository")
-        return fingerprint(self._path / name)
+        try:
+            return fingerprint(self._path / name)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"model '{name}' is not in the repository") from None
+        except OSError as error:
+            raise Internal(f"failed to look at model directory '{shown(name)}': {error.strerror}") from None
 
     def materialize(self, name: str, choose: Choose | None = None) -> MaterializedDir:
         if name not in self._entries()[0]:
@@ -191,9 +195,10 @@ def _plain(name: str) -> str:
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
-        return entry.is_dir()
+        return is_dir(entry)
     except OSError:
-        return False
+        # A link behind which nobody can look now: a model may be there, and is not unloaded.
+        return True
 
 
 def _is_utf8(name: str) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from triton_fast.config.files import is_dir
 from triton_fast.config.paths import NOT_VERSIONS
 from triton_fast.errors import InvalidArg
 
@@ -25,7 +26,7 @@ def discover(model_dir: Path, model: str, warn: Warn = lambda _: None) -> dict[i
     """
     try:
         with os.scandir(model_dir) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
+            names = sorted(entry.name for entry in entries if is_dir(entry))
     except OSError:
         return {}
     found: dict[int, str] = {}

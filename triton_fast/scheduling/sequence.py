@@ -6,8 +6,6 @@ Source: spec/model_config.md section 6. Knows the config and the engine; starts 
 from __future__ import annotations
 
 import math
-import os
-import stat
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from triton_fast._native.sched.model import NativeModel
 from triton_fast._native.sched.sequence import NativeSequences
 from triton_fast.backends.values import LIMIT, plain
 from triton_fast.config import ConfigError, Control, controls
+from triton_fast.config.files import read_regular
 from triton_fast.errors import Code, InvalidArg
 from triton_fast.types import TYPES, DataType
 
@@ -58,7 +57,7 @@ def use_sequences(
         utilization=0.0 if oldest else strategy.minimum_slot_utilization,
         preferred=tuple(strategy.preferred_batch_size) if oldest else (),
         controls=[_control(control) for control in controls(config)],
-        states=[_state(config, state, model_dir) for state in batching.state],
+        states=read_states(config, model_dir),
         iterative=batching.iterative_sequence,
         max_waiting=max_waiting(config),
         full_code=int(full_code),
@@ -76,6 +75,13 @@ def max_waiting(config: Any) -> int:
     if value < 1:
         raise InvalidArg(f"parameter '{WAITING}' of model '{config.name}' must be a number from 1, got '{text}'")
     return value
+
+
+def read_states(
+    config: Any, model_dir: Path
+) -> list[tuple[str, str, int, tuple[int, ...], tuple[int, ...], bytes]]:
+    """Return (input, output, datatype, dims, first shape, first data) of each state. Raises ConfigError."""
+    return [_state(config, state, model_dir) for state in config.sequence_batching.state]
 
 
 def _control(control: Control) -> tuple[str, int, int, bytes, bytes]:
@@ -105,13 +111,9 @@ def _file(config: Any, state: Any, size: int, count: int, model_dir: Path) -> by
     what = f"initial_state '{state.initial_state[0].name}' of model '{config.name}'"
     is_text = state.data_type == DataType.STRING
     try:
-        descriptor = os.open(model_dir / "initial_state" / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        data = read_regular(model_dir / "initial_state" / name, (MAX_STATE_BYTES if is_text else size) + 1)
     except OSError as error:
         raise ConfigError(f"{what}: 'initial_state/{name}' can not be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigError(f"{what}: 'initial_state/{name}' is not a regular file")
-        data = file.read((MAX_STATE_BYTES if is_text else size) + 1)
     if len(data) != size and not is_text:
         given = f"{len(data)} bytes" if len(data) < size else "more"
         raise ConfigError(f"{what}: 'initial_state/{name}' must have {size} bytes, it has {given}")

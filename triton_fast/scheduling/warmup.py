@@ -82,6 +82,14 @@ def read_samples(config: Any, model_dir: Path, native: NativeModel) -> list[Samp
     return samples
 
 
+def read_files(config: Any, model_dir: Path) -> None:
+    """Read what the samples of a config name of files, as a load does. Raises ServerError."""
+    for sample in config.model_warmup:
+        for name, source in sorted(sample.inputs.items()):
+            if sample.batch_size and source.input_data_file:
+                _data(sample, name, source, config, model_dir)
+
+
 def _data(sample: Any, name: str, source: Any, config: Any, model_dir: Path) -> bytes:
     dtype = DataType(source.data_type)
     size = TYPES[dtype].size if dtype in TYPES else 0

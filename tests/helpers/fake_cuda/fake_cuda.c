@@ -84,7 +84,6 @@ static int entered(const char *name) {
     for (i = 0; i < 127 && calls[i].name && strcmp(calls[i].name, name); i++);
     calls[i].name = name;
     calls[i].n++;
-    if (watcher && !strcmp(watched, name)) watcher();
     calls[i].thread = gettid();
     for (i = 0; i < MAX_FAILS; i++)
         if (fails[i].at && !strcmp(fails[i].name, name) && --fails[i].at == 0) return fails[i].code;
@@ -93,6 +92,7 @@ static int entered(const char *name) {
 
 #define ENTER_RAW                                                                                                      \
     int failed;                                                                                                        \
+    if (watcher && !strcmp(watched, __func__)) watcher();                                                              \
     pthread_mutex_lock(&lock);                                                                                         \
     failed = entered(__func__);                                                                                        \
     if (failed) return leave(failed)
@@ -122,7 +122,7 @@ PUBLIC void fake_fail(const char *name, long nth, int code) {
 
 PUBLIC void fake_fail_clear(void) { memset(fails, 0, sizeof fails); }
 
-/* Have `call` called within each call of a function; it must not call the driver itself. NULL: no more. */
+/* Have `call` called at the begin of each call of a function, on its thread; others go on meanwhile. NULL: no more. */
 PUBLIC void fake_watch(const char *name, void (*call)(void)) {
     snprintf(watched, sizeof watched, "%s", name ? name : "");
     watcher = call;

@@ -23,8 +23,9 @@ class TraceCollector:
     def hurry(self) -> None:
         """Have ``take`` return at once, now or the next time it is called."""
 
-    def take(self, timeout_s: float) -> list[tuple[int, Any]]:
-        """Wait for traces, without the GIL, and let some gather; return ``[(stream, trace)]``.
+    def take(self, timeout_s: float, most_bytes: int = ...) -> list[tuple[int, Any]]:
+        """Wait for traces, without the GIL, and let some gather; return ``[(stream, trace)]``, of
+        files not much more than ``most_bytes``; the rest comes the next time.
 
         A trace is bytes, the objects of a Triton trace file with commas between them; or, of a setting with spans,
         ``(trace id, parent span or 0, root span, tracestate, records)``. A record is ``(id, parent id, span, parent

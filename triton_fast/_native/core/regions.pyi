@@ -40,7 +40,7 @@ class SharedRegions:
         """
 
     def device_status(self) -> list[tuple[str, int, int]]:
-        """Return (name, device, byte_size) of each region in memory of a GPU, likewise."""
+        """Return (name, device, byte_size) of each region in memory of a GPU, likewise, until it is unmapped."""
 
     def unregister(self, name: str, cuda: bool = False) -> None:
         """Take a name away; one that is not there, is leaving or is of the other kind, is left alone.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TypedDict
 
 class Stats(TypedDict):
-    """Traces that are not written or dropped yet."""
+    """Traces that are not written or dropped yet, and bytes of tensors in them."""
 
     live_traces: int
+    waiting_bytes: int
 
 def stats() -> Stats:
-    """Return the debug counter; it is back at its base when all ended traces were taken."""
+    """Return the debug counters; they are back at their base when all ended traces were taken."""

@@ -19,5 +19,8 @@ def register(regions: SharedRegions, name: str, handle: bytes, device: int, byte
         The GPU can not be used, or there are 4096 regions.
     """
 
-def settle() -> None:
-    """Wait until what nothing uses any more is unmapped, which a thread of its own does."""
+def settle(regions: SharedRegions | None = None, name: str = "") -> None:
+    """Wait until regions that nothing uses any more are unmapped, or unmap them, which else a thread of its own does.
+
+    Those of that name, all of ``regions`` where there is none, or all of the process.
+    """

@@ -220,13 +220,12 @@ def _read_forest(context: LoadContext, settings: Settings) -> Forest:
     prefix = f"unable to load model '{context.name}', '{label}'"
     check_file(context, path)
     try:
-        with without_paths(context):
-            state = probe.check(
-                opened, str(path), settings.kind, unknown_fields=settings.unknown_fields,
-                timeout=seconds(context.settings),
-            )  # fmt: skip
-            forest = Forest(str(path), settings.kind, settings.unknown_fields)
-            trial.unchanged(str(path), state)
+        with without_paths(context), trial.Held(str(path)) as file:
+            probe.check(
+                opened, file, settings.kind, unknown_fields=settings.unknown_fields, timeout=seconds(context.settings)
+            )
+            forest = Forest(file.name, settings.kind, settings.unknown_fields)
+            file.unchanged()
             return forest
     except ServerError as error:
         text = f"{prefix} is no {settings.kind} model that can be read: {error.message}"

@@ -1,6 +1,6 @@
 """Reads a model file in a process of its own first: treelite may crash over a corrupt one, or never end.
 
-Run as ``python -m triton_fast.backends.fil.probe LIBRARY PATH KIND UNKNOWN``; backends/trial says what it answers.
+Run as ``python -m triton_fast.backends.fil.probe PATH LIBRARY KIND UNKNOWN``; backends/trial says what it answers.
 Knows no config.
 """
 
@@ -20,19 +20,22 @@ from triton_fast.errors import ServerError
 ROOM = 2 << 30
 TIMES = 64
 MAX_ROW = 1 << 20  # features of the row that is tried
+ZERO = (
+    "trees that take zeros for missing values (zero_as_missing=True) are not supported: "
+    "treelite sends them the other way"
+)
 
 
-def check(library: str, path: str, kind: str, *, unknown_fields: bool, timeout: float) -> trial.State:
-    """Raise a ServerError with the cause when the file can not be served; see ``trial.check`` for what it gives."""
-    return trial.check(
-        "triton_fast.backends.fil.probe", [library, os.path.abspath(path), kind, str(int(unknown_fields))], path,
-        timeout=timeout,
+def check(library: str, file: trial.Held, kind: str, *, unknown_fields: bool, timeout: float) -> None:
+    """Raise a ServerError with the cause when the file can not be served."""
+    trial.check(
+        "triton_fast.backends.fil.probe", file, [library, kind, str(int(unknown_fields))], timeout=timeout,
         crashed="the file is corrupt: treelite ended with {} while it read the file",
         environment={"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
-def main(library: str, path: str, kind: str, unknown: str) -> str | None:
+def main(path: str, library: str, kind: str, unknown: str) -> str | None:
     """Return why the file can not be served, or None."""
     trial.begin()
     treelite.open_library(library)
@@ -40,6 +43,8 @@ def main(library: str, path: str, kind: str, unknown: str) -> str | None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
+        if kind == "lightgbm" and zero_is_missing(path):
+            return ZERO
         forest = Forest(path, kind, unknown == "1")
         if forest.features <= MAX_ROW:
             predict(forest, bytes(4 * forest.features))
@@ -48,6 +53,21 @@ def main(library: str, path: str, kind: str, unknown: str) -> str | None:
     except MemoryError:
         return "the file is corrupt: reading it takes too much memory"
     return None
+
+
+def zero_is_missing(path: str) -> bool:
+    """Whether a LightGBM model has a split of numbers with zero as its missing value, which treelite lets pass."""
+    with open(path, "rb") as file:
+        for line in file:
+            key, _, values = line.partition(b"=")
+            # Bit 0: a split of categories; bits 2 and 3: what is missing, 1 is zero.
+            if key == b"decision_type" and any(not value & 1 and value >> 2 & 3 == 1 for value in numbers(values)):
+                return True
+    return False
+
+
+def numbers(texts: bytes) -> set[int]:
+    return {int(text) for text in texts.split() if len(text) <= 3 and text.isdigit()}
 
 
 if __name__ == "__main__":

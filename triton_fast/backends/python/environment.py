@@ -42,13 +42,18 @@ class Environment:
     own: bool = False
 
 
-def default(base: Mapping[str, str] | None = None) -> Environment:
-    """Return the server's own interpreter and variables."""
-    return Environment(sys.executable, dict(os.environ if base is None else base), own=True)
+def default(base: Mapping[str, str] = os.environ) -> Environment:
+    """Return the server's own interpreter, with the variables ``base``."""
+    return Environment(sys.executable, dict(base), own=True)
 
 
-def prepare(given: str, model_dir: Path, cache: EnvironmentCache, stop: threading.Event | None = None) -> Environment:
+def prepare(
+    given: str, model_dir: Path, cache: EnvironmentCache, stop: threading.Event | None = None,
+    base: Mapping[str, str] = os.environ,
+) -> Environment:  # fmt: skip
     """Return what EXECUTION_ENV_PATH stands for, made ready. Blocks while it is being made, by whomever.
+
+    ``base``: the variables that the environment's own are laid over.
 
     Raises
     ------
@@ -56,18 +61,18 @@ def prepare(given: str, model_dir: Path, cache: EnvironmentCache, stop: threadin
         With Triton's texts where it has one; of pip, the end of what it said.
     """
     if not given:
-        return default()
+        return default(base)
     path = given.replace(DIRECTORY_VARIABLE, str(model_dir))
     try:
         real = Path(os.path.realpath(path, strict=True))
     except (OSError, ValueError):
         raise Internal(f"Failed to get the canonical path for {path}.") from None
     if real.is_dir():
-        return _of_directory(real)
+        return _of_directory(real, base)
     if real.name.endswith((".tar.gz", ".tgz", ".tar")):
-        return _of_directory(_of_archive(real, cache))
+        return _of_directory(_of_archive(real, cache), base)
     if real.suffix == ".txt":
-        return _of_directory(_of_requirements(real, cache, stop))
+        return _of_directory(_of_requirements(real, cache, stop), base)
     raise Internal(
         f"EXECUTION_ENV_PATH {path} is neither a directory, a conda-pack archive (.tar.gz) nor a requirements.txt"
     )
@@ -76,7 +81,7 @@ def prepare(given: str, model_dir: Path, cache: EnvironmentCache, stop: threadin
 # ---- a directory
 
 
-def _of_directory(root: Path) -> Environment:
+def _of_directory(root: Path, base: Mapping[str, str]) -> Environment:
     script = root / "bin" / "activate"
     if not script.exists():
         raise Internal(
@@ -85,7 +90,7 @@ def _of_directory(root: Path) -> Environment:
     interpreter = root / "bin" / "python"
     if not os.access(interpreter, os.X_OK):
         raise Internal(f"Path {interpreter} does not exist or can not be executed.")
-    variables = activate(script, os.environ)
+    variables = activate(script, base)
     for name in _FOREIGN:
         variables.pop(name, None)
     libraries = variables.get("LD_LIBRARY_PATH", "")

@@ -129,7 +129,7 @@ def make_plan(
         context.config.runtime = context.config.runtime or PLATFORM_FILE
         if not path and (directory / ENVIRONMENT_FILE).is_file():
             path = str(directory / ENVIRONMENT_FILE)
-    found = environment.prepare(path, context.model_dir, cache)
+    found = environment.prepare(path, context.model_dir, cache, base=context.host.variables)
     return ModelPlan(context, settings, given, found, model_path, WORKER)
 
 

@@ -29,7 +29,7 @@ OPTION = "--template"
 READY = b"ready"
 _ANSWER = struct.Struct("<q")
 # A template that takes longer is not waited for; nor is one that does not answer, which never takes more than some ms.
-READY_LIMIT_S = 10.0
+READY_LIMIT_S = 30.0
 COPY_LIMIT_S = 2.0
 # How long the number of a copy that was on its way when the template was ended is waited for.
 _LATE_S = 0.5

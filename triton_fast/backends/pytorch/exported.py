@@ -24,7 +24,7 @@ from triton_fast.backends.pytorch.opened import Argument, Opened, flatten
 from triton_fast.backends.pytorch.settings import Settings
 from triton_fast.backends.pytorch.tensors import dtype_of
 from triton_fast.backends.pytorch.texts import short
-from triton_fast.errors import Internal, InvalidArg
+from triton_fast.errors import Internal, InvalidArg, ServerError
 
 _LARGE = 1 << 20
 # torch.export keeps what it is reading in a variable of its module, and Python's filters of warnings are the process's.
@@ -127,19 +127,20 @@ def open_compiled(torch: Any, path: Path, device: Any, runs: int, prefix: str) -
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"
     number = -1 if device is None or device.type == "cpu" else device.index
     try:
-        state = probe.check(path, number)
+        with trial.Held(str(path)) as file:
+            probe.check(file, number)
+            with _alone():
+                file.unchanged()
+                # The public function does not take the number of runs.
+                loader = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, runs, number)
+                given, made = (torch.utils._pytree.treespec_loads(text) for text in loader.get_call_spec())
+            file.unchanged()
     except InvalidArg as error:
         raise InvalidArg(f"{prefix}: {error.message}") from None
-    with _alone():
-        try:
-            # The public function does not take the number of runs.
-            loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, runs, number)
-            given, made = (torch.utils._pytree.treespec_loads(text) for text in loader.get_call_spec())
-            trial.unchanged(str(path), state)
-        except InvalidArg as error:
-            raise InvalidArg(f"{prefix}: {error.message}") from None
-        except Exception as error:
-            raise InvalidArg(f"{prefix}: {_cause(error)}") from None
+    except ServerError:
+        raise
+    except Exception as error:
+        raise InvalidArg(f"{prefix}: {_cause(error)}") from None
     inputs = tuple(Argument((path,)) for path in _paths(torch, given))
     outputs = tuple(Argument(_result_names(key, where, at)) for at, (where, key) in enumerate(_results(torch, made)))
     boxed = loader.boxed_run

@@ -6,9 +6,7 @@ says what it answers.
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 
 from triton_fast.backends import trial
 from triton_fast.backends.pytorch import library
@@ -18,10 +16,10 @@ from triton_fast.backends.pytorch.texts import short
 TIMEOUT_S = 300.0
 
 
-def check(path: Path, index: int) -> trial.State:
-    """Raise a ServerError with the cause when the package can not be opened; see ``trial.check`` for what it gives."""
-    return trial.check(
-        "triton_fast.backends.pytorch.probe", [os.path.abspath(path), str(index)], str(path), timeout=TIMEOUT_S,
+def check(file: trial.Held, index: int) -> None:
+    """Raise a ServerError with the cause when the package can not be opened."""
+    trial.check(
+        "triton_fast.backends.pytorch.probe", file, [str(index)], timeout=TIMEOUT_S,
         crashed="its code ended the process that opened it on trial with {}: compile it again with the release of "
         "PyTorch and the C++ library that the server runs with",
     )  # fmt: skip

@@ -180,6 +180,8 @@ class Tracing:
         if self._thread is not None:
             self._thread.join()
         self._write(0.0)
+        while self.collector.waiting:
+            self._write(0.0)
         self._files.close()
         if self._export is not None:
             self._export.close()

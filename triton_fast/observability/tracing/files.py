@@ -5,6 +5,7 @@ A file is a whole array whenever nothing is being written: its closing bracket i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -28,7 +29,7 @@ class TraceFiles:
         self._next = 0
         self._frequency: dict[int, int] = {}
         self._waiting: dict[int, list[bytes]] = {}
-        self._failed = False
+        self._lost = 0
 
     def open_stream(self, stream: int, frequency: int) -> None:
         """Have the traces of ``stream`` written, every ``frequency`` of them to a file; 0: all to one."""
@@ -53,7 +54,7 @@ class TraceFiles:
             if len(waiting) >= frequency:
                 self._flush(stream)
         if whole:
-            self._append(b",".join(whole))
+            self._append(b",".join(whole), len(whole))
 
     def close(self) -> None:
         for stream in list(self._waiting):
@@ -71,9 +72,13 @@ class TraceFiles:
         try:
             path.write_bytes(b"[" + b",".join(waiting) + b"]")
         except OSError as error:
-            self._complain(path, error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            self._complain(path, error, len(waiting))
+        else:
+            self._succeeded()
 
-    def _append(self, objects: bytes) -> None:
+    def _append(self, objects: bytes, count: int) -> None:
         try:
             if self._file is None:
                 self._file = Path(self._path).open("wb", buffering=0)  # noqa: SIM115 - until close()
@@ -83,12 +88,30 @@ class TraceFiles:
             _write_all(self._file, data + b"]")
             self._end += len(data)
         except OSError as error:
-            self._complain(self._path, error)
+            self._mend()
+            self._complain(self._path, error, count)
+        else:
+            self._succeeded()
 
-    def _complain(self, path: Path | str, error: OSError) -> None:
-        if not self._failed:        # once: a full disk would else fill the log
+    def _mend(self) -> None:
+        """Take back what a full disk let in of a trace: the file is a whole array again."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._end:
+                self._file.seek(self._end)
+                _write_all(self._file, b"]")    # where one was: it needs no room
+            self._file.truncate(self._end + 1 if self._end else 0)
+
+    def _complain(self, path: Path | str, error: OSError, count: int) -> None:
+        if not self._lost:      # once until it works again: a full disk would else fill the log
             log.error(f"failed to write to trace file '{path}': {error.strerror or error}")
-        self._failed = True
+        self._lost += count
+
+    def _succeeded(self) -> None:
+        if self._lost:
+            log.warning(f"traces are written again; {self._lost} were lost")
+            self._lost = 0
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ MISSING = (
 )
 SERVICE = "triton-inference-server"
 SCOPE = "triton-server"
+END_S = 5.0
 _LIMITS = {
     "bsp_max_queue_size": "max_queue_size",
     "bsp_schedule_delay": "schedule_delay_millis",
@@ -73,6 +75,8 @@ class SpanExport:
         if not any(isinstance(handler, _ToLog) for handler in logger.handlers):
             logger.addHandler(_ToLog())
             logger.propagate = False
+        # A client's malformed tracestate is ignored; it must not be able to fill the log.
+        logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
         limits = {name: int(given[setting]) for setting, name in _LIMITS.items() if setting in given}
         try:
             exporter = None if processor is not None else OTLPSpanExporter(endpoint=_endpoint(given.get("url", "")))
@@ -87,9 +91,14 @@ class SpanExport:
             for span in self._spans(offset, *trace):
                 self._processor.on_end(span)
 
-    def close(self) -> None:
-        """Export what is left."""
-        self._processor.shutdown()
+    def close(self, timeout_s: float = END_S) -> None:
+        """Export what is left, for so long: a collector that does not answer must not hold up the server's end."""
+        # The SDK's own limit is half a minute, which is all that most give a server to end.
+        thread = threading.Thread(target=self._processor.shutdown, name="trace-end", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        if thread.is_alive():
+            log.warning(f"OpenTelemetry: the collector did not take the last spans in {timeout_s:g} s; they are lost")
 
     def _context(self, trace_id: int, span: int, state: Any, *, remote: bool = False) -> Any:
         return self._api.SpanContext(trace_id, span, remote, self._flags, state)

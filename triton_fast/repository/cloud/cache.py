@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from triton_fast.errors import Internal, InvalidArg, Unavailable
+from triton_fast.observability import log
 from triton_fast.repository.cloud.faults import PASSING, Kind, StoreError
 
 _ATTEMPTS = 6
@@ -54,12 +55,16 @@ class Cache:
         self._wait = threading.Event().wait if wait is None else wait
         self._numbers = itertools.count()
         self._is_closed = False
-        _private(root)
-        for name in ("blobs", "parts", "trees"):
-            _private(root / name)
+        self._guard = threading.Lock()
+        self._make()
         self._name, self._lock = self._take_tree()
         atexit.register(self.close)
         self.clean()
+
+    def _make(self) -> None:
+        _private(self.root)
+        for name in ("blobs", "parts", "trees"):
+            _private(self.root / name)
 
     # ---- files
 
@@ -110,7 +115,7 @@ class Cache:
 
     def _download(self, key: str, size: int, modified_ns: int, read: Read, resume: bool) -> None:
         part = self.root / "parts" / key
-        try:
+        with told():
             descriptor = self._lock_part(key, size, modified_ns, part)
             if descriptor < 0:
                 return
@@ -124,11 +129,6 @@ class Cache:
                 os.replace(part, blob)
             finally:
                 os.close(descriptor)
-        except OSError as error:
-            hint = ""
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                hint = "; free some space, or name another directory by TRITON_{AWS,GCS,AZURE}_MOUNT_DIRECTORY"
-            raise Internal(f"failed to write to the repository cache: {error.strerror}{hint}") from None
 
     def _lock_part(self, key: str, size: int, modified_ns: int, part: Path) -> int:
         """Return the part's descriptor, its lock taken; -1 when somebody else has finished meanwhile."""
@@ -177,10 +177,19 @@ class Cache:
     # ---- trees
 
     def new_tree(self) -> Path:
-        """Return a new directory for a model's directory; ``drop_tree`` removes it."""
-        path = self.root / "trees" / self._name / str(next(self._numbers))
-        path.mkdir(mode=0o700)
-        return path
+        """Return a new directory for a model's directory; ``drop_tree`` removes it. Raises InvalidArg, Internal."""
+        with self._guard, told():
+            trees = self.root / "trees"
+            self._make()
+            # Who tidied up may have left the one without the other.
+            if not _is_at(self._lock, trees / f"{self._name}.lock") or not (trees / self._name).is_dir():
+                log.warning(f"the repository cache directory {self.root} was emptied while it is used")
+                name, lock = self._take_tree()
+                os.close(self._lock)
+                self._name, self._lock = name, lock
+            path = trees / self._name / str(next(self._numbers))
+            path.mkdir(mode=0o700)
+            return path
 
     def drop_tree(self, path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
@@ -261,6 +270,18 @@ def key_of(*parts: str) -> str:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turn what the file system refuses into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "; free some space, or name another directory by TRITON_{AWS,GCS,AZURE}_MOUNT_DIRECTORY"
+        raise Internal(f"failed to write to the repository cache: {error.strerror}{hint}") from None
 
 
 def _private(path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from triton_fast.errors import Internal, NotFound
 from triton_fast.observability import log
-from triton_fast.repository.cloud.cache import Cache, key_of
+from triton_fast.repository.cloud.cache import Cache, key_of, told
 from triton_fast.repository.cloud.faults import Kind, StoreError
 from triton_fast.repository.cloud.layout import FOLDER, Layout, fingerprint_of, is_name, lay_out
 from triton_fast.repository.cloud.store import Object, Store
@@ -181,6 +181,10 @@ class CloudSource:
 
     def _build(self, layout: Layout, target: Path, choose: Choose | None = None) -> None:
         """Make the model's directory. Nothing exists below ``target`` that was not made here."""
+        with told():
+            self._build_in(layout, target, choose)
+
+    def _build_in(self, layout: Layout, target: Path, choose: Choose | None) -> None:
         target.mkdir(mode=0o700)
         versions = layout.versions if choose is not None else frozenset()
         for folder in sorted(folder for folder in layout.folders if _top(folder) not in versions or folder in versions):

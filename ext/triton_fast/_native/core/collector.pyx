@@ -18,6 +18,7 @@ from triton_fast._native.core.trace_types cimport (
 from triton_fast._native.core.tracing cimport collector_unref, trace_free
 
 cdef enum:
+    TAKE_BYTES = 33554432   # of a file that are made at once
     GATHER_NS = 50000000    # how long the writer lets traces gather: it wakes for many, not for each
 
 
@@ -26,6 +27,22 @@ cdef void wait(Collector* c, int64_t until) noexcept nogil:
     ts.tv_sec = until // 1000000000
     ts.tv_nsec = until % 1000000000
     pthread_cond_timedwait(&c.changed, &c.lock, &ts)
+
+
+# The first of those that were taken, for the next time.
+cdef void put_back(Collector* c, Trace* first) noexcept nogil:
+    cdef Trace* last = first
+    cdef int64_t n = 1
+    while last.next != NULL:
+        last = last.next
+        n += 1
+    pthread_mutex_lock(&c.lock)
+    last.next = c.first
+    c.first = first
+    if c.last == NULL:
+        c.last = last
+    c.n += n
+    pthread_mutex_unlock(&c.lock)
 
 
 cdef tuple times(TraceRecord* t):
@@ -115,8 +132,8 @@ cdef class TraceCollector:
         pthread_cond_signal(&self.ptr.changed)
         pthread_mutex_unlock(&self.ptr.lock)
 
-    def take(self, double timeout_s):
-        """Wait for traces and let some gather; return what there is.
+    def take(self, double timeout_s, size_t most_bytes=TAKE_BYTES):
+        """Wait for traces and let some gather; return what there is, of files not much more than ``most_bytes``.
 
         Returns
         -------
@@ -132,6 +149,7 @@ cdef class TraceCollector:
         cdef Trace* after
         cdef tf_buf out
         cdef int64_t until
+        cdef size_t made = 0
         cdef list taken = []
         with nogil:
             until = now_ns() + <int64_t>(timeout_s * 1e9)
@@ -160,12 +178,16 @@ cdef class TraceCollector:
                     if out.failed:
                         raise MemoryError
                     taken.append((t.stream, out.data[:out.len]))
+                    made += out.len
             except MemoryError:
                 tf_buf_free(&out)
                 c.dropped += 1
             finally:
                 trace_free(t)
             t = after
+            if made > most_bytes and t != NULL:
+                put_back(c, t)
+                break
         tf_buf_free(&out)
         return taken
 

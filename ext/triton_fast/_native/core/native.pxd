@@ -14,6 +14,7 @@ cdef extern from "tf_atomics.h" nogil:
     void tf_store64(int64_t* p, int64_t v)
     int64_t tf_add64(int64_t* p, int64_t v)
     void* tf_load_ptr(void** p)
+    void tf_store_ptr(void** p, void* v)
     void* tf_swap_ptr(void** p, void* v)
     bint tf_cas_ptr(void** p, void* expected, void* wanted)
     void tf_fence()

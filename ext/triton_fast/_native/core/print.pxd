@@ -9,17 +9,6 @@ cdef inline void print_text(tf_buf* out, const char* text) noexcept nogil:
     tf_buf_put(out, text, strlen(text))
 
 
-# In `least` digits or more.
-cdef inline void print_padded(tf_buf* out, uint64_t value, int least) noexcept nogil:
-    cdef char[24] digits
-    cdef int at = 24
-    while value or at > 24 - least:
-        at -= 1
-        digits[at] = <char>(48 + value % 10)
-        value //= 10
-    tf_buf_put(out, &digits[at], <size_t>(24 - at))
-
-
 cdef inline void print_number(tf_buf* out, uint64_t value) noexcept nogil:
     cdef char[24] digits
     cdef int at = 24

@@ -14,16 +14,23 @@ cdef enum:
 
 
 # One name. Its block (kind MEM_CLIENT, or MEM_GPU with the device; cap 0: it is not memory of the pool's) is what
-# requests hold references of, the registry one until the name is unregistered. The last reference gives the memory
-# back; until then the name is taken, as in Triton.
+# requests hold references of, the registry one until the name is unregistered. Until the last is gone the name is
+# taken, as in Triton. Then the memory is given back, and it is listed until that is done: a client that sees it no
+# longer may free the memory.
 cdef struct Region:
     Region* next            # in its bucket
+    Region* later           # whatever closes it: the next to be closed
     Registry* home          # one ref
-    Block* block
+    Block* block            # NULL: its last reference is gone
+    void* data
+    int32_t refs            # under the registry's lock: the list's, and whoever looks at it
+    int32_t device          # -1: a file
     int32_t broken          # atomic; its file was made smaller: what is read from it is not what its client wrote
     int32_t slot            # of the fault handler; -1: no file
-    void (*close)(Block* block) noexcept nogil     # gives the memory back
+    # Gives the memory back, now or on another thread, and then calls region_closed and region_drop.
+    void (*close)(Region* region) noexcept nogil
     bint leaving            # unregistered while requests used it
+    bint closed             # its memory is given back; for whatever closes it
     uint32_t name_len
     uint32_t key_len
     char* name
@@ -67,6 +74,12 @@ cdef class SharedRegions:
 
 
 # Take over a stretch of a GPU's memory under a name; close gives it back, once, on whatever thread. Raises what the
-# client gets, and has closed it then.
+# client gets, and has taken nothing then.
 cdef int region_take(SharedRegions regions, str name, void* data, size_t nbytes, int32_t device,
-                     void (*close)(Block*) noexcept nogil) except -1
+                     void (*close)(Region*) noexcept nogil) except -1
+# A region of a GPU that nothing uses any more and that is not closed yet, with a reference; NULL: there is none. Of
+# that name, or of any where there is no name.
+cdef Region* region_closing(SharedRegions regions, const char* name, uint32_t n) noexcept nogil
+# Its memory was given back: it is listed no longer.
+cdef void region_closed(Region* region) noexcept nogil
+cdef void region_drop(Region* region) noexcept nogil

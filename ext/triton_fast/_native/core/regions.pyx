@@ -56,11 +56,15 @@ cdef inline uint32_t bucket_of(const char* name, uint32_t n) noexcept nogil:
     return (h ^ h >> 16) & (BUCKETS - 1)
 
 
+cdef inline bint is_named(Region* region, const char* name, uint32_t n) noexcept nogil:
+    return region.name_len == n and memcmp(region.name, name, n) == 0
+
+
 # Under the lock. A region whose last reference is gone is about to leave: it is not found.
 cdef Region* find(Registry* home, const char* name, uint32_t n) noexcept nogil:
     cdef Region* region = home.buckets[bucket_of(name, n)]
     while region != NULL:
-        if region.name_len == n and memcmp(region.name, name, n) == 0 and tf_load32(&region.block.refs) > 0:
+        if region.block != NULL and is_named(region, name, n) and tf_load32(&region.block.refs) > 0:
             return region
         region = region.next
     return NULL
@@ -88,6 +92,13 @@ cdef inline size_t whole_pages(size_t n) noexcept nogil:
 # The last reference of a region's block is gone, on whatever thread.
 cdef void region_end(Block* block) noexcept nogil:
     cdef Region* region = <Region*>block.owner
+    tf_lock(&region.home.lock)
+    region.block = NULL
+    tf_unlock(&region.home.lock)
+    region.close(region)
+
+
+cdef void region_closed(Region* region) noexcept nogil:
     cdef Registry* home = region.home
     cdef Region** link = &home.buckets[bucket_of(region.name, region.name_len)]
     tf_lock(&home.lock)
@@ -97,16 +108,45 @@ cdef void region_end(Block* block) noexcept nogil:
         link[0] = region.next
         home.count -= 1
     tf_unlock(&home.lock)
-    region.close(block)
-    free(region)
-    registry_unref(home)
 
 
-cdef void unmap(Block* block) noexcept nogil:
+cdef void region_drop(Region* region) noexcept nogil:
+    cdef Registry* home = region.home
+    cdef bint last
+    tf_lock(&home.lock)
+    region.refs -= 1
+    last = region.refs == 0
+    tf_unlock(&home.lock)
+    if last:
+        free(region)
+        registry_unref(home)
+
+
+cdef Region* region_closing(SharedRegions regions, const char* name, uint32_t n) noexcept nogil:
+    cdef Registry* home = regions.ptr
+    cdef Region* region = NULL
+    cdef int32_t i = <int32_t>bucket_of(name, n) if n else 0
+    cdef int32_t end = i + 1 if n else BUCKETS
+    tf_lock(&home.lock)
+    while region == NULL and i < end:
+        region = home.buckets[i]
+        while region != NULL and (region.block != NULL or not is_device(region)
+                                  or (n and not is_named(region, name, n))):
+            region = region.next
+        i += 1
+    if region != NULL:
+        region.refs += 1
+    tf_unlock(&home.lock)
+    return region
+
+
+cdef void unmap(Region* region) noexcept nogil:
     tf_lock(&fault_lock)
-    tf_fault_forget(region_of(block).slot)
+    tf_fault_forget(region.slot)
     tf_unlock(&fault_lock)
-    munmap(block.data, region_of(block).nbytes)
+    munmap(region.data, region.nbytes)
+    region_closed(region)
+    region_drop(region)
 
 
 # ---- loans
@@ -203,6 +243,10 @@ cdef int lent_settle_all(Request* r, tf_error* e) noexcept nogil:
 
 # ---- registering
 
+cdef object taken(str name):
+    return AlreadyExists(f"shared memory region '{name}' already in manager")
+
+
 # The file of /dev/shm that a key means. Raises the ServerError that the client gets.
 cdef str file_of(str region, str key):
     cdef str file = key.lstrip("/")
@@ -270,7 +314,7 @@ cdef class SharedRegions:
         cdef str file = file_of(name, key)
         cdef int fd
         if self.knows(encoded):
-            raise AlreadyExists(f"shared memory region '{name}' already in manager")
+            raise taken(name)
         fd = open_file(file, key)
         try:
             size = os.fstat(fd).st_size
@@ -279,7 +323,10 @@ cdef class SharedRegions:
             region = region_new(self.ptr, name, encoded, encoded_key, fd, offset, byte_size)
         finally:
             os.close(fd)
-        enlist(self.ptr, region, name)
+        if not enlist(self.ptr, region):
+            with nogil:
+                block_unref(region.block)
+            raise taken(name)
 
     cdef bint knows(self, bytes name) noexcept:
         cdef bint known
@@ -290,7 +337,7 @@ cdef class SharedRegions:
 
     def check_free(self, str name not None):
         if self.knows(name.encode("utf-8", "surrogateescape")):
-            raise AlreadyExists(f"shared memory region '{name}' already in manager")
+            raise taken(name)
 
     def status(self):
         return [(name, key, offset, size) for name, key, offset, size, device in rows_of(self.ptr) if device < 0]
@@ -319,11 +366,11 @@ cdef class SharedRegions:
 
 
 cdef inline bint is_device(Region* region) noexcept nogil:
-    return region.block.kind == MEM_GPU
+    return region.device >= 0
 
 
 # (name, key, offset, byte_size, device) of each region, by name; device -1: system memory. Those that requests still
-# use are in it.
+# use are in it, and those that are being closed.
 cdef list rows_of(Registry* home):
     cdef Region* region
     cdef int32_t i
@@ -338,7 +385,8 @@ cdef list rows_of(Registry* home):
     for i in range(BUCKETS):
         region = home.buckets[i]
         while region != NULL:
-            if n < room and try_ref(region.block):
+            if n < room:
+                region.refs += 1
                 found[n] = region
                 n += 1
             region = region.next
@@ -346,10 +394,10 @@ cdef list rows_of(Registry* home):
     try:
         for k in range(n):
             rows.append((found[k].name[:found[k].name_len], found[k].key[:found[k].key_len], found[k].offset,
-                         found[k].nbytes, found[k].block.device if is_device(found[k]) else -1))
+                         found[k].nbytes, found[k].device))
     finally:
         for k in range(n):
-            block_unref(found[k].block)
+            region_drop(found[k])
         free(found)
     rows.sort()
     return [(name.decode("utf-8", "surrogateescape"), key.decode("utf-8", "surrogateescape"), offset, size, device)
@@ -387,11 +435,14 @@ cdef Region* region_make(Registry* home, bytes encoded, bytes key, size_t nbytes
     memcpy(region.key, <const char*>key, m)
     region.nbytes = nbytes
     region.home = home
+    region.refs = 1
+    region.device = -1
     region.slot = -1
     return region
 
 
-cdef int enlist(Registry* home, Region* region, str name) except -1:
+# Whether it is listed: the name is not taken.
+cdef bint enlist(Registry* home, Region* region) noexcept nogil:
     cdef Region** bucket = &home.buckets[bucket_of(region.name, region.name_len)]
     cdef bint taken
     tf_lock(&home.lock)
@@ -401,11 +452,7 @@ cdef int enlist(Registry* home, Region* region, str name) except -1:
         bucket[0] = region
         home.count += 1
     tf_unlock(&home.lock)
-    if taken:
-        with nogil:
-            block_unref(region.block)
-        raise AlreadyExists(f"shared memory region '{name}' already in manager")
-    return 0
+    return not taken
 
 
 cdef Region* region_new(Registry* home, str name, bytes encoded, bytes key, int fd, uint64_t offset,
@@ -418,6 +465,7 @@ cdef Region* region_new(Registry* home, str name, bytes encoded, bytes key, int 
         text = strerror(errno).decode()
         free(region)
         raise InvalidArg(f"failed to register shared memory region '{name}': unable to process address space{text}")
+    region.data = data
     region.offset = offset
     region.close = unmap
     # cap 0: it takes nothing of the memory that requests may have.
@@ -444,28 +492,28 @@ cdef Region* region_new(Registry* home, str name, bytes encoded, bytes key, int 
 
 
 cdef int region_take(SharedRegions regions, str name, void* data, size_t nbytes, int32_t device,
-                     void (*close)(Block*) noexcept nogil) except -1:
+                     void (*close)(Region*) noexcept nogil) except -1:
     cdef Region* region
-    cdef Block* block = block_wrap(data, 0, region_end, NULL)
-    if block == NULL:
-        raise MemoryError       # a few bytes: what was opened stays open
-    block.kind = MEM_GPU
-    block.device = device
-    try:
-        if regions.ptr.count >= MAX_DEVICE_REGIONS:
-            raise Unavailable(f"failed to register shared memory region '{name}': there may be {MAX_DEVICE_REGIONS} "
-                              "at a time")
-        region = region_make(regions.ptr, name.encode("utf-8", "surrogateescape"), b"", nbytes)
-    except BaseException:
-        block.free_fn = close
-        with nogil:
-            block_unref(block)
-        raise
-    block.owner = region
-    region.block = block
+    if regions.ptr.count >= MAX_DEVICE_REGIONS:
+        raise Unavailable(f"failed to register shared memory region '{name}': there may be {MAX_DEVICE_REGIONS} at a "
+                          "time")
+    region = region_make(regions.ptr, name.encode("utf-8", "surrogateescape"), b"", nbytes)
+    region.data = data
+    region.device = device
     region.close = close
+    region.block = block_wrap(data, 0, region_end, region)
+    if region.block == NULL:
+        free(region)
+        raise MemoryError
+    region.block.kind = MEM_GPU
+    region.block.device = device
     tf_add32(&regions.ptr.refs, 1)
-    return enlist(regions.ptr, region, name)
+    if not enlist(regions.ptr, region):
+        region.block.free_fn = NULL
+        block_unref(region.block)
+        region_drop(region)
+        raise taken(name)
+    return 0
 
 
 # ---- tests

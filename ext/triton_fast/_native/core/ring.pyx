@@ -5,6 +5,7 @@ from posix.unistd cimport close, read, write
 from triton_fast._native.core.native cimport (
     now_ns, tf_cas_ptr, tf_fence, tf_load32, tf_load_ptr, tf_pause, tf_store32, tf_swap_ptr,
 )
+from triton_fast._native.core.pthread cimport pthread_equal, pthread_self
 from triton_fast._native.core.request cimport Request, request_free, request_new
 
 
@@ -21,6 +22,13 @@ cdef void ring_deliver(Sink* sink, Response* first, Response* last) noexcept nog
     cdef Response* reversed = NULL
     cdef void* seen
     cdef uint64_t one = 1
+    if tf_load_ptr(&ring.expected) == first and pthread_equal(ring.thread, pthread_self()):
+        if ring.kept == NULL:
+            ring.kept = first
+        else:
+            ring.kept_last.next = first
+        ring.kept_last = last
+        return
     # The stack is newest first, so a chain goes on it reversed.
     while p != NULL:
         after = p.next
@@ -103,6 +111,29 @@ def _push(CompletionRing ring not None, numbers):
     if first != NULL:
         with nogil:
             ring.ring.sink.deliver(&ring.ring.sink, first, last)
+
+
+def _expect(CompletionRing ring not None, int64_t number):
+    """Return the address of a new request whose response is expected, as within its submit (tests only)."""
+    cdef Request* r = request_new(NULL)
+    if r == NULL:
+        raise MemoryError
+    r.stamps[0] = number
+    ring_expect(&ring.ring, &r.response)
+    return <size_t>r
+
+
+def _deliver(CompletionRing ring not None, size_t request):
+    """Deliver the response of one that ``_expect`` made (tests only)."""
+    cdef Request* r = <Request*>request
+    r.response.next = NULL
+    ring.ring.sink.deliver(&ring.ring.sink, &r.response, &r.response)
+
+
+def _kept(CompletionRing ring not None):
+    """Expect no more, and return the numbers of what came as expected (tests only)."""
+    ring_expect_no_more(&ring.ring)
+    return numbers_of(ring_kept(&ring.ring))
 
 
 cdef list numbers_of(Response* p):

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     MAX_STATE = 512         # bytes of tracestate that are kept; a longer one is dropped whole
+    TRACE_AT = 19           # of the 32 digits of the trace's id in a carrier
     MAX_CARRIER = 1200      # bytes of the JSON: 100 and each character of the state escaped
 
 cdef struct TraceContext:

@@ -118,8 +118,8 @@ cdef size_t context_carrier(char* out, const uint8_t* trace_id, uint64_t span, c
     cdef char* p = out
     cdef size_t k
     cdef int32_t i
-    memcpy(p, BEGIN, 19)
-    p += 19
+    memcpy(p, BEGIN, TRACE_AT)
+    p += TRACE_AT
     for i in range(16):
         p = put_hex(p, trace_id[i])
     p[0] = c"-"
@@ -145,7 +145,7 @@ cdef size_t context_carrier(char* out, const uint8_t* trace_id, uint64_t span, c
 
 cdef bint carrier_span(const char* text, size_t n, uint64_t* span) noexcept nogil:
     cdef uint8_t[8] found
-    if n < SPAN_AT + 16 or memcmp(text, BEGIN, 19) != 0 or read_hex(text + SPAN_AT, 8, found) != 0:
+    if n < SPAN_AT + 16 or memcmp(text, BEGIN, TRACE_AT) != 0 or read_hex(text + SPAN_AT, 8, found) != 0:
         return False
     span[0] = number_of(found)
     return True

@@ -31,6 +31,8 @@ cdef void trace_drop(TraceRecord* t) noexcept nogil
 cdef void trace_child(Request* r, Request* c) noexcept nogil
 # A model is about to make request c, with r.trace from a request of its own: a step of that, if that is traced still.
 cdef void trace_adopt(Request* c) noexcept nogil
+# What r, which is watched, is found by: its trace's id at the collector, or its number in the trace file; the length.
+cdef size_t trace_label(Request* r, char* text32) noexcept nogil
 # p, the final response or one before, is about to be sent to the client.
 cdef void trace_answer(Response* p) noexcept nogil
 

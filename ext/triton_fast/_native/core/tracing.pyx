@@ -1,11 +1,12 @@
 # See tracing.pxd. Only sampled requests come here, so what is allocated and locked here costs the others nothing.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from triton_fast._native.core.marks cimport T_OUTPUT, WATCH_ANSWERED, WATCH_TRACE
+from triton_fast._native.core.marks cimport REQ_CANCELLED, T_OUTPUT, WATCH_ANSWERED, WATCH_TRACE
 from triton_fast._native.core.native cimport (
-    DT_STRING, MEM_GPU, TF_OK, dtype_size, now_ns, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock,
+    DT_STRING, MEM_GPU, TF_CANCELLED, TF_OK, dtype_size, now_ns, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock,
 )
 from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.pthread cimport (
@@ -14,7 +15,7 @@ from triton_fast._native.core.pthread cimport (
 from triton_fast._native.core.request cimport Request, Response, request_alloc, request_on_release
 from triton_fast._native.core.tensor cimport Tensor
 from triton_fast._native.core.trace_context cimport (
-    MAX_CARRIER, TraceContext, carrier_span, context_carrier, context_given,
+    MAX_CARRIER, TRACE_AT, TraceContext, carrier_span, context_carrier, context_given,
 )
 from triton_fast._native.core.trace_types cimport (
     EVENT_COMPLETE, EVENT_SEND_END, EVENT_SEND_START, FROM_MODEL, MAX_COPIES, MAX_COPY, MAX_EVENTS, MAX_RECORDS,
@@ -28,6 +29,9 @@ cdef enum:
     N_BUCKETS = 256
 
 cdef int64_t live_traces = 0
+# Of tensors of all traces that are not written yet.
+cdef int64_t waiting_bytes = 0
+cdef int64_t max_waiting = 268435456
 cdef int64_t last_id = 0
 cdef int64_t last_span = 0
 cdef uint64_t seed = 0
@@ -147,6 +151,16 @@ cdef size_t hex_key(char* out, uint64_t span) noexcept nogil:
     for i in range(16):
         out[i + 1] = digits[(span >> (60 - 4 * i)) & 15]
     return 17
+
+
+cdef size_t trace_label(Request* r, char* text32) noexcept nogil:
+    cdef TraceRecord* t = <TraceRecord*>r.record
+    cdef char[MAX_CARRIER] text
+    if not t.trace.spans:
+        return <size_t>snprintf(text32, 32, b"%llu", <unsigned long long>t.id)
+    context_carrier(text, t.trace.trace_id, t.span, NULL, 0)
+    memcpy(text32, text + TRACE_AT, 32)
+    return 32
 
 
 cdef void trace_attach(TraceRecord* t, Request* r) noexcept nogil:
@@ -306,10 +320,15 @@ cdef void copy_tensor(TraceRecord* t, Tensor* x, int32_t kind) noexcept nogil:
         room = MAX_COPIES - trace.copied
     if n > room:
         n = whole_elements(x, room)
+    # A writer that is slower than the requests must not have the server's memory: then only shapes are told.
+    if n and tf_add64(&waiting_bytes, <int64_t>n) > max_waiting:
+        tf_add64(&waiting_bytes, -<int64_t>n)
+        n = 0
     trace.copied += n
     tf_unlock(&trace.lock)
     copy = <TraceTensor*>malloc(sizeof(TraceTensor) + <size_t>x.ndim * sizeof(int64_t) + n + x.name_len)
     if copy == NULL:
+        tf_add64(&waiting_bytes, -<int64_t>n)
         return
     copy.next = NULL
     copy.kind = kind
@@ -378,7 +397,7 @@ cdef void end_record(TraceRecord* t, Request* r) noexcept nogil:
     cdef Trace* trace = t.trace
     leave_table(t)
     memcpy(t.stamps, r.stamps, sizeof(t.stamps))
-    t.code = r.response.code
+    t.code = TF_CANCELLED if r.state == REQ_CANCELLED else r.response.code
     t.ended = r.stamps[T_OUTPUT] if r.stamps[T_OUTPUT] else now_ns()
     t.request_id_len = r.id_len if r.id_len < 65536 else 65536
     t.request_id = <char*>malloc(t.request_id_len + 1)
@@ -434,6 +453,7 @@ cdef void drop_tensors(TraceRecord* t) noexcept nogil:
     cdef TraceTensor* after
     while x != NULL:
         after = x.next
+        tf_add64(&waiting_bytes, -<int64_t>x.copied)
         free(x)
         x = after
     t.tensors = NULL
@@ -474,5 +494,13 @@ request_on_release(before_release)
 
 
 def stats():
-    """Return the debug counter live_traces."""
-    return {"live_traces": tf_load64(&live_traces)}
+    """Return the debug counters live_traces and waiting_bytes, of tensors in them."""
+    return {"live_traces": tf_load64(&live_traces), "waiting_bytes": tf_load64(&waiting_bytes)}
+
+
+def _limit_waiting(int64_t most):
+    """Copy tensors for so many bytes at most; return how many it were (tests only)."""
+    global max_waiting
+    cdef int64_t before = max_waiting
+    max_waiting = most
+    return before

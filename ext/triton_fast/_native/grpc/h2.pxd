@@ -86,6 +86,7 @@ cdef class H2Session(GrpcPeer):
     cdef int open_call(self, int32_t stream_id) noexcept
     cdef int drop_call(self, Call* call) except -1
     cdef int end_session(self) except -1
+    cdef int deliver_kept(self) noexcept
     cdef int broken(self, int rc, size_t n) except -1
     cdef int charge(self, Budget* budget, int64_t burst, int64_t rate) noexcept
     cdef bint send_all(self) except -1

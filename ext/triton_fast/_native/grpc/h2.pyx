@@ -8,6 +8,8 @@ from libc.string cimport memset
 
 from triton_fast._native.core.memory cimport Block
 from triton_fast._native.core.native cimport now_ns, tf_buf, tf_buf_free, tf_buf_put
+from triton_fast._native.core.request cimport Response
+from triton_fast._native.core.ring cimport ring_kept
 from triton_fast._native.grpc.call cimport (
     Call, call_new, call_peek, call_put, call_read, call_skip, call_unref, drop_outs,
 )
@@ -300,7 +302,10 @@ cdef class H2Session(GrpcPeer):
         self.n_read += 1
         self.reading = True
         self.submitted = False
+        self.server.keeps = True
         rc = nghttp2_session_mem_recv(self.session, self.server.scratch, n)
+        self.server.keeps = False
+        self.deliver_kept()
         self.reading = False
         if self.transport is None:
             self.end_session()      # connection_lost came meanwhile
@@ -322,6 +327,18 @@ cdef class H2Session(GrpcPeer):
         except Exception as error:
             self.server.app.failed(error)
             self.abort()
+
+    # What was answered within its submit, now that nghttp2 is not at work.
+    cdef int deliver_kept(self) noexcept:
+        cdef Response* p = ring_kept(&self.server.ring.ring)
+        if p == NULL:
+            return 0
+        try:
+            self.server.deliver(p, self)
+        except Exception as error:
+            self.server.app.failed(error)
+            self.abort()
+        return 0
 
     # The session can not go on: say why, if that can be said, and end.
     cdef int broken(self, int rc, size_t n) except -1:

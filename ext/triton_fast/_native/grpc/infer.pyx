@@ -10,6 +10,7 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Request, Response, request_free, request_new
+from triton_fast._native.core.ring cimport ring_expect, ring_expect_no_more
 from triton_fast._native.core.trace_types cimport FROM_GRPC, TraceRecord
 from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop
 from triton_fast._native.core.validate cimport request_validate
@@ -18,6 +19,7 @@ from triton_fast._native.grpc.message cimport PREFIX, message_prefix
 from triton_fast._native.grpc.out cimport Out, out_new
 from triton_fast._native.grpc.shared cimport GrpcShared
 from triton_fast._native.net.fields cimport add_parameters
+from triton_fast._native.net.seen cimport seen_request
 from triton_fast._native.sched.lent cimport lent_begin
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
@@ -74,6 +76,15 @@ cdef int wake_up(GrpcShared server, NativeModel model) noexcept:
     return 0
 
 
+# r was decoded, and nobody takes it; its message stays the call's.
+cdef void refused(Item* item, Request* r, tf_error* e) noexcept:
+    r.body = NULL
+    r.response.code = e.code        # for its trace
+    if item.seen != NULL:
+        seen_request(item.seen, r)
+    request_free(r)
+
+
 cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, size_t n, PbHead* head,
                       tf_error* e) except -2:
     cdef const uint8_t* message = block.data + at
@@ -115,6 +126,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
                 add_parameters(r, <list>item.call.forwarded)
             except BaseException:
                 request_free(r)
+                trace_drop(trace)
                 raise
         r.body = block
         r.ctx = item
@@ -125,10 +137,12 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         if trace != NULL:
             trace_attach(trace, r)
         if r.lent != NULL and lent_begin(r, e) != 0:
-            r.body = NULL
-            request_free(r)
+            refused(item, r, e)
             return -1
+        if server.keeps:
+            ring_expect(&server.ring.ring, &r.response)
         rc = scheduler_submit(model.ptr.scheduler, r, &wake, e)
+        ring_expect_no_more(&server.ring.ring)
         if rc == SUBMIT_OK:
             # An instance may be at work on it by now; only this thread frees it.
             item.request = r
@@ -141,9 +155,8 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             if wake:
                 wake_up(server, model)
             return 0
-        r.body = NULL
         trace = trace_detach(r) if rc == SUBMIT_STOPPED else NULL
-        request_free(r)
+        refused(item, r, e)
         if rc != SUBMIT_STOPPED:
             return -1
         server.forget_models()

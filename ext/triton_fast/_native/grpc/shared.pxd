@@ -34,6 +34,7 @@ cdef struct ModelSlot:
 
 cdef class GrpcShared(Shared):
     cdef Outgoing outgoing  # of the connection being flushed
+    cdef bint keeps         # a connection reads, and takes what comes within its submits at the end of that
     cdef bint flushing      # there is one: no other may use outgoing
     cdef tf_buf head        # the message being encoded
     cdef size_t* cut        # where its tensors belong

@@ -15,6 +15,7 @@ from triton_fast._native.core.native cimport (
     TF_OK, now_ns, tf_buf, tf_buf_free, tf_buf_put, tf_error,
 )
 from triton_fast._native.core.request cimport Request, Response, request_free
+from triton_fast._native.core.ring cimport ring_expect, ring_expect_no_more, ring_kept
 from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.core.trace_types cimport FROM_HTTP, TraceRecord
 from triton_fast._native.core.tracing cimport trace_answer, trace_attach, trace_begin, trace_detach, trace_drop
@@ -511,7 +512,10 @@ cdef class HttpConnection(Watched):
             if self.request.lent != NULL and lent_begin(self.request, &e) != 0:
                 status = SUBMIT_REFUSED
             else:
+                if self.info.route == ROUTE_INFER:
+                    ring_expect(&self.server.ring.ring, &self.request.response)
                 status = scheduler_submit(self.model.ptr.scheduler, self.request, &wake, &e)
+                ring_expect_no_more(&self.server.ring.ring)
             if status == SUBMIT_OK:
                 Py_INCREF(self)
                 self.server.in_flight += 1
@@ -519,15 +523,17 @@ cdef class HttpConnection(Watched):
                     self.server.wake_later(self.model)
                 if self.info.route != ROUTE_INFER:
                     return self.begin_generation()
-                if self.server.in_flight == 1 and self.server.poll_ns:
+                p = ring_kept(&self.server.ring.ring)
+                if p == NULL and self.server.in_flight == 1 and self.server.poll_ns:
                     p = self.server.poll_answer()
-                    if p != NULL:
-                        self.server.deliver(p, self)
+                if p != NULL:
+                    self.server.deliver(p, self)
                 return 0
             # The body may still be needed for another try.
             self.block = self.request.body
             self.request.body = NULL
             trace = trace_detach(self.request) if status == SUBMIT_STOPPED else NULL
+            self.watch_refused(self.request, &e)
             request_free(self.request)
             self.request = NULL
             if status != SUBMIT_STOPPED:

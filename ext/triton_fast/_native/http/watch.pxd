@@ -2,7 +2,7 @@
 # What is told of a request lies here until its answer has been given away.
 from libc.stdint cimport int32_t, int64_t, uint32_t
 
-from triton_fast._native.core.native cimport tf_buf
+from triton_fast._native.core.native cimport tf_buf, tf_error
 from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.http.channel cimport Channel
 from triton_fast._native.http.head cimport Info
@@ -24,6 +24,8 @@ cdef class Watched(Channel):
     cdef int watch_response(self, Response* p) noexcept
     # A head of an answer to it has just been put into out: add what the client asked for.
     cdef inline void watch_head(self, tf_buf* out) noexcept
+    # It was decoded into r, which the scheduler does not take.
+    cdef void watch_refused(self, Request* r, tf_error* e) noexcept
     # The last byte of its answer was given away.
     cdef int watch_end(self) except -1
     # Its client has gone; r: what was made of it, while it is in flight.

@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t
 from libc.string cimport memset
 
 from triton_fast._native.core.marks cimport WATCH_LOG, WATCH_TIMING
-from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf
+from triton_fast._native.core.native cimport TF_OK, now_ns, tf_buf, tf_error
 from triton_fast._native.core.request cimport Request, Response
 from triton_fast._native.http.channel cimport Channel
 from triton_fast._native.http.head cimport ROUTE_GENERATE, ROUTE_INFER, ROUTE_NONE
@@ -43,6 +43,11 @@ cdef class Watched(Channel):
         if p.is_final or self.kept.taken == 0:
             seen_take(&self.kept, p.request, self.server.access.tensors)
         return 0
+
+    cdef void watch_refused(self, Request* r, tf_error* e) noexcept:
+        r.response.code = e.code        # for its trace
+        if self.watch or self.server.access.share:
+            seen_request(&self.kept, r)
 
     cdef inline void watch_head(self, tf_buf* out) noexcept:
         if self.watch & WATCH_TIMING:

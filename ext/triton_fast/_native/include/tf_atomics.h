@@ -14,6 +14,7 @@ static inline int64_t tf_load64(const int64_t *p) { return __atomic_load_n(p, __
 static inline void tf_store64(int64_t *p, int64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline int64_t tf_add64(int64_t *p, int64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
 static inline void *tf_load_ptr(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline void tf_store_ptr(void **p, void *v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline void *tf_swap_ptr(void **p, void *v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
 static inline int tf_cas_ptr(void **p, void *expected, void *wanted) {
     return __atomic_compare_exchange_n(p, &expected, wanted, 1, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { TF_NH_WORDS = 128, TF_NH_BYTES = TF_NH_WORDS * 8, TF_NH_FROM = 512 };
+enum { TF_NH_WORDS = 128, TF_NH_BYTES = TF_NH_WORDS * 8, TF_NH_FROM = 64 };
 
 typedef struct {
     uint64_t sip[2];

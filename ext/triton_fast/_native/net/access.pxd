@@ -42,7 +42,8 @@ cdef class AccessLog:
     cdef int32_t word       # what it sleeps on
     cdef int32_t closed
     cdef int64_t second     # of which stamp is the text
-    cdef char[32] stamp
+    cdef int32_t stamp_len
+    cdef char[48] stamp
     # Add a record, or count it as lost when there is no room.
     cdef void put(self, Access* a, Seen* s) noexcept
 

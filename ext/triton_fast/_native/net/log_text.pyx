@@ -3,6 +3,10 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from triton_fast._native.core.native cimport tf_buf, tf_buf_char, tf_buf_free, tf_buf_put
 
+cdef uint8_t[256] care          # 1: a byte that does not stand for itself
+for _byte in range(256):
+    care[_byte] = not (0x20 <= _byte < 0x7F and _byte not in b'"\\')
+
 cdef const char* HEX = b"0123456789ABCDEF"
 
 
@@ -79,13 +83,21 @@ cdef void put_escape(tf_buf* out, uint32_t c) noexcept nogil:
         put_unit(out, c)
 
 
+cdef size_t log_text_plain(const char* text, size_t n) noexcept nogil:
+    cdef const uint8_t* p = <const uint8_t*>text
+    cdef size_t at = 0
+    while at < n and not care[p[at]]:
+        at += 1
+    return at
+
+
 cdef void log_text_put(tf_buf* out, const char* text, size_t n) noexcept nogil:
     cdef const uint8_t* p = <const uint8_t*>text
     cdef size_t at = 0, begin = 0, used
     cdef uint32_t c
     tf_buf_char(out, c'"')
     while at < n:
-        if 0x20 <= p[at] < 0x7F and p[at] != c'"' and p[at] != c"\\":
+        if not care[p[at]]:
             at += 1
             continue
         c = character(p + at, n - at, &used)

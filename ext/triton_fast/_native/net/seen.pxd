@@ -7,7 +7,7 @@ from triton_fast._native.core.request cimport Request
 
 cdef enum:
     SEEN_ID = 128           # bytes of an id that are kept
-    SEEN_TRACE = 64
+    SEEN_TRACE = 64         # more than a W3C trace id, or the number in a trace file, has
     SEEN_MODEL = 128
     SEEN_TENSORS = 512      # of the inputs, as text
     TIMING_TEXT = 512       # room that timing_text needs

@@ -3,10 +3,11 @@ from libc.stdint cimport int64_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 
-from triton_fast._native.core.marks cimport T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED
+from triton_fast._native.core.marks cimport T_COMPUTED, T_COUNT, T_INPUT, T_OUTPUT, T_QUEUED, T_STARTED, WATCH_TRACE
 from triton_fast._native.core.native cimport dtype_name, now_ns, tf_buf, tf_buf_put
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.tensor cimport Tensor
+from triton_fast._native.core.tracing cimport trace_label
 
 cdef enum:
     N_PARTS = 8
@@ -41,8 +42,6 @@ cdef void seen_take(Seen* s, Request* r, bint tensors) noexcept nogil:
         s.stamps[T_COMPUTED] = s.taken
         s.stamps[T_OUTPUT] = s.taken
     seen_request(s, r)
-    # Of a trace that goes to a file there is only the key of its request, see tell_model in core/tracing.
-    s.trace_len = 0 if r.trace_len and r.trace[0] == c"#" else keep(s.trace, r.trace, r.trace_len, SEEN_TRACE)
     if tensors:
         keep_tensors(s, r)
 
@@ -55,6 +54,7 @@ cdef void seen_name(Seen* s, const char* model, size_t model_len, const char* id
 cdef void seen_request(Seen* s, Request* r) noexcept nogil:
     seen_name(s, r.model.name, r.model.name_len, r.id, r.id_len)
     s.version = r.model.version
+    s.trace_len = <uint32_t>trace_label(r, s.trace) if r.watch & WATCH_TRACE else 0
 
 
 cdef void keep_tensors(Seen* s, Request* r) noexcept nogil:

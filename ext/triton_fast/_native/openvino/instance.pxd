@@ -16,6 +16,7 @@ cdef struct OvIo:
     int32_t rank
     int64_t* dims           # of the model, the batch dimension with them; 0 where they vary
     int64_t row_bytes       # of an output: bytes of a row, or of the whole without batching; -1: known after the run
+    int32_t given           # of an output: the input that it is, unchanged; -1: it is computed
 
 cdef struct OvRun:
     const tf_ov* api

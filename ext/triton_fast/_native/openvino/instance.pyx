@@ -102,7 +102,8 @@ cdef int set_inputs(OvRun* s, Request** requests) noexcept nogil:
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
 
-# Every output gets memory before every run: what the last run wrote may belong to a response by now.
+# Every output gets memory before every run: what the last run wrote may belong to a response by now. But one that is
+# an input: OpenVINO finds ports by name, so its memory would become the input's.
 cdef int set_outputs(OvRun* s) noexcept nogil:
     cdef Array* array
     cdef OvIo* io
@@ -117,6 +118,8 @@ cdef int set_outputs(OvRun* s) noexcept nogil:
         array = &s.arrays.outputs[i]
         io = &s.outputs[i]
         array.dtype = io.dtype
+        if io.given >= 0:
+            continue
         array.ndim = io.rank
         memcpy(array.dims, io.dims, <size_t>io.rank * sizeof(int64_t))
         shape.rank = io.rank
@@ -145,6 +148,21 @@ cdef int set_outputs(OvRun* s) noexcept nogil:
             s.api.tensor_free(tensor)
         else:
             s.made[i] = tensor
+    return 0
+
+
+# What the requests gave.
+cdef int take_input(OvRun* s, Array* array, const Array* given) noexcept nogil:
+    array.ndim = given.ndim
+    memcpy(array.dims, given.dims, <size_t>given.ndim * sizeof(int64_t))
+    array.nbytes = given.nbytes
+    array.block = block_new(array.nbytes if array.nbytes else 1)
+    if array.block == NULL:
+        return out_of_memory(s, array.nbytes)
+    array.data = array.block.data
+    if array.nbytes:
+        memcpy(array.data, given.data, array.nbytes)
+    s.copied_outputs += <int64_t>array.nbytes
     return 0
 
 
@@ -191,7 +209,12 @@ cdef int read_outputs(OvRun* s) noexcept nogil:
     cdef int32_t i
     for i in range(a.n_outputs):
         array = &a.outputs[i]
-        if s.outputs[i].row_bytes >= 0:
+        if s.outputs[i].given >= 0:
+            if not array.wanted:
+                continue
+            if take_input(s, array, &a.inputs[s.outputs[i].given]) != 0:
+                return -1
+        elif s.outputs[i].row_bytes >= 0:
             s.bound += 1
         elif not array.wanted:
             continue
@@ -305,9 +328,12 @@ cdef class OvInstance(NativeInstance):
         s.made = <ov_tensor**>room(len(outputs), sizeof(void*))
         for i in range(len(inputs)):
             fill_io(&s.inputs[i], inputs[i])
+        names = [described[0] for described in inputs]
         for i in range(len(outputs)):
             described, known = outputs[i]
             fill_io(&s.outputs[i], described)
+            # A tensor has one name, whether the model takes it or gives it.
+            s.outputs[i].given = <int32_t>names.index(described[0]) if described[0] in names else -1
             s.outputs[i].row_bytes = row_bytes(&s.outputs[i], described[4], max_batch > 0) if known else -1
         s.fixed_batch = fixed_batch
         s.pad = pad

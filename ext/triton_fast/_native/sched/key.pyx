@@ -2,7 +2,7 @@
 # what this adds may have different answers. See key.pxd.
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.marks cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START
@@ -12,8 +12,34 @@ from triton_fast._native.core.request cimport Request, request_alloc
 from triton_fast._native.core.tensor cimport PARAM_DOUBLE, PARAM_STRING, Param, Tensor
 
 
+cdef enum:
+    BITS = 48               # outputs of a model that go into one word with the rest of what is wanted
+
+
+# What else a request says besides its inputs. Mostly that is but the outputs it wants, as a set: the order of names, and
+# naming all or none, makes no difference.
+cdef int put_rest(tf_digest* d, Request* r) noexcept nogil:
+    cdef uint64_t bits = 0
+    cdef int32_t i
+    cdef uint32_t flags = r.flags & (FLAG_SEQUENCE_START | FLAG_SEQUENCE_END)
+    if r.model.n_outputs <= BITS and r.params == NULL and not flags and not (r.correlation | r.correlation_len):
+        for i in range(r.n_wanted):
+            bits |= <uint64_t>1 << r.wanted[i].index
+        if r.n_wanted == 0:
+            bits = (<uint64_t>1 << r.model.n_outputs) - 1
+        tf_digest_word(d, bits << 1)
+        return 0
+    tf_digest_word(d, 1)
+    if put_wanted(d, r) != 0:
+        return -1
+    tf_digest_word(d, r.correlation)
+    tf_digest_bytes(d, r.correlation_text, r.correlation_len)
+    tf_digest_word(d, flags)
+    put_params(d, r.params)
+    return 0
+
+
 cdef int put_wanted(tf_digest* d, Request* r) noexcept nogil:
-    # As a set: the order of names, and naming all or none, makes no difference.
     cdef size_t n = (<size_t>r.model.n_outputs + 7) // 8
     cdef uint8_t* bits = <uint8_t*>request_alloc(r, n + 1)
     cdef int32_t i, k
@@ -45,7 +71,7 @@ cdef void put_params(tf_digest* d, const Param* p) noexcept nogil:
 cdef int request_key(Request* r, const tf_digest_key* secret, uint64_t owner, uint64_t* key) noexcept nogil:
     cdef tf_digest d
     cdef Tensor* t
-    cdef int32_t i
+    cdef int32_t i, k
     tf_digest_begin(&d, secret)
     tf_digest_word(&d, owner)
     for i in range(r.model.n_inputs):
@@ -56,14 +82,11 @@ cdef int request_key(Request* r, const tf_digest_key* secret, uint64_t owner, ui
         if t.kind == MEM_GPU:
             return -1
         tf_digest_word(&d, <uint64_t>t.dtype << 32 | <uint64_t>(t.ndim + 1))
-        tf_digest_bytes(&d, t.dims, <size_t>t.ndim * sizeof(int64_t))
+        for k in range(t.ndim):
+            tf_digest_word(&d, <uint64_t>t.dims[k])
         tf_digest_bytes(&d, t.ptr, t.nbytes)
-    if put_wanted(&d, r) != 0:
+    if put_rest(&d, r) != 0:
         return -1
-    tf_digest_word(&d, r.correlation)
-    tf_digest_bytes(&d, r.correlation_text, r.correlation_len)
-    tf_digest_word(&d, r.flags & (FLAG_SEQUENCE_START | FLAG_SEQUENCE_END))
-    put_params(&d, r.params)
     tf_digest_end(&d, key)
     return 0
 

@@ -315,6 +315,7 @@ cdef void deliver_whole(Request* r) noexcept nogil:
     r.sink.deliver(r.sink, &r.response, &r.response)
 
 
+# Make the whole's response; it is delivered later.
 cdef void succeed(Split* s) noexcept nogil:
     cdef Request* r = s.whole
     cdef int64_t[N_PHASES] phase
@@ -333,7 +334,6 @@ cdef void succeed(Split* s) noexcept nogil:
     tf_lock(&s.layer.stats.lock)
     request_count(s.layer.stats, r, phase)
     tf_unlock(&s.layer.stats.lock)
-    deliver_whole(r)
 
 
 # reason: FAIL_REJECTED for what never ran; -1: by the error's code.
@@ -376,8 +376,11 @@ cdef void let_go(Split* s, int32_t n) noexcept nogil:
         return
     if mine:
         succeed(s)
+    # Before the answer: what its client does next, to a region say, finds the request's memory free.
     free_parts(s)
-    request_free(whole)     # our hold: it may be the last
+    request_free(whole)     # our hold; the last one if the answer went before
+    if mine:
+        deliver_whole(whole)
 
 
 # Take a part back that nobody needs any more, or tell who runs it. How many came back: 0 or 1.

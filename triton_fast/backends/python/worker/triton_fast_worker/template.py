@@ -127,6 +127,10 @@ def _become_worker(fds: list[int], server: int, pipe: socket.socket, waited: int
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()
+    # OpenSSL before 3.0 tells that it was copied by a handler of the C library's fork.
+    tls = sys.modules.get("ssl")
+    if tls is not None:
+        tls.RAND_add(os.urandom(32), 32.0)
     return [str(control), *(map(str, region) if region else _NO_REGION)]
 
 
