@@ -146,6 +146,12 @@ CASES: dict[str, Case] = {
         "unable to find backend library for backend 'onnxruntme'",
         "did you mean 'onnxruntime'?",
     ),
+    "backend that is not here": (
+        {"m/config.pbtxt": 'platform: "tensorflow_savedmodel"\n' + IO, "m/1/model.savedmodel/saved_model.pb": "x"},
+        "m/config.pbtxt:1:1",
+        "unable to find backend library for backend 'tensorflow'",
+        "export the model to ONNX (tf2onnx), or serve it with backend: \"openvino\"",
+    ),
     "preferred too large": (
         onnx(HEAD + IO + "dynamic_batching { preferred_batch_size: [ 16 ] }\n"),
         "m/config.pbtxt:5:20",

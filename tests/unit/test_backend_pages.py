@@ -11,7 +11,7 @@ from typing import Any
 from triton_fast import backends
 from triton_fast.backends.arrays import ArrayBackend, Batch, Model
 from triton_fast.backends.base import Backend
-from triton_fast.backends.registry import BUILT_IN, CLASS_FILE, GROUP, TRITON_FILE
+from triton_fast.backends.registry import BUILT_IN, CLASS_FILE, GROUP, INSTEAD, TRITON_FILE
 from triton_fast.config.defaults import KINDS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -33,6 +33,8 @@ def test_what_is_built_in_is_said_to_be() -> None:
     said = {row[0].strip("`") for row in table() if row[3] == "built in"}
     assert said == {*backends.NAMES, "(ensemble)"}
     assert {row[0].strip("`") for row in table() if row[3].startswith("not served")} & set(backends.NAMES) == set()
+    others = " ".join(row[0].lower() for row in table() if row[3] != "built in")
+    assert [name for name in INSTEAD if name not in others] == []
 
 
 def test_who_can_use_gpus() -> None:

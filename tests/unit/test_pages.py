@@ -159,6 +159,20 @@ def test_places_of_limits() -> None:
     ] == []
 
 
+def test_the_map_of_modules() -> None:
+    """ARCHITECTURE.md names every extension and declaration, and every module of the packages below triton_fast."""
+    (block,) = re.findall(r"^## Where things are$\n\n```\n(.*?)```", text("ARCHITECTURE.md"), re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"[\w*]+", block))
+    modules = {
+        path.stem for name in tracked() for path in [Path(name)]
+        if (name.startswith(NATIVE) and path.suffix in (".pyx", ".pxd"))
+        or (path.suffix == ".py" and name.count("/") <= 2 and name.startswith("triton_fast/") and "/cli/" not in name)
+    }  # fmt: skip
+    modules -= {"__init__", "_version"}
+    assert len(modules) > 150
+    assert sorted(one for one in modules if not any(fnmatch(one, pattern) for pattern in named)) == []
+
+
 @each_page
 def test_make_targets(page: str) -> None:
     targets = set(re.findall(r"^([a-z][a-z-]*):", text("Makefile"), re.MULTILINE))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from triton_fast.backends.registry import NAMES, Listed, find, get, listed, names, path_parameters
+from triton_fast.backends.registry import INSTEAD, NAMES, Listed, find, get, listed, names, path_parameters
 
-__all__ = ["NAMES", "Listed", "find", "get", "listed", "names", "path_parameters"]
+__all__ = ["INSTEAD", "NAMES", "Listed", "find", "get", "listed", "names", "path_parameters"]

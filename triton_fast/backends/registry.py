@@ -50,6 +50,13 @@ BUILT_IN = {
     "tensorrt": BuiltIn("triton_fast.backends.tensorrt", "TensorRtBackend", ("tensorrt",)),
 }
 NAMES: tuple[str, ...] = tuple(BUILT_IN)
+# Backends of Triton that are not here, and what becomes of their models (docs/backends.md); without it the nearest name
+# is taken for what was meant.
+INSTEAD = {
+    "dali": "a Python model can do its work: see examples/image_pipeline",
+    "tensorflow": "export the model to ONNX (tf2onnx), or serve it with backend: \"openvino\"",
+    "vllm": "put Triton's vllm backend, a model.py, into <backend-directory>/vllm",
+}
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
 

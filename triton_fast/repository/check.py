@@ -224,7 +224,8 @@ class Checker:
             return
         if known is None:
             known_names = backends.names(self._backend_directory)
-            hint = did_you_mean(backend, known_names) or f"this server has {', '.join(known_names)}"
+            nearest = backends.INSTEAD.get(backend) or did_you_mean(backend, known_names)
+            hint = nearest or f"this server has {', '.join(known_names)}"
             self._add_at(name, folder, f"unable to find backend library for backend '{backend}'", hint, backend)
 
     def _check_paths(self, name: str, folder: Path, config: Any) -> None:
