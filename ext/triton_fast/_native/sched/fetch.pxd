@@ -10,8 +10,8 @@ from triton_fast._native.core.tensor cimport Tensor
 
 # n requests of a batch, some with FLAG_DEVICE or FLAG_LENT. Numbers stay on `device` (-1: nothing does), where the
 # backend takes them, and without `settle` in memory of the host that others may write. A request whose inputs can not
-# be had is failed and moved behind the others; with `placed`, where its place in the batch has a meaning, it stays where
-# it is with zeros for its inputs. Returns how many to execute.
+# be had is failed and moved behind the others; with `placed`, where its place in the batch has a meaning, it stays
+# where it is with zeros for its inputs. Returns how many to execute.
 cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed, bint settle) noexcept nogil
 # The same at once for the inputs of r that are texts, for who must know their lengths. 0, or -1 with e.
 cdef int fetch_texts(Request* r, tf_error* e) noexcept nogil
