@@ -324,7 +324,8 @@ def test_inputs_are_copied_before_a_backend_sees_them(file: shm.File, placed: bo
         regions.register("o", other.key, 0, SIZE)
         rows = [[(name, DataType.FP32, (1, 4), at, 16)] for name, at in ((b"r", 3 * PAGE), (b"o", 16), (b"o", 5))]
         lie = [(MEM_CLIENT, 0, DATA[at : at + 16]) for at in (0, 16, 5)]
-        assert fetched(regions, model, rows, placed=placed, settle=False) == (3, [(k, None, [lie[k]]) for k in range(3)])
+        seen = fetched(regions, model, rows, placed=placed, settle=False)
+        assert seen == (3, [(k, None, [lie[k]]) for k in range(3)])
         copied = [(MEM_CPU, *one[1:]) for one in lie]
         assert fetched(regions, model, rows, placed=placed) == (3, [(k, None, [copied[k]]) for k in range(3)])
         file.resize(PAGE)

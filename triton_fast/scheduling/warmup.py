@@ -73,7 +73,7 @@ def read_samples(config: Any, model_dir: Path, native: NativeModel) -> list[Samp
         added: dict[str, tuple[Sequence[int], bytes]] = {}
         for name, source in sorted(one.inputs.items()):
             shape = [1] * (config.max_batch_size > 0) + list(source.dims)
-            data = _data(one, name, source, config, model_dir, kept)
+            data = _data((one, name, source), config, model_dir, kept)
             kept += len(data)
             if name in given:
                 inputs.append((name, DataType(source.data_type), shape, data))
@@ -92,10 +92,12 @@ def read_files(config: Any, model_dir: Path) -> None:
     for sample in config.model_warmup:
         for name, source in sorted(sample.inputs.items()):
             if sample.batch_size and source.input_data_file:
-                kept += len(_data(sample, name, source, config, model_dir, kept))
+                kept += len(_data((sample, name, source), config, model_dir, kept))
 
 
-def _data(sample: Any, name: str, source: Any, config: Any, model_dir: Path, kept: int) -> bytes:
+def _data(row: tuple[Any, str, Any], config: Any, model_dir: Path, kept: int) -> bytes:
+    """Return the data of one (sample, input, source); ``kept``: bytes that there are of others."""
+    sample, name, source = row
     dtype = DataType(source.data_type)
     size = TYPES[dtype].size if dtype in TYPES else 0
     n_bytes = math.prod(source.dims) * (size or UNSIZED)

@@ -7,8 +7,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.marks cimport (
-    FLAG_DEVICE, FLAG_LENT, FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, T_COMPUTED, T_INPUT, T_OUTPUT,
-    T_QUEUED, T_STARTED,
+    FLAG_DEVICE, FLAG_LENT, FLAG_PADDING, FLAG_PART, REQ_CANCELLED, REQ_DONE, REQ_NEW, REQ_QUEUED, T_COMPUTED, T_INPUT,
+    T_OUTPUT, T_QUEUED, T_STARTED,
 )
 from triton_fast._native.core.memory cimport Block, block_ref, block_unref
 from triton_fast._native.core.native cimport (
@@ -391,7 +391,8 @@ cdef int cache_submit(Scheduler* sched, Request* r, bint* wake, tf_error* e) noe
     wake[0] = False
     r.seat = NULL
     if (tf_load32(&sched.stopping) or r.flags & (FLAG_PART | FLAG_PADDING)
-            or (r.flags & (FLAG_DEVICE | FLAG_LENT) and settle(r) != 0) or request_key(r, &s.secret, layer.owner, key) != 0):
+            or (r.flags & (FLAG_DEVICE | FLAG_LENT) and settle(r) != 0)
+            or request_key(r, &s.secret, layer.owner, key) != 0):
         return inner.submit(inner, r, wake, e)
     seat = <Seat*>request_alloc(r, sizeof(Seat))
     if seat == NULL:

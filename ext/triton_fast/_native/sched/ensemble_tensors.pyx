@@ -1,7 +1,7 @@
 # See ensemble_tensors.pxd.
 # Memory that others may still write to, a client's or that of a Python model's worker, is passed on like any other:
-# whoever looks at it more than once gets a copy (NativeInstance.copies_from). Sizes and shapes are the server's own, and
-# strings, whose lengths lie among the data, were copied when they came.
+# whoever looks at it more than once gets a copy (NativeInstance.copies_from). Sizes and shapes are the server's own,
+# and strings, whose lengths lie among the data, were copied when they came.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 

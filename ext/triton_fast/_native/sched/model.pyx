@@ -112,7 +112,7 @@ cdef void finish(Runner* run, Batch* batch, bint ran) noexcept nogil:
         sink.deliver(sink, first, last)
 
 
-# Execute a batch with inputs in memory of clients, but for what the backend must not see: its rows are not counted then.
+# Execute a batch with inputs in clients' memory, but for what the backend must not see: its rows are not counted then.
 cdef int execute_fetched(Runner* run, Batch* batch, bint* ran) noexcept nogil:
     cdef bint placed = run.source != NULL and run.source.placed
     cdef int32_t n = batch.n
