@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from triton_fast import config as cfg
+from triton_fast.backends.host import Host
 from triton_fast.backends.python import environment, settings
 from triton_fast.backends.python.cache import EnvironmentCache
 from triton_fast.config import parse
@@ -37,6 +38,20 @@ def test_none_is_the_servers_own(cache, tmp_path):
     found = environment.prepare("", tmp_path, cache)
     assert (found.interpreter, found.own) == (sys.executable, True)
     assert not (tmp_path / "cache").exists()
+
+
+def test_variables_are_those_the_server_was_started_with(cache, tmp_path, monkeypatch):
+    """What a framework sets in the server later would make workers, and their template, others."""
+    host = Host()
+    monkeypatch.setenv("SET_IN_THE_SERVER", "1")
+    make_env(tmp_path / "env")
+    for path in ("", "$$TRITON_MODEL_DIRECTORY/env"):
+        found = environment.prepare(path, tmp_path, cache, base=host.variables)
+        assert "SET_IN_THE_SERVER" not in found.variables
+        assert host.variables.items() - found.variables.items() <= {
+            (name, host.variables.get(name)) for name in ("LD_LIBRARY_PATH", "CONDA_PREFIX", "PYTHONHOME")
+        }
+    assert environment.prepare("", tmp_path, cache, base=host.variables) == environment.default(host.variables)
 
 
 def test_a_directory_and_what_is_missing_in_it(cache, tmp_path, monkeypatch):
