@@ -405,7 +405,7 @@ def test_answers_of_a_batch_leave_as_its_requests_came(
     def heard(result: Any, error: Any) -> None:
         answers.put("broken" if error else result.as_numpy("OUTPUT0").ravel()[0].decode())
 
-    with grpcclient.InferenceServerClient("%s:%d" % served.grpc) as stream:
+    with grpcclient.InferenceServerClient(f"{served.grpc[0]}:{served.grpc[1]}") as stream:
         stream.start_stream(heard)
         for i in range(4):
             tensor = grpcclient.InferInput("INPUT0", [1, 1], "BYTES")

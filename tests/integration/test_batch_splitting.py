@@ -167,14 +167,16 @@ TENSORS = """
 max_batch_size: %d
 input [{ name: "INPUT0" data_type: TYPE_FP32 dims: [2] }] output [{ name: "OUTPUT0" data_type: TYPE_FP32 dims: [2] }]
 ensemble_scheduling { step [
-  { model_name: "one" model_version: -1 input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "T" } },
-  { model_name: "two" model_version: -1 input_map { key: "INPUT0" value: "T" } output_map { key: "OUTPUT0" value: "OUTPUT0" } }
+  { model_name: "one" model_version: -1
+    input_map { key: "INPUT0" value: "INPUT0" } output_map { key: "OUTPUT0" value: "T" } },
+  { model_name: "two" model_version: -1
+    input_map { key: "INPUT0" value: "T" } output_map { key: "OUTPUT0" value: "OUTPUT0" } }
 ] }
 """
 
 
 def test_an_ensemble_is_cut_itself_and_no_larger_than_its_smallest_member(tmp_path: Path):
-    """As in Triton, a member's largest batch bounds the ensemble's; that its own requests would be cut changes nothing."""
+    """As in Triton a member's largest batch bounds the ensemble's, although the member would cut its requests."""
     root = repository(tmp_path, Model("one", dims=(2,), max_batch=8), Model("two", dims=(2,), max_batch=4, extra=SPLIT))
     for name, config in (("cut", TENSORS % 4 + SPLIT), ("large", TENSORS % 8)):
         (root / name / "1").mkdir(parents=True)
@@ -187,8 +189,8 @@ def test_an_ensemble_is_cut_itself_and_no_larger_than_its_smallest_member(tmp_pa
         assert {row["batch_size"] for row in stats(process, "one")["batch_stats"]} == {4, 2}
         rows = {row["name"]: row for row in raw.ask(process.http, raw.post("/v2/repository/index")).json()}
         assert rows["large"]["reason"].endswith(
-            "ensemble large allows maximum batch size 8, but it contains model two which only allows maximum batch size "
-            "to be 4 (also where the model has batch_splitting: the ensemble can have that itself)"
+            "ensemble large allows maximum batch size 8, but it contains model two which only allows maximum batch "
+            "size to be 4 (also where the model has batch_splitting: the ensemble can have that itself)"
         )
 
 

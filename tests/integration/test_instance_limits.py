@@ -172,8 +172,8 @@ def test_a_call_that_waits_for_what_its_caller_holds_fails(tmp_path: Path, in_pr
             assert answer.status == 500
             caller = "between" if name == "c" else name
             assert answer.error == (
-                f"Deadlock: model '{caller}' waits for '{target}', which waits for the rate limiter's resource 'R' that "
-                f"can not become free before. Give it to '{target}' alone, or raise its amount."
+                f"Deadlock: model '{caller}' waits for '{target}', which waits for the rate limiter's resource 'R' "
+                f"that can not become free before. Give it to '{target}' alone, or raise its amount."
             )
             assert infer(process, target).status == 200
 

@@ -110,9 +110,7 @@ def test_who_fails_goes_behind_the_others(regions: SharedRegions, model: ModelHa
 
 
 @pytest.mark.parametrize("kept", [(), (0,), (2, 5), range(6)])
-def test_afterwards_each_stands_where_it_stood(
-    regions: SharedRegions, model: ModelHandle, kept: Sequence[int]
-) -> None:
+def test_afterwards_each_stands_where_it_stood(regions: SharedRegions, model: ModelHandle, kept: Sequence[int]) -> None:
     """But for those that the backend has taken out, which are none of its answers."""
     rows = [[texts(71, 4) if i in (1, 3) else numbers(4 * i)] for i in range(6)]
     count, left = fetched(regions, model, rows, restored=True, kept=kept)

@@ -142,7 +142,7 @@ def test_who_holds_most_fails_when_too_much_is_held_back():
     for k in (1, 2, 3, 4):
         queue.submit(k, 1)
     assert queue.take(2) == [1, 2, 3, 4]
-    assert queue.send(1)        # the first holds nothing back
+    assert queue.send(1)  # the first holds nothing back
     assert all(queue.send(k) for k in (2, 2, 3, 3))
     assert (queue.held, len(queue.delivered)) == (limit, 1)
     assert queue.send(3)
@@ -156,7 +156,7 @@ def test_who_holds_most_fails_when_too_much_is_held_back():
     queue.finish(4)
     queue.finish(1)
     assert queue.delivered[2:] == [(1, None, True), (2, None, False), (2, None, False)]
-    assert queue.send(2)        # the first now
+    assert queue.send(2)  # the first now
     queue.finish(2)
     assert queue.delivered[5:] == [(2, None, False), (2, None, True), (4, None, True)]
     assert queue.held == 0
@@ -203,7 +203,7 @@ def test_an_instance_that_answers_by_turns_goes_on_without_the_request_that_held
         assert gate.taken() == [1, 2]
         gate.open()
         assert [final for _, final in calls[1]] == [False] * 20 + [True]
-        with pytest.raises(ResourceExhausted, match="^Exceeds maximum queue size: responses of 20480 bytes wait"):
+        with pytest.raises(ResourceExhausted, match=r"^Exceeds maximum queue size: responses of 20480 bytes wait"):
             list(calls[2])
         assert value_of_stream(StreamCall(model, [numbers(3, 1, 1)])) == 20
 

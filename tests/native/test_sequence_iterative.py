@@ -24,8 +24,6 @@ from triton_fast.errors import Cancelled, Internal, InvalidArg, Unavailable
 __all__ = ["counters_at_base"]
 
 
-
-
 class Counter:
     """Answers a request with IN = n at its n-th execution. Requests are told apart by their generated id."""
 
@@ -88,7 +86,7 @@ def test_its_own_id_keeps_to_the_rules_of_sequences():
             m.ask(1, 12)
         assert m.ask(3, 12, START) == 3
         assert m.ask(2, 12) == 2
-        assert m.ask(2, 12, END) == 2       # its end is its own, not that of its first step
+        assert m.ask(2, 12, END) == 2  # its end is its own, not that of its first step
         assert m.batcher.counts()["named"] == 0
         assert m.ask(3, 13, START | END) == 3
     assert [(row["START"], row["END"]) for (row,) in gate.batches] == [
@@ -138,7 +136,7 @@ def test_cancelled_between_its_steps():
         gate.taken()
         gate.step()
         gate.taken()
-        assert one.cancel()     # the other is executed, it waits for its second step
+        assert one.cancel()  # the other is executed, it waits for its second step
         with pytest.raises(Cancelled):
             one.wait(LONG_S)
         assert not other.cancel()

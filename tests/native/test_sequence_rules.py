@@ -241,7 +241,7 @@ def test_a_timeout_of_any_request_ends_a_sequence_that_waits():
         m.pass_time(SECOND)
         assert [ended(call) for call in two] == [(Unavailable, EXPIRED)] * 3
         m.ask(1, 1, END)
-        assert number(four) == 1        # a slot in time: its timeout has no meaning any more
+        assert number(four) == 1  # a slot in time: its timeout has no meaning any more
         m.pass_time(5 * SECOND)
         m.ask(1, 4, END)
         assert number(five) == 1
@@ -299,12 +299,12 @@ def test_bytes_that_wait_are_those_of_all_sequences():
     with sequenced(gate, slots=2, max_bytes=12, states=[STATE], inputs=any_shape, outputs=ANY_OUT) as m:
         calls = [m.send(1, 1, START)]
         gate.taken()
-        calls += [m.send(2, 1), m.send(3, 2, START), m.send(4, 3, START)]      # the last has no slot
+        calls += [m.send(2, 1), m.send(3, 2, START), m.send(4, 3, START)]  # the last has no slot
         assert m.batcher.bytes == 12
         assert refused(m, 5, 1) == (Unavailable, full)
         assert refused(m, 5, 4, START) == (Unavailable, full)
         assert refused(m, 5, 1, dims=(4,)) == (InvalidArg, large)
-        assert m.batcher.counts()["named"] == 3      # none was begun
+        assert m.batcher.counts()["named"] == 3  # none was begun
         assert calls.pop().cancel()
         calls.append(m.send(5, 1, END))
         gate.open()
@@ -345,7 +345,7 @@ def test_an_idle_sequence_loses_its_slot(direct):
         m.pass_time(1)
         assert number(waiting) == 3
         assert refused(m, 4, 1) == (InvalidArg, no_start(1))
-        assert [row["END"] for (row,) in gate.batches] == [0, 0, 0]     # its end was told to nobody
+        assert [row["END"] for (row,) in gate.batches] == [0, 0, 0]  # its end was told to nobody
         m.ask(5, 2, END)
 
 
@@ -388,7 +388,7 @@ def test_the_reaper_thread_keeps_the_time():
     gate = Recorder(held=True)
     with sequenced(gate, slots=1, idle_us=3600_000_000, clock=None) as m:
         first = m.send(1, 1, START)
-        gate.taken()        # the instance is busy: who says so is no instance
+        gate.taken()  # the instance is busy: who says so is no instance
         late = m.send(2, 2, START, timeout_us=10_000)
         assert ended(late) == (Unavailable, EXPIRED)
         gate.open()

@@ -192,7 +192,9 @@ def test_bytes_of_responses_that_may_be_held_back():
     ordered = "dynamic_batching { preserve_ordering: true } "
     assert queue_options(config_of(ordered))["max_held_bytes"] == 1 << 30
     assert queue_options(config_of(ordered + parameter("max_held_bytes", "5")))["max_held_bytes"] == 5
-    with pytest.raises(InvalidArg, match="^parameter 'max_held_bytes' of model 'm' must be a number of bytes from 1, got '0'$"):
+    with pytest.raises(
+        InvalidArg, match=r"^parameter 'max_held_bytes' of model 'm' must be a number of bytes from 1, got '0'$"
+    ):
         queue_options(config_of(ordered + parameter("max_held_bytes", "0")))
 
 

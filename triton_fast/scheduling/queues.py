@@ -48,9 +48,7 @@ def queue_options(config: Any) -> dict[str, Any]:
         )
     default = batching.default_queue_policy
     # Without levels there is the default policy alone; priorities of requests then mean nothing.
-    policies = [
-        batching.priority_queue_policy.get(level, default) for level in range(1, count + 1)
-    ] or [default]
+    policies = [batching.priority_queue_policy.get(level, default) for level in range(1, count + 1)] or [default]
     return {
         "dynamic": config.HasField("dynamic_batching"),
         "preferred": tuple(batching.preferred_batch_size),

@@ -34,7 +34,7 @@ def use_sequences(
 ) -> NativeSequences:
     """Have the sequence batcher of ``config`` take the requests of ``native``.
 
-    ``full_code``: what a request gets for which there is no place (the parameters ``WAITING``, and ``max_queue_bytes``).
+    ``full_code``: what a request gets for which there is no place (parameters ``WAITING`` and ``max_queue_bytes``).
 
     Raises
     ------

@@ -17,9 +17,7 @@ class Limiter:
     """
 
     def __init__(self, explicit: Iterable[tuple[str, int, int]] = ()) -> None: ...
-    def join(
-        self, resources: Iterable[tuple[str, bool, int]], *, device: int = 0, priority: int = 0
-    ) -> LimiterPlace:
+    def join(self, resources: Iterable[tuple[str, bool, int]], *, device: int = 0, priority: int = 0) -> LimiterPlace:
         """Return a new place for an instance.
 
         Parameters

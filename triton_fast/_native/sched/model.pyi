@@ -53,8 +53,8 @@ class NativeModel(ModelHandle):
     preserve_ordering : bool
         Responses leave in the order in which the requests came. Errors of requests that were not executed do not wait.
     max_held_bytes : int
-        Bytes of responses that may wait for earlier ones so; 0: no limit. Over it the request that holds most fails with
-        ``full_code``.
+        Bytes of responses that may wait for earlier ones so; 0: no limit. Over it the request that holds most fails
+        with ``full_code``.
     max_volume : int
         Elements that the inputs of one batch may have together; 0: any number. A request with more goes alone.
     max_queue_bytes : int

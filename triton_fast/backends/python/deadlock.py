@@ -113,7 +113,7 @@ def stuck(snapshots: Sequence[Snapshot], places: Sequence[Place] = ()) -> set[St
         taken: dict[int, int] = defaultdict(int)
         for other in places:
             if other.key == place.key:
-                break               # who waits behind it takes nothing from it
+                break  # who waits behind it takes nothing from it
             if other.waits and other.key not in progress:
                 _add(taken, other)
         for other in places:
@@ -183,8 +183,8 @@ def text_limited(caller: str, target: str, resources: Iterable[str]) -> str:
     """Return what the caller is told whose target waits for resources of the rate limiter."""
     names = ", ".join(f"'{name}'" for name in sorted(set(resources)))
     return (
-        f"Deadlock: model '{caller}' waits for '{target}', which waits for the rate limiter's resource {names} that can "
-        f"not become free before. Give it to '{target}' alone, or raise its amount."
+        f"Deadlock: model '{caller}' waits for '{target}', which waits for the rate limiter's resource {names} that "
+        f"can not become free before. Give it to '{target}' alone, or raise its amount."
     )
 
 
@@ -257,7 +257,9 @@ class Detector:
             wanted = [need[0] for place in places if place.waits and place.model == target for need in place.needs]
             if wanted:
                 caller = next(one.model for one in snapshots if one.key == broken.caller)
-                message = text_limited(names.get(caller, "?"), names.get(target, "?"), [resources.get(key, "?") for key in wanted])
+                message = text_limited(
+                    names.get(caller, "?"), names.get(target, "?"), [resources.get(key, "?") for key in wanted]
+                )
             else:
                 message = text([names.get(key, "?") for key in chain(found, broken, snapshots)])
             if by_key[broken.caller].fail_call(broken.call.id, message):
