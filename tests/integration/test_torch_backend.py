@@ -185,6 +185,12 @@ def test_strings_have_one_dimension(tmp_path: Path) -> None:
         open_model(tmp_path, saving(Upper()), config)
 
 
+def test_ragged_inputs_are_refused(tmp_path: Path) -> None:
+    ragged = 'input [{ name: "x" data_type: TYPE_FP32 dims: [-1] allow_ragged_batch: true }]\n'
+    with pytest.raises(InvalidArg, match="its backend takes no ragged input 'x'"):
+        open_model(tmp_path, saving(Linear()), BATCHED + ragged + io("input", y="FP32 3") + io("output", a__0="FP32 3"))
+
+
 def test_strings_for_a_tensor(tmp_path: Path) -> None:
     config = HEAD + io("input", x="STRING -1", y="FP32 3") + io("output", a__0="FP32 3", b__1="FP32 4")
     with pytest.raises(InvalidArg, match="expects datatype TYPE_STRING for input 'x', model provides Tensor"):

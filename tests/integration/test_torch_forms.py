@@ -321,6 +321,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     two = "dynamic_batching { preferred_batch_size: [2] max_queue_delay_microseconds: 20000000 }"
     text = BATCHED.replace("dynamic_batching { }", two)
     of_class("pools", POOLS, io("input", x="FP32 3") + io("output", y="FP32 3"), text)
+    ragged = 'input [{ name: "x" data_type: TYPE_FP32 dims: [-1] allow_ragged_batch: true }]\n'
+    of_class("ragged", WRITES, ragged + io("output", y="FP32 -1"), text)
     of_class("lost", LOST, io("input", x="FP32 1") + io("output", y="FP32 1"))
     for name, (kind, how) in SEQUENCES.items():
         text, sample = states(kind, how), torch.zeros(2, 2, dtype=KINDS[kind])
@@ -375,6 +377,13 @@ def test_a_class_whose_outputs_have_no_row_for_each_input(server: ServerProcess)
             found = list(pool.map(lambda x: infer(server.http, "pools", {"x": x})["y"].tolist(), given))
         assert found == [x.tolist() for x in given]
     server.wait_for_log("makes outputs without a row for each input", 10)
+
+
+def test_a_class_with_a_ragged_input(server: ServerProcess) -> None:
+    given = [np.arange(size, dtype=np.float32).reshape(1, size) for size in (2, 3)]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda x: infer(server.http, "ragged", {"x": x})["y"].tolist(), given))
+    assert found == [(2 * x).tolist() for x in given]
 
 
 def test_a_class_that_writes_to_its_input(server: ServerProcess) -> None:

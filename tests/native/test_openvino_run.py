@@ -150,6 +150,23 @@ def test_an_input_that_is_an_output(tmp_path: Path, dims: tuple[int, ...], more:
     assert same(answer["SUM"], 2 * rows(1))
 
 
+RAGGED = [
+    (io("input", "x", "FP32", (-1,), "allow_ragged_batch: true"), "its backend takes no ragged input 'x'"),
+    (io("input", "x", "FP32", (-1,)) + " batch_input [{ kind: BATCH_ELEMENT_COUNT target_name: 'n' "
+     "data_type: TYPE_FP32 source_input: 'x' }]", "its backend makes no batch_input or batch_output"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "text"), RAGGED)
+def test_ragged_inputs_are_refused(tmp_path: Path, given: str, text: str) -> None:
+    """Only a shared batch would have failed, or been read with the shape of its first request."""
+    x, n = models.ops.parameter([-1], np.float32), models.ops.parameter([-1], np.float32)
+    inputs = {"x": x, "n": n} if "batch_input" in given else {"x": x}
+    made = models.model(inputs, {"y": models.ops.unsqueeze(models.ops.relu(x), models.ops.constant(np.array([1])))})
+    with pytest.raises(InvalidArg, match=text):
+        open_model(tmp_path, made, f"{BACKEND}max_batch_size: 4{given}" + io("output", "y", "FP32", (-1,)))
+
+
 def test_shapes_vary_from_run_to_run(tmp_path: Path) -> None:
     opened = open_model(tmp_path, models.swap("FP32", (-1, -1, -1)))
     for shape in ((1, 2, 3), (2, 5, 1), (4, 3, 3), (1, 2, 3)):

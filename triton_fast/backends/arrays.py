@@ -18,14 +18,13 @@ from triton_fast.backends.array_values import from_array, has_kind, kind_of, num
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.foreign import cause, guarded
 from triton_fast.backends.model_file import check_file, without_paths
-from triton_fast.backends.values import default_max_batch_size
+from triton_fast.backends.values import default_max_batch_size, refuse_ragged
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import Internal, InvalidArg, ServerError
 from triton_fast.types import BY_WIRE, TYPES, DataType
 
 if TYPE_CHECKING:
     from triton_fast._native.arrays.pyarrays import Input, Output
-
 
 
 class Tensor(NamedTuple):
@@ -172,9 +171,7 @@ class ArrayBackend(Backend):
             )
         added = added_specs(config)
         taken = {spec.name for spec in (*added.inputs, *added.outputs)}
-        default = default_max_batch_size(
-            context.settings, refused="{key} must be a whole number, got '{text}'"
-        )
+        default = default_max_batch_size(context.settings, refused="{key} must be a whole number, got '{text}'")
         complete_from_model(
             config, [_tensor(one, context) for one in signature.inputs if one.name not in taken],
             [_tensor(one, context) for one in signature.outputs if one.name not in taken],
@@ -335,10 +332,7 @@ def _check_config(context: LoadContext) -> None:
                 kind_of(int(one.data_type))
             except InvalidArg as error:
                 raise InvalidArg(f"{prefix}, {side} '{one.name}': {error}") from None
-            if side == "input" and one.allow_ragged_batch:
-                raise InvalidArg(f"{prefix}, its backend takes no ragged input '{one.name}'")
-    if config.batch_input or config.batch_output:
-        raise InvalidArg(f"{prefix}, its backend makes no batch_input or batch_output")
+    refuse_ragged(config)
 
 
 def _check_signature(context: LoadContext, signature: Signature) -> None:

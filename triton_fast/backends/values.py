@@ -69,6 +69,16 @@ def default_max_batch_size(
     return value
 
 
+def refuse_ragged(config: Any) -> None:
+    """Raise InvalidArg where requests of unlike shapes are to share a batch, or their shapes to be tensors or cuts."""
+    prefix = f"unable to load model '{config.name}', its backend"
+    for tensor in config.input:
+        if tensor.allow_ragged_batch:
+            raise InvalidArg(f"{prefix} takes no ragged input '{tensor.name}'")
+    if config.batch_input or config.batch_output:
+        raise InvalidArg(f"{prefix} makes no batch_input or batch_output")
+
+
 def kind_name(group: Any) -> str:
     """Return the kind of an instance group as configs write it: KIND_GPU, ..."""
     return str(protos.ModelInstanceGroup.Kind.Name(group.kind))

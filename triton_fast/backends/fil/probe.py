@@ -21,8 +21,8 @@ ROOM = 2 << 30
 TIMES = 64
 MAX_ROW = 1 << 20  # features of the row that is tried
 ZERO = (
-    "trees that take zeros for missing values (zero_as_missing=True) are not supported: "
-    "treelite sends them the other way"
+    "trees that take zeros for missing values (zero_as_missing=True) are not supported: treelite lets them go the "
+    "other way"
 )
 
 

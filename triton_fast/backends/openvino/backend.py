@@ -15,7 +15,7 @@ from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadC
 from triton_fast.backends.model_file import shown
 from triton_fast.backends.openvino import files, library
 from triton_fast.backends.openvino.plan import PATHS, ModelPlan, make_plan
-from triton_fast.backends.values import default_max_batch_size
+from triton_fast.backends.values import default_max_batch_size, refuse_ragged
 from triton_fast.config import ModelTensor, added_specs, check_against_model, complete_from_model
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported
 from triton_fast.observability import log
@@ -70,6 +70,7 @@ class OpenVinoModel(BackendModel):
     def __init__(self, context: LoadContext, plan: ModelPlan) -> None:
         self._context = context
         self._plan = plan
+        refuse_ragged(context.config)
         model = files.read(context, plan)
         self._batched = shape(context, plan, model)
         self._inputs = named(model.inputs())

@@ -24,9 +24,9 @@ from triton_fast.backends.pytorch.opened import Opened, tables
 from triton_fast.backends.pytorch.script import open_script
 from triton_fast.backends.pytorch.settings import PATHS, Settings, for_class, read
 from triton_fast.backends.pytorch.tensors import kinds
-from triton_fast.backends.values import default_max_batch_size, kind_name
+from triton_fast.backends.values import default_max_batch_size, kind_name, refuse_ragged
 from triton_fast.config import ConfigError, ModelTensor, added_specs, check_against_model, complete_from_model
-from triton_fast.errors import Internal, InvalidArg, Unavailable
+from triton_fast.errors import Internal, Unavailable
 from triton_fast.observability import log
 from triton_fast.types import TYPES, DataType
 
@@ -301,8 +301,7 @@ def _check_types(context: LoadContext, torch: Any) -> None:
                     f"unsupported datatype {TYPES[kind].config if kind in TYPES else 'TYPE_INVALID'} for {side} "
                     f"'{one.name}' for model '{context.name}'"
                 )
-    if config.batch_input or config.batch_output:
-        raise InvalidArg(f"unable to load model '{context.name}', its backend makes no batch_input or batch_output")
+    refuse_ragged(config)
 
 
 def _declared(arguments: Sequence[Any]) -> list[ModelTensor]:
