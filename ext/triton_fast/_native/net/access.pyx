@@ -381,8 +381,8 @@ cdef void print_second(AccessLog log, int64_t second, int32_t form) noexcept nog
                      t.tm_min, t.tm_sec)
     else:
         n = snprintf(log.stamp, sizeof(log.stamp), b"%s%04d-%02d-%02dT%02d:%02d:%02d%s",
-                     b"{\"time\":\"" if form == FORM_JSON else b"", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday, t.tm_hour,
-                     t.tm_min, t.tm_sec, b"." if form == FORM_JSON else b"Z I ")
+                     b"{\"time\":\"" if form == FORM_JSON else b"", t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
+                     t.tm_hour, t.tm_min, t.tm_sec, b"." if form == FORM_JSON else b"Z I ")
     log.stamp_len = min(max(n, 0), <int>sizeof(log.stamp) - 1)
 
 

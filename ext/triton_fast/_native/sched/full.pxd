@@ -19,8 +19,8 @@ cdef inline int64_t bytes_of(Request* r) noexcept nogil:
     return n
 
 
-# Whether r may wait beside `held` bytes of others where there is room for `most`. 0, or -1 with e: full_code, or that it
-# never may.
+# Whether r may wait beside `held` bytes of others where there is room for `most`. 0, or -1 with e: full_code, or that
+# it never may.
 cdef inline int bytes_check(Request* r, int64_t held, int64_t most, int32_t full_code, tf_error* e) noexcept nogil:
     cdef int64_t n = bytes_of(r)
     if n > most:

@@ -2,7 +2,7 @@
 # what this adds may have different answers. See key.pxd.
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from triton_fast._native.core.marks cimport FLAG_SEQUENCE_END, FLAG_SEQUENCE_START
@@ -16,8 +16,8 @@ cdef enum:
     BITS = 48               # outputs of a model that go into one word with the rest of what is wanted
 
 
-# What else a request says besides its inputs. Mostly that is but the outputs it wants, as a set: the order of names, and
-# naming all or none, makes no difference.
+# What else a request says besides its inputs. Mostly that is but the outputs it wants, as a set: the order of names,
+# and naming all or none, makes no difference.
 cdef int put_rest(tf_digest* d, Request* r) noexcept nogil:
     cdef uint64_t bits = 0
     cdef int32_t i

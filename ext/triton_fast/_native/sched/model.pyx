@@ -364,7 +364,8 @@ cdef class NativeModel(ModelHandle):
     def __init__(self, name, version, max_batch, inputs, outputs, bint decoupled=False, *, bint dynamic=False,
                  preferred=(), delay_us=0, max_queue_size=0, timeout_us=0, timeout_override=False,
                  timeout_delay=False, levels=(), default_level=1, bint preserve_ordering=False, int64_t max_volume=0,
-                 int64_t max_queue_bytes=0, int64_t max_held_bytes=0, int32_t full_code=TF_UNAVAILABLE, added_inputs=(), added_outputs=()):
+                 int64_t max_queue_bytes=0, int64_t max_held_bytes=0, int32_t full_code=TF_UNAVAILABLE,
+                 added_inputs=(), added_outputs=()):
         cdef Py_ssize_t i
         if len(preferred) > MAX_PREFERRED:
             raise ValueError(f"at most {MAX_PREFERRED} preferred batch sizes, got {len(preferred)}")
@@ -443,7 +444,7 @@ cdef class NativeModel(ModelHandle):
                        bint all_limited=True):
         """Start the thread of one instance, which begins to pull batches at once.
 
-        ``place`` is its own in the rate limiter; ``stop`` has it leave. ``all_limited``: so has each other instance one.
+        ``place`` is its own in the rate limiter; ``stop`` has it leave. ``all_limited``: each other instance has one.
         """
         cdef Runner* run
         if instance.execute == NULL:
