@@ -41,7 +41,7 @@ def test_a_stream_that_ends_within_its_submit_keeps_its_order(n):
         resolve = z.resolve
 
         def late(name, version):
-            # The thread that submits looks up anew, for "gone" takes nothing: meanwhile the other step comes to its end.
+            # Who submits looks up anew, for "gone" takes nothing: meanwhile the other step comes to its end.
             if z.asked.count("gone") == 1 and name == "gone":
                 again = StreamCall(counter, [("IN", *ints(0))])
                 assert again.take(LONG_S)
@@ -49,10 +49,9 @@ def test_a_stream_that_ends_within_its_submit_keeps_its_order(n):
             return resolve(name, version)
 
         z.resolve = late
-        model = z.ensemble(
-            "e", [step("count", {"IN": "IN"}, {"OUT": "OUT"}, decoupled=True), step("gone", {"IN": "IN"}, {"OUT": "u"})],
-            inputs=(io("IN"),), outputs=(io("OUT"), io("u")),
-        )  # fmt: skip
+        stream = step("count", {"IN": "IN"}, {"OUT": "OUT"}, decoupled=True)
+        steps = [stream, step("gone", {"IN": "IN"}, {"OUT": "u"})]
+        model = z.ensemble("e", steps, inputs=(io("IN"),), outputs=(io("OUT"), io("u")))
         with Rig(m=model) as rig:
             client = rig.connect()
             stream = client.open(STREAM)
