@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hyperframe import frame as h2
 
 from tests.helpers.ensemble_models import ints, io, step, values, zoo
-from tests.helpers.grpc_transport import STREAM, Rig, counters_at_base, framed, request
+from tests.helpers.grpc_transport import INFER, STREAM, Rig, counters_at_base, framed, request
 from tests.helpers.models import LONG_S
 from triton_fast import protos
 from triton_fast._native.sched.inprocess import StreamCall
@@ -59,3 +60,40 @@ def test_a_stream_that_ends_within_its_submit_keeps_its_order(n):
             rig.ended(client, stream)
             assert numbers(client.answers[stream].data) == list(range(n))
         assert z.asked.count("gone") == 2
+
+
+@pytest.mark.parametrize("n", [1, 3000])
+def test_what_is_kept_of_a_stream_leaves_in_order(n):
+    with zoo() as z, Rig(m=z.inline("m")) as rig:
+        client = rig.connect()
+        stream = client.open(STREAM)
+        client.send(stream, b"".join(framed(request(k)) for k in range(n)), end=True)
+        rig.ended(client, stream)
+        assert numbers(client.answers[stream].data) == list(range(n))
+
+
+@pytest.mark.parametrize("path", [INFER, STREAM])
+@pytest.mark.parametrize("other", [False, True])
+def test_a_call_that_ends_in_the_read_that_brought_it(path, other):
+    """The answer is kept while nghttp2 goes on reading, and finds no call then."""
+    with zoo() as z, Rig(m=z.inline("m")) as rig:
+        client = rig.connect()
+        stream, beside = client.open(path), client.open(path)
+        data = client.data(stream, framed(request(1)), end=True)
+        data += h2.RstStreamFrame(stream, error_code=8).serialize()
+        data += client.data(beside, framed(request(2)), end=True) if other else b""
+        client.feed(data)
+        if other:
+            rig.ended(client, beside)
+            assert client.answers[beside].status == 0
+        assert not client.answers[stream].data
+        assert rig.server.in_flight == 0
+
+
+def test_a_connection_that_breaks_in_the_read_that_brought_it():
+    with zoo() as z, Rig(m=z.inline("m")) as rig:
+        client = rig.connect()
+        stream = client.open(STREAM)
+        client.feed(client.data(stream, framed(request(1)) * 10) + b"\0\0\1\0\0\0\0\0\0?")
+        assert client.transport.lost or client.goaway is not None
+        assert rig.server.in_flight == 0
