@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.helpers import standin_cuda
+from tests.helpers import shm, standin_cuda
 from tests.helpers.cuda_client import CLIENT
 from tests.helpers.standin_cuda import StandIn
 from triton_fast._native.core import memory
@@ -28,7 +28,7 @@ from triton_fast.errors import AlreadyExists, Internal, InvalidArg
 from triton_fast.shared_memory import SharedMemory
 from triton_fast.types import DataType
 
-CPU, GPU = 0, 2
+CPU, GPU, CLIENT_HOST = 0, 2, 3
 Row = tuple[bytes, int, tuple[int, ...], int, int]
 SIZE = 4096
 WAIT_S = 60.0
@@ -107,6 +107,22 @@ def test_who_fails_goes_behind_the_others(regions: SharedRegions, model: ModelHa
     assert rows[3][1] is not None and rows[3][1].startswith(FAILED)
     for number, error, inputs in rows[:3]:
         assert (error, inputs) == (None, [(CPU, 0, DATA[4 * number : 4 * number + 16])])
+
+
+def test_how_many_are_left_says_whether_a_clients_memory_is_copied(regions: SharedRegions, model: ModelHandle) -> None:
+    """A backend that copies the inputs of several requests looks at those of one where they lie."""
+    with shm.File(SIZE, DATA) as file:
+        regions.register("s", file.key, 0, 64)
+        host: list[Row] = [(b"s", DataType.FP32, (1, 4), 0, 16)]
+        lie = [[(CLIENT_HOST, 0, DATA[:16])]] * 2
+        for bad, copied in (([], False), ([[texts(71, 4)]], True)):
+            good = [host] if bad else [host, host]
+            count, rows = fetched(regions, model, [*bad, *good], copies_from=2)
+            assert count == len(good)
+            assert [inputs for _, error, inputs in rows if error is None] == (
+                [[(CPU, 0, DATA[:16])]] if copied else lie
+            )
+        regions.unregister("s")
 
 
 @pytest.mark.parametrize("kept", [(), (0,), (2, 5), range(6)])

@@ -324,7 +324,7 @@ def test_inputs_are_copied_before_a_backend_sees_them(file: shm.File, placed: bo
         regions.register("o", other.key, 0, SIZE)
         rows = [[(name, DataType.FP32, (1, 4), at, 16)] for name, at in ((b"r", 3 * PAGE), (b"o", 16), (b"o", 5))]
         lie = [(MEM_CLIENT, 0, DATA[at : at + 16]) for at in (0, 16, 5)]
-        seen = fetched(regions, model, rows, placed=placed, settle=False)
+        seen = fetched(regions, model, rows, placed=placed, copies_from=0)
         assert seen == (3, [(k, None, [lie[k]]) for k in range(3)])
         copied = [(MEM_CPU, *one[1:]) for one in lie]
         assert fetched(regions, model, rows, placed=placed) == (3, [(k, None, [copied[k]]) for k in range(3)])

@@ -98,6 +98,26 @@ def test_who_waits_before_it_keeps_what_it_wants():
     assert not stuck([caller], [target, first, holds(10, A, (R, 1, 1))])
 
 
+class Counted(tuple):
+    """Needs that count how often they are looked at."""
+
+    looks = 0
+
+    def __iter__(self):
+        type(self).looks += 1
+        return super().__iter__()
+
+
+def test_a_long_line_costs_a_few_looks_at_each():
+    """Whoever looks keeps Python from everything else: not each of those that wait is to look at all before it."""
+    Counted.looks, n = 0, 100
+    line = [Place(1000 + k, B, True, False, Counted([(R, 1, 1)])) for k in range(n)]
+    assert not stuck([one(10, A, call(1, B))], [*line, holds(30, C, (R, 1, 1))])
+    assert Counted.looks <= 4 * n
+    assert ids(stuck([one(10, A, call(1, B))], [*line, holds(10, A, (R, 1, 1))])) == {1}
+    assert Counted.looks <= 8 * n
+
+
 def test_over_two_calls():
     """A holds and calls B, which has no limits and calls C, which wants what A holds."""
     places = [waits_for(30, C, (R, 1, 1)), holds(10, A, (R, 1, 1))]

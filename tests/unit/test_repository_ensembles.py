@@ -27,7 +27,15 @@ from triton_fast.backends.base import LoadContext
 from triton_fast.backends.host import Caller
 from triton_fast.config import EnsemblePlan
 from triton_fast.errors import Internal, InvalidArg, NotFound, Unavailable
-from triton_fast.repository import ControlMode, LocalSource, ModelRepositoryManager, NestedControl, Preparer
+from triton_fast.repository import (
+    ControlMode,
+    LocalSource,
+    ModelRepositoryManager,
+    NestedControl,
+    Poller,
+    Preparer,
+    endings,
+)
 from triton_fast.repository.dependencies import MAX_DEPTH
 
 OTHER = CONFIG.replace("dims: [1]", "dims: [9]")
@@ -644,3 +652,33 @@ def test_a_model_may_load_an_ensemble_but_not_the_one_it_belongs_to(world: World
     world.manager.load("e")
     assert errors == ["model 'a' is being loaded and would wait for itself: a -> a"]
     assert world.ready() == ["a", "b", "e", "other"]
+
+
+# ---- the end of all at once
+
+
+def test_members_that_end_before_their_ensemble_do_not_take_the_threads_that_its_end_needs(tmp_path: Path) -> None:
+    """More than there are threads, each of which waits until nothing can come to it from the ensemble any more."""
+    world = make(tmp_path, ControlMode.POLL)
+    names = [f"a{k:02}" for k in range(2 * endings._THREADS)]
+    world.write("e", *names)
+    for name in names:
+        world.write(name)
+    assert world.manager.start() == []
+    ensemble, *members = (world.manager.resolve(name) for name in ("e", *names))
+    for member in members:
+        member.drained.clear()
+
+    def stop(timeout_s: float | None = None) -> bool:
+        for member in members:
+            member.drained.set()
+        return FakeRuntime.stop(ensemble, timeout_s)
+
+    ensemble.stop = stop  # type: ignore[method-assign]
+    for name in ("e", *names):
+        shutil.rmtree(tmp_path / name)
+    poller = Poller(world.manager, 15)
+    poller.poll_once()
+    poller.poll_once()
+    settle(world.manager)
+    assert world.engine.alive == set()

@@ -5,6 +5,7 @@ Knows the table and what the server's end waits for; not why a version ends.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
@@ -34,6 +35,10 @@ class Endings(Generic[R]):
         """Begin the end of versions that nothing resolves to any more; return what waits for it."""
         ended = []
         for entry in entries:
+            if entry.ensemble is not None and entry.runtime is not None:
+                # At once: the ends of its members wait for it, and may have all the threads.
+                with contextlib.suppress(RuntimeError):
+                    entry.runtime.stop(0.0)
             self._operations.begin()
             ended.append(self._workers.submit(partial(self._end, name, entry)))
         return ended

@@ -21,7 +21,7 @@ def fetched(
     rows: list[list[Row]],
     device: int = -1,
     placed: bool = False,
-    settle: bool = True,
+    copies_from: int = ...,
     restored: bool = False,
     kept: Collection[int] = (),
 ) -> tuple[int, list[tuple[int, str | None, list[Input]]]]:

@@ -97,7 +97,7 @@ def stuck(snapshots: Sequence[Snapshot], places: Sequence[Place] = ()) -> set[St
         if place.model:
             serving[place.model].add(place.key)
     waits = {key: [call for call in one.calls if call.is_waited_for] for key, one in instances.items()}
-    waiting = {place.key: place for place in places if place.waits}
+    waiting = {place.key for place in places if place.waits}
     known = instances.keys() | {place.key for place in places}
     progress = {
         key for key in known
@@ -109,24 +109,27 @@ def stuck(snapshots: Sequence[Snapshot], places: Sequence[Place] = ()) -> set[St
             return call.runner not in known or call.runner in progress
         return call.target not in serving or not progress.isdisjoint(serving[call.target])
 
-    def suffices(place: Place) -> bool:
+    def served() -> set[int]:
+        """Those in the line that get what they need: who waits behind one takes nothing from it."""
+        found = set()
         taken: dict[int, int] = defaultdict(int)
-        for other in places:
-            if other.key == place.key:
-                break  # who waits behind it takes nothing from it
-            if other.waits and other.key not in progress:
-                _add(taken, other)
-        for other in places:
-            if other.holds and other.key not in progress:
-                _add(taken, other)
-        return all(amount <= there - taken[resource] for resource, amount, there in place.needs)
+        for place in places:
+            if place.holds and place.key not in progress:
+                _add(taken, place)
+        for place in places:
+            if not place.waits or place.key in progress:
+                continue
+            if all(amount <= there - taken[resource] for resource, amount, there in place.needs):
+                found.add(place.key)
+            else:
+                _add(taken, place)
+        return found
 
     # What can progress frees others: until nothing is added.
     is_growing = True
     while is_growing:
-        left = known - progress
-        free = {key for key in left - waiting.keys() if all(map(can_progress, waits[key]))}
-        free |= {key for key in left & waiting.keys() if suffices(waiting[key])}
+        free = {key for key in known - progress - waiting if all(map(can_progress, waits[key]))}
+        free |= served()
         progress |= free
         is_growing = bool(free)
     return {

@@ -18,7 +18,8 @@ cdef struct Ring:
 
 
 # Around a submit: a response that is there before it returns, as the response cache's, is kept for ring_kept. The loop
-# need not be told of what its own thread has done.
+# need not be told of what its own thread has done. Only of a request that is answered once: the final response of
+# others would overtake those that went through the ring.
 cdef inline void ring_expect(Ring* ring, Response* p) noexcept nogil:
     ring.thread = pthread_self()
     tf_store_ptr(&ring.expected, p)

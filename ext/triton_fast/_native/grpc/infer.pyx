@@ -139,7 +139,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         if r.lent != NULL and lent_begin(r, e) != 0:
             refused(item, r, e)
             return -1
-        if server.keeps:
+        if server.keeps and not model.ptr.decoupled:
             ring_expect(&server.ring.ring, &r.response)
         rc = scheduler_submit(model.ptr.scheduler, r, &wake, e)
         ring_expect_no_more(&server.ring.ring)

@@ -9,11 +9,12 @@ from triton_fast._native.core.tensor cimport Tensor
 
 
 # n requests of a batch, some with FLAG_DEVICE or FLAG_LENT. Numbers stay on `device` (-1: nothing does), where the
-# backend takes them, and without `settle` in memory of the host that others may write. A request whose inputs can not
-# be had is failed and moved behind the others; with `placed`, where its place in the batch has a meaning, it stays
-# where it is with zeros for its inputs. Returns how many to execute; of fewer than n, Request.order says where each
-# stood.
-cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed, bint settle) noexcept nogil
+# backend takes them, and if it gets `copies_from` or more in memory of the host that others may write. A request whose
+# inputs can not be had is failed and moved behind the others; with `placed`, where its place in the batch has a
+# meaning, it stays where it is with zeros for its inputs. Returns how many to execute; of fewer than n, Request.order
+# says where each stood.
+cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed,
+                         int32_t copies_from) noexcept nogil
 # Each where it stood before the others, but for those that the backend kept (NULL), which are last.
 cdef void fetch_restore(Request** requests, int32_t n) noexcept nogil
 # The same at once for the inputs of r that are texts, for who must know their lengths. 0, or -1 with e.

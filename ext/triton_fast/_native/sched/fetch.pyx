@@ -1,6 +1,6 @@
 # See fetch.pxd. A tensor whose copy is under way has kind MEM_GPU still and a block that has not. The region that it is
 # copied from is held by its client's request (Request.lent), which outlives all that is made of it.
-from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -98,12 +98,13 @@ cdef int settle_all(Request* r) noexcept nogil:
     return 0
 
 
-cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed, bint settle) noexcept nogil:
+cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint placed,
+                         int32_t copies_from) noexcept nogil:
     cdef Flow flow
     cdef Request* r
     cdef tf_error e
     cdef tf_error* broken
-    cdef int32_t i, good = 0
+    cdef int32_t i, good = 0, left = n
     cdef bint lacking = False
     flow_begin(&flow)
     for i in range(n):
@@ -113,8 +114,13 @@ cdef int32_t fetch_batch(Request** requests, int32_t n, int32_t device, bint pla
     for i in range(n):
         if requests[i].flags & FLAG_DEVICE and finish_all(requests[i], device, broken) != 0:
             lacking = True
-        if settle and requests[i].flags & FLAG_LENT and settle_all(requests[i]) != 0:
-            lacking = True
+        if requests[i].response.code != TF_OK and not placed:
+            left -= 1
+    # So many the backend gets, and what it does with their inputs depends on that.
+    if left < copies_from:
+        for i in range(n):
+            if requests[i].flags & FLAG_LENT and settle_all(requests[i]) != 0:
+                lacking = True
     if placed and lacking:
         tf_fail(&e, TF_UNAVAILABLE, "%s", NO_ROOM)
         for i in range(n):
@@ -222,7 +228,7 @@ cdef tuple shown(Request* r):
 
 
 def fetched(SharedRegions regions not None, ModelHandle model not None, list rows, int32_t device=-1,
-            bint placed=False, bint settle=True, bint restored=False, kept=()):
+            bint placed=False, int32_t copies_from=INT32_MAX, bint restored=False, kept=()):
     cdef Request** requests = <Request**>calloc(len(rows) + 1, sizeof(Request*))
     cdef Request* r
     cdef int32_t n = 0, good
@@ -245,7 +251,7 @@ def fetched(SharedRegions regions not None, ModelHandle model not None, list row
                 lend(r, regions, &r.inputs[r.n_inputs], row)
                 r.n_inputs += 1
         with nogil:
-            good = fetch_batch(requests, n, device, placed, settle)
+            good = fetch_batch(requests, n, device, placed, copies_from)
         for k in range(good if restored else 0):
             if requests[k].order in kept:       # as a backend does with those that it executes
                 request_free(requests[k])

@@ -119,7 +119,7 @@ cdef int execute_fetched(Runner* run, Batch* batch, bint* ran) noexcept nogil:
     cdef Response* p
     cdef int32_t i
     cdef int status = 0
-    batch.n = fetch_batch(batch.requests, batch.n, run.device, placed, batch.n < run.copies_from)
+    batch.n = fetch_batch(batch.requests, batch.n, run.device, placed, run.copies_from)
     for i in range(batch.n, n):
         batch.rows -= batch.requests[i].batch
     ran[0] = batch.n > 0
