@@ -180,7 +180,7 @@ class Server:
         if options.model_control_mode == ControlMode.POLL.value:
             self.poller = Poller(self.repository, float(options.repository_poll_secs))
         self.plane = Dataplane(
-            self.repository, server_id=options.server_id, poller=self.poller,
+            self.repository, server_id=options.server_id,
             shared_memory=SharedMemory(options.allow_client_shm, self.gpus), gpus=self.gpus, tracing=self.tracing,
         )  # fmt: skip
         self.access = AccessWriter(options.access_log)

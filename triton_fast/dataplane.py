@@ -17,7 +17,7 @@ from triton_fast.memory import Gpus
 from triton_fast.observability import log
 from triton_fast.observability.tracing import Tracing
 from triton_fast.observability.tracing.settings import Changes
-from triton_fast.repository import IndexRow, ModelRepositoryManager, Poller, State
+from triton_fast.repository import IndexRow, ModelRepositoryManager, State
 from triton_fast.scheduling.runtime import ServedVersion
 from triton_fast.shared_memory import SharedMemory
 from triton_fast.types import TYPES, DataType
@@ -65,8 +65,6 @@ class Dataplane:
         Where names resolve to served versions.
     server_id
         ``--id``.
-    poller
-        Follows the repositories' changes, in mode poll.
     shared_memory
         Where clients register regions; by default they may not.
     gpus
@@ -80,14 +78,12 @@ class Dataplane:
         repository: ModelRepositoryManager[ServedVersion],
         *,
         server_id: str = "triton",
-        poller: Poller | None = None,
         shared_memory: SharedMemory | None = None,
         gpus: Gpus | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self.tracing = tracing
         self.repository = repository
-        self._poller = poller
         self.shared_memory = shared_memory or SharedMemory()
         self._gpus = gpus or Gpus([])
         self._lost: set[int] = set()
@@ -295,13 +291,6 @@ class Dataplane:
     def registered_repositories(self) -> dict[str, dict[str, str]]:
         """Return every repository's location with its mapping, those given at start included."""
         return self.repository.registered_repositories()
-
-    def poll_repository(self) -> None:
-        """Follow what has changed in the repositories, now. Mode poll only; raises Unavailable in others."""
-        self._refuse_exiting()
-        if self._poller is None:
-            raise Unavailable("polling is disabled")
-        self._poller.poll_once(at_once=True)
 
 
 def _index_row(row: IndexRow) -> dict[str, str]:

@@ -26,6 +26,7 @@ from tests.helpers.raw import (
     several,
     values_of,
 )
+from tests.helpers.scrape import pending
 from tests.helpers.server import Model, ServerProcess, repository, until
 from tests.helpers.wire import Wire
 
@@ -197,13 +198,6 @@ def test_half_closed_client_gets_what_runs(server: ServerProcess) -> None:
         answer = client.answer()
         assert (answer.status, values_of(answer)) == (200, [1.5])
         assert client.closed()
-
-
-def pending(server: ServerProcess, model: str) -> int:
-    text = ask(server.metrics, get("/metrics")).body.decode()
-    found = re.search(rf'nv_inference_pending_request_count{{model="{model}",version="1"}} ([0-9.]+)', text)
-    assert found, text
-    return int(float(found[1]))
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])

@@ -14,7 +14,8 @@ import pytest
 from tests.helpers import raw
 from tests.helpers.grpc_channel import Channel, infer_request
 from tests.helpers.otlp import Collector
-from tests.helpers.server import Model, ServerProcess, repository
+from tests.helpers.scrape import pending
+from tests.helpers.server import Model, ServerProcess, repository, until
 from tests.helpers.traces import parse
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -67,9 +68,11 @@ def test_the_id_at_the_collector(models: Path) -> None:
 def test_what_is_refused_names_its_trace(models: Path) -> None:
     with Collector() as collector, otel(models, collector) as server, raw.several(server.http, 2) as clients:
         clients[0].send(raw.infer_json("full", [1]))
+        server_has_read(server)
+        assert until(lambda: pending(server, "full") == 0)  # it is executed
         clients[1].send(raw.infer_json("full", [1]))
-        while raw.ask(server.http, raw.infer_json("full", [1], PARENT, id="http")).status != 503:
-            pass
+        assert until(lambda: pending(server, "full") == 1)
+        assert raw.ask(server.http, raw.infer_json("full", [1], PARENT, id="http")).status == 503
         found = line_of(server, "http")
         assert (found["status"], found["model"], found["version"], found["trace"]) == (503, "full", 1, TRACE)
         spans = collector.wait_for(2)

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers import onnx_models, raw
+from tests.helpers.scrape import scrape
 from tests.helpers.server import Model, ServerProcess, repository, until
 from tests.integration.onnx_files import add, request
 
@@ -46,10 +47,6 @@ GAUGES = {
 def stats(process: ServerProcess, model: str) -> dict[str, Any]:
     (found,) = raw.ask(process.http, raw.get(f"/v2/models/{model}/stats")).json()["model_stats"]
     return dict(found)
-
-
-def scrape(process: ServerProcess) -> str:
-    return raw.ask(process.metrics, raw.get("/metrics")).body.decode()
 
 
 def samples(process: ServerProcess, model: str = "") -> dict[tuple[str, Labels], float]:

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from tests.helpers import raw
 from tests.helpers.gated import Gated
+from tests.helpers.scrape import pending
 from tests.helpers.server import EXIT_TIMEOUT_S, ROOT, Model, ServerProcess, repository, until
 from tests.integration.onnx_files import add, config, index, infer
 
@@ -198,12 +199,6 @@ def test_unload_finishes_what_is_in_flight(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert [answer.status for answer in answers] == [200] * 4
-
-
-def pending(process: ServerProcess, model: str) -> float:
-    text = raw.ask(process.metrics, raw.get("/metrics")).body.decode()
-    name = f'nv_inference_pending_request_count{{model="{model}"'
-    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(name)), 0.0)
 
 
 def test_loads_and_unloads_from_several_threads(tmp_path: Path) -> None:

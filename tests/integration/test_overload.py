@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import raw
 from tests.helpers.grpc_channel import Channel, infer_request
+from tests.helpers.scrape import pending, scrape
 from tests.helpers.server import Model, ServerProcess, repository, until
 
 FULL = "Exceeds maximum queue size"
@@ -43,15 +44,11 @@ def served(root: Path, request: pytest.FixtureRequest) -> Iterator[tuple[ServerP
         yield process, request.param.endswith("429")
 
 
-def scrape(process: ServerProcess) -> str:
-    return raw.ask(process.metrics, raw.get("/metrics")).body.decode()
-
-
 def test_a_full_queue(served: tuple[ServerProcess, bool]) -> None:
     process, told_apart = served
     with raw.Client(process.http) as waiting, Channel(process.grpc) as channel:
         waiting.send(raw.infer_json("m", [1.0], shape=[1, 1]))
-        assert until(lambda: 'nv_inference_pending_request_count{model="m",version="1"} 1' in scrape(process))
+        assert until(lambda: pending(process, "m") == 1)
         over_http = raw.ask(process.http, raw.infer_json("m", [1.0], shape=[1, 1]))
         over_grpc = channel.infer(infer_request("m", [1.0], shape=[1, 1]))
         assert (over_http.status, over_http.error) == (429 if told_apart else 503, FULL)
@@ -69,7 +66,7 @@ def test_a_full_queue(served: tuple[ServerProcess, bool]) -> None:
         assert "retry-after" not in wrong.headers
         assert channel.infer(infer_request("nobody", [1.0])).status in (5, 14)
     # A client that goes away gives its place back.
-    assert until(lambda: 'nv_inference_pending_request_count{model="m",version="1"} 0' in scrape(process))
+    assert until(lambda: pending(process, "m") == 0)
 
 
 def test_what_ends_batches_is_counted(root: Path) -> None:

@@ -23,6 +23,7 @@ import pytest
 from tests.helpers import raw, workers
 from tests.helpers.gated import BODIES, Gated
 from tests.helpers.grpc_channel import Channel, Talk, infer_request, value_of
+from tests.helpers.scrape import pending
 from tests.helpers.server import ServerProcess, until
 from triton_fast import protos
 
@@ -90,12 +91,6 @@ class Load:
         assert value_of(self.unary.result(), "OUTPUT0", "FP32") == [5]
         assert value_of(self.first, "OUTPUT0", "FP32") == [4]
         assert value_of(self.talk.next(), "OUTPUT0", "FP32") == [5]
-
-
-def pending(process: ServerProcess, model: str) -> int:
-    text = raw.ask(process.metrics, raw.get("/metrics")).body.decode()
-    line = f'nv_inference_pending_request_count{{model="{model}",version="1"}} '
-    return int(next((row[len(line) :] for row in text.splitlines() if row.startswith(line)), "0"))
 
 
 def refuses(address: tuple[str, int]) -> bool:

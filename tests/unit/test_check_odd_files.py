@@ -192,7 +192,7 @@ def test_a_step_that_asks_for_a_version_that_is_not_there(tmp_path: Path) -> Non
 
 
 def test_an_ensemble_without_the_version_of_its_policy(tmp_path: Path) -> None:
-    model(tmp_path, "a", f"{HEAD}{IO.replace('[ 4 ]', '[ 4 ]')}".replace('"X"', '"I"').replace('"Y"', '"O"').encode())
+    model(tmp_path, "a", (HEAD + IO).replace('"X"', '"I"').replace('"Y"', '"O"').encode())
     ensemble(tmp_path, "e", "a", more="max_batch_size: 8\nversion_policy { specific { versions: [ 3 ] } }")
     assert said(tmp_path) == [
         "e/config.pbtxt:7:1: error: at least one version must be available under the version policy of model 'e'"

@@ -373,7 +373,9 @@ def test_a_model_that_can_not_be_fetched_is_wanted_and_not_ready(
     assert not manager.ready_state()
     # What was in the way is gone: nobody has to touch the models.
     monkeypatch.undo()
-    Poller(manager, 0).poll_once(at_once=True)
+    poller = Poller(manager, 0)
+    poller.poll_once()
+    poller.poll_once()
     assert manager.ready_state()
     manager.shutdown(30)
 

@@ -31,11 +31,6 @@ def flag(text: str, key: str, *, model: str = "") -> bool:
     raise InvalidArg(f"parameter '{key}'{of} must be true or false, got '{text}'")
 
 
-def whole(text: str, key: str) -> int:
-    """Return a whole number of at least 0. Raises InvalidArg."""
-    return number(text, key, LIMIT)
-
-
 def threads(text: str, key: str) -> int:
     """Return a number of threads, 0 included. Raises InvalidArg."""
     return number(text, key, MAX_THREADS)

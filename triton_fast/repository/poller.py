@@ -47,14 +47,14 @@ class Poller:
         """Begin no further look. Does not wait for one under way: what it loads is the repository's to end."""
         self._stop.set()
 
-    def poll_once(self, *, at_once: bool = False) -> Changes:
-        """Look, and follow what looked the same in the last look, or everything ``at_once``; return what was followed.
+    def poll_once(self) -> Changes:
+        """Look, and follow what looked the same in the last look; return what was followed.
 
         Raises ServerError when the server ends meanwhile.
         """
         with self._turn:
             found = self._repository.look()
-            settled = {key: change for key, change in found.items() if at_once or self._pending.get(key) == change}
+            settled = {key: change for key, change in found.items() if self._pending.get(key) == change}
             self._pending = {key: change for key, change in found.items() if key not in settled}
             for key in self._pending:
                 log.verbose(1, f"model '{key}' has changed in its repository; waiting until it stays as it is")
