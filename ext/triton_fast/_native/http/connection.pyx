@@ -143,9 +143,8 @@ cdef class HttpConnection(Watched):
             self.abort()
             return False
         if self.state == ST_WAIT and not self.answered:
-            if r == NULL:
-                return True
-            if not scheduler_cancel(self.model.ptr.scheduler, r):
+            self.server.app.left(self.task)
+            if r == NULL or not scheduler_cancel(self.model.ptr.scheduler, r):
                 return True
             self.request = NULL
             request_free(r)
