@@ -39,6 +39,7 @@ RUNNER = Path(__file__).with_name("runner")
 class PyTorchBackend(Backend):
     name = "pytorch"
     default_filename = "model.pt"
+    decoupled = True
     # A class in model.py runs as a Python model does.
     path_parameters = (*PATHS, *PYTHON_PATHS)
 
