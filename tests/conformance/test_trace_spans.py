@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
+from tritonclient.utils import InferenceServerException
 
 from tests.helpers import raw, trace_models
 from tests.helpers.otlp import Collector, Span
@@ -128,6 +129,24 @@ def test_a_context_comes_in_over_http(models: Path, collector: Collector) -> Non
     assert {one.trace for one in spans} == {TRACE}
     assert [one.parent for one in spans if one.name == "InferRequest"] == [SPAN] * 3
     assert sorted({one.state for one in spans}) == ["", 'a=b,c="d']
+
+
+def test_a_request_that_can_not_be_decoded_leaves_a_failed_span(models: Path, collector: Collector) -> None:
+    with served(models, collector, "--trace-config=rate=0") as server:
+        assert ask(server, "plain", PARENT, name="NO").status == 400
+        assert ask(server, "plain", name="NO").status == 400
+        with grpcclient.InferenceServerClient(f"{server.grpc[0]}:{server.grpc[1]}") as client:
+            tensor = grpcclient.InferInput("NO", [1, 1], "FP32")
+            tensor.set_data_from_numpy(np.zeros((1, 1), np.float32))
+            with pytest.raises(InferenceServerException):
+                client.infer("plain", [tensor], headers={"traceparent": PARENT.split(" ")[1]})
+        spans = collector.wait_for(4)
+        server.stop()
+    assert len(collector.spans) == 4
+    roots = [one for one in spans if one.name == "InferRequest"]
+    assert [(one.trace, one.parent, one.failed) for one in roots] == [(TRACE, SPAN, True)] * 2
+    assert all(0 < one.end - one.begin < 60 * 10**9 for one in roots)
+    assert [(one.parent, one.failed) for one in spans if one.name == "plain"] == [(one.id, True) for one in roots]
 
 
 def test_a_context_comes_in_over_grpc(models: Path, collector: Collector) -> None:

@@ -26,6 +26,7 @@ from tests.helpers.torch_models import KINDS, Linear, exporting, io, open_model,
 from tests.integration.onnx_files import arrays, config, infer, request
 from triton_fast.backends.base import InstanceSpec
 from triton_fast.backends.pytorch.effects import effects
+from triton_fast.errors import InvalidArg
 from triton_fast.types import DataType
 
 __all__ = ["counters_at_base"]
@@ -68,6 +69,26 @@ def test_a_compiled_exported_program(tmp_path: Path, options: str) -> None:
         (answer,) = opened.run(given)
         for name, expected in zip(("OUTPUT__0", "OUTPUT__1"), Linear()(**given), strict=True):
             assert same(answer[name], expected)
+
+
+class WithConstants(torch.nn.Module):
+    def forward(self, x: Tensor) -> tuple[Any, ...]:
+        return 3, x * 2, None, {"more": x + 1, "sure": True}, 2.5
+
+
+def test_an_exported_program_that_returns_constants_too(tmp_path: Path) -> None:
+    save = exporting(WithConstants(), torch.randn(2, 4))
+    opened = open_model(tmp_path, save, HEAD, "model.pt2")
+    x = torch.randn(3, 4)
+    (answer,) = opened.run({"x": x})
+    assert sorted(answer) == ["OUTPUT__1", "more"]
+    assert same(answer["OUTPUT__1"], x * 2) and same(answer["more"], x + 1)
+    tensors = HEAD + io("input", x="FP32 4") + "max_batch_size: 4\n"
+    text = "unable to load model 'm', the model returns {} as output '{}', which is no tensor"
+    for name, constant in (("OUTPUT__0", "3"), ("OUTPUT__2", "None"), ("sure", "True"), ("RESULT[4]", "2.5")):
+        with pytest.raises(InvalidArg) as raised:
+            open_model(tmp_path, save, tensors + io("output", **{name: "FP32 4"}), "model.pt2")
+        assert text.format(constant, name) in str(raised.value)
 
 
 @needs_compiler

@@ -166,9 +166,7 @@ def test_reshape_on_both_sides() -> None:
         shapes.append(inputs[0][1])
         return [output(array_of(inputs[0]).reshape(-1, 3, 2))]
 
-    serve, _ = serving(
-        square, [IoSpec("IN", FP32, (6,), reshape=(2, 3))], [IoSpec("OUT", FP32, (6,), reshape=(3, 2))]
-    )
+    serve, _ = serving(square, [IoSpec("IN", FP32, (6,), reshape=(2, 3))], [IoSpec("OUT", FP32, (6,), reshape=(3, 2))])
     with serve as model:
         assert (result(call(model, rows(2, 6))) == rows(2, 6)).all()
     assert shapes == [(2, 2, 3)]
@@ -213,7 +211,8 @@ BROKEN: dict[str, tuple[Callable[[np.ndarray], Any], type[ServerError], str]] = 
     "raises ours": (lambda a: (_ for _ in ()).throw(InvalidArg("no")), InvalidArg, "no"),
     "rows": (lambda a: [output(np.zeros((5, 1), np.float32))], Internal, "failed to split the output tensor 'OUT' in "
              "responses: expected batch size of 1 in model output, got 5"),
-    "scalar": (lambda a: [(int(FP32), (), a.ctypes.data, 4, a)], Internal, "failed to split the output tensor 'OUT'"),
+    "scalar": (lambda a: [(int(FP32), (), a.ctypes.data, 4, a)], Internal, "failed to split the output tensor 'OUT' in "
+               "responses: expected batch size of 1 in model output, got a scalar, which has no batch dimension"),
     "type": (lambda a: [output(np.zeros((1, 3), np.int32), DataType.INT32)], InvalidArg, "output 'OUT' has another "
              "datatype than the model configuration says"),
     "missing": (lambda a: [None], Internal, "output tensor 'OUT' is not found"),

@@ -254,6 +254,26 @@ def test_deprecated_flags_still_work_and_warn() -> None:
     )
 
 
+def test_deprecations_are_told_when_something_later_is_wrong() -> None:
+    rate = (
+        "Warning: '--trace-rate' has been deprecated and will be removed in future releases. "
+        "Please use '--trace-config rate=<rate value> instead.\n"
+    )
+    level = "Warning: '--trace-level' has been deprecated and will be removed"
+    for wrong, more in (
+        (["--trace-rate=5", "--trace-level=FOO"], level),
+        (["--trace-rate=5", "--http-port=x", "--trace-level=OFF"], ""),
+        (["--trace-rate=5", "--nothing"], "tritonserver: unrecognized option"),
+        (["--trace-rate=5", "--load-model=m"], "Usage: "),
+        (["--trace-rate=5", "--host-policy=a,b=c"], "Failed to build"),
+    ):
+        err = io.StringIO()
+        with pytest.raises(SystemExit):
+            cli.parse_or_exit([REPO, *wrong], {}, err)
+        assert err.getvalue().startswith(rate + more)
+        assert err.getvalue().count("Warning: ") == 1 + more.startswith("Warning")
+
+
 # --- cross checks ----------------------------------------------------------------------------------------------
 
 

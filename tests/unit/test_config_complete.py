@@ -10,6 +10,7 @@ from triton_fast import config as cfg
 from triton_fast import protos
 from triton_fast.config import parse
 from triton_fast.config.complete import ModelTensor
+from triton_fast.config.errors import ConfigError
 from triton_fast.errors import Internal
 from triton_fast.types import DataType
 
@@ -43,6 +44,17 @@ def test_empty_config_of_a_batching_model() -> None:
     assert tensors(config.output) == [("y", DataType.INT64, [1], [])]
     assert list(config.dynamic_batching.preferred_batch_size) == [4]
     cfg.check_against_model(config, [X], [Y])
+
+
+def test_a_datatype_that_no_request_can_have() -> None:
+    odd = ModelTensor("y8", DataType.INVALID, (-1,))
+    text = "autofill failed for model 'm': 'y8' has a datatype that is not supported"
+    with pytest.raises(ConfigError, match=text) as raised:
+        complete("", outputs=(Y, odd))
+    assert "without it" in raised.value.hint
+    assert tensors(complete('output { name: "y" data_type: TYPE_INT64 dims: 1 }', outputs=(Y, odd)).output)
+    with pytest.raises(ConfigError, match=text):
+        complete("", inputs=(odd,))
 
 
 def test_model_without_a_batch_dimension() -> None:

@@ -87,7 +87,10 @@ BROKEN = {
     "JSON instead": ('{"name": "m"}', 1, 1, "Expected identifier", "no JSON"),
     "scalar for a message": ("input: 4", 1, 8, 'Expected "{"', "this field is a message"),
     "not a boolean": ("optimization { eager_batching: yes }", 1, 32, 'Expected "true"', "write true or false"),
-    "twice the same field": ('name: "a"\nname: "b"', 2, 7, 'not have multiple "name" fields', "keep one of them"),
+    "twice the same field": ('name: "a"\nname: "b"', 2, 1, 'not have multiple "name" fields', "keep one of them"),
+    "twice, the value elsewhere": (
+        'name: "a" input { name: "x" name: # again\n\n"name" }', 1, 29, 'not have multiple "name" fields', "keep one"
+    ),
     "two schedulers": (
         "dynamic_batching { }\nsequence_batching { }", 2, 1, "another member of oneof", "keep one of the two"
     ),

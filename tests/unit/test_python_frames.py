@@ -25,7 +25,7 @@ def test_frames_come_out_as_they_went_in_however_cut(sent, size):
 @pytest.mark.parametrize(
     "data",
     [
-        HEADER.pack(frames.MAX_JSON + 1, 0),
+        HEADER.pack(frames.MAX_TAKEN_JSON + 1, 0),
         HEADER.pack(2, frames.MAX_BLOB + 1),
         HEADER.pack(0xFFFFFFFF, 0xFFFFFFFF),
         HEADER.pack(2, 0) + b"[]",
@@ -77,3 +77,12 @@ def test_outcome_of_answers():
         with pytest.raises(BadFrame):
             frames.outcome({"type": "answer", "call": 1, "error": error})
     assert frames.failure(3, NotFound("x"))["error"]["code"] == Code.NOT_FOUND
+
+
+def test_a_config_may_be_larger_than_other_messages():
+    data = HEADER.pack(frames.MAX_TAKEN_CONFIG, 0) + b'{"type":"answer"}'.ljust(frames.MAX_TAKEN_CONFIG)
+    reader = FrameReader(frames.MAX_TAKEN_CONFIG)
+    assert [frame.message for frame in reader.feed(data)] == [{"type": "answer"}]
+    assert reader.taken == frames.MAX_TAKEN_CONFIG
+    with pytest.raises(BadFrame, match="bytes of JSON"):
+        list(FrameReader().feed(data))

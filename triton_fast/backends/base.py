@@ -118,7 +118,8 @@ class Backend(ABC):
     # File or directory name in the version directory when the config names none.
     default_filename: str
     version: str = ""
-    # Whether its instances can answer a request with other than one response (core/respond.pxd).
+    # Whether its models may be decoupled: its instances answer with any number of responses, or always with one
+    # (core/respond.pxd).
     decoupled: bool = False
     # Whether it makes batch_input tensors and cuts batch_output tensors.
     makes_batch_tensors: bool = False

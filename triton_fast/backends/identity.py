@@ -17,6 +17,7 @@ MAX_DELAY_MS = 3_600_000
 class IdentityBackend(Backend):
     name = "identity"
     default_filename = ""
+    decoupled = True
     version = __version__
 
     def load(self, context: LoadContext) -> BackendModel:

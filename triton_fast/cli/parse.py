@@ -48,6 +48,16 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Opti
     Raises CliError with Triton's text for anything wrong.
     """
     env = os.environ if environ is None else environ
+    warnings: list[str] = []
+    try:
+        return _parse(argv, env, warnings)
+    except CliError as error:
+        # As Triton, which says so when it meets the flag: whatever is wrong may come from what it replaces.
+        error.before = "".join(f"{line}\n" for line in warnings) + error.before
+        raise
+
+
+def _parse(argv: Sequence[str], env: Mapping[str, str], warnings: list[str]) -> Options:
     values = _defaults(env)
     given: list[Flag] = []
     try:
@@ -56,16 +66,27 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Opti
                 raise CliError(f"Unexpected argument: {text}")
             if flag.name == "help":
                 raise CliError("")
+            # The one that has its value in the text can not be told of before.
+            told_later = flag.group != DEPRECATED or flag.name == "response-cache-byte-size"
+            if not told_later:
+                warnings.append(_deprecation(flag, values))
             try:
                 values[flag.field] = flag.kind.merge(values[flag.field], flag.kind.convert(text))
             except v.BadValue as error:
                 raise CliError(f'Bad option: "--{flag.name}".\n{error}\n') from None
             given.append(flag)
+            if told_later and flag.group == DEPRECATED:
+                warnings.append(_deprecation(flag, values))
     except GetoptError as error:
         hint = f'{str(error)[:1].upper()}{str(error)[1:]}. Did you mean "--{error.hint}"?' if error.hint else ""
         raise CliError(hint, before=f"{PROGRAM}: {error.line}\n") from None
     _read_secrets(values, env)
-    values["warnings"] = _warnings(given, values)
+    if values["disable_auto_complete_config"] and values["strict_model_config"] is False:
+        warnings.append(
+            "Warning: Overriding deprecated '--strict-model-config' from False to True in favor of "
+            "'--disable-auto-complete-config'!"
+        )
+    values["warnings"] = tuple(warnings)
     values["notes"] = _notes(given, values)
     values["gpu_notes"] = _gpu_notes(given, values)
     return _assemble(values, {flag.name for flag in given}, env)
@@ -132,30 +153,19 @@ def _read_secrets(values: dict[str, Any], env: Mapping[str, str]) -> None:
         values[field] = MappingProxyType(read)
 
 
-def _warnings(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:
-    lines = []
-    for flag in given:
-        if flag.group != DEPRECATED:
-            continue
-        if flag.name == "response-cache-byte-size":
-            lines.append(
-                f"Warning: '--{flag.name}' has been deprecated! This will default to the 'local' cache implementation "
-                "with the provided byte size for its config. Please use '--cache-config' instead. The equivalent "
-                f"--cache-config CLI args would be: '--cache-config=local,size={values[flag.field]}'"
-            )
-        elif flag.name.startswith("trace-"):
-            lines.append(
-                f"Warning: '--{flag.name}' has been deprecated and will be removed in future releases. "
-                f"Please use '{flag.replaced_by} instead."
-            )
-        else:
-            lines.append(f"Warning: '--{flag.name}' has been deprecated! Please use '{flag.replaced_by}' instead.")
-    if values["disable_auto_complete_config"] and values["strict_model_config"] is False:
-        lines.append(
-            "Warning: Overriding deprecated '--strict-model-config' from False to True in favor of "
-            "'--disable-auto-complete-config'!"
+def _deprecation(flag: Flag, values: Mapping[str, Any]) -> str:
+    if flag.name == "response-cache-byte-size":
+        return (
+            f"Warning: '--{flag.name}' has been deprecated! This will default to the 'local' cache implementation "
+            "with the provided byte size for its config. Please use '--cache-config' instead. The equivalent "
+            f"--cache-config CLI args would be: '--cache-config=local,size={values[flag.field]}'"
         )
-    return tuple(lines)
+    if flag.name.startswith("trace-"):
+        return (
+            f"Warning: '--{flag.name}' has been deprecated and will be removed in future releases. "
+            f"Please use '{flag.replaced_by} instead."
+        )
+    return f"Warning: '--{flag.name}' has been deprecated! Please use '{flag.replaced_by}' instead."
 
 
 def _notes(given: Sequence[Flag], values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -55,9 +55,9 @@ def complete_from_model(
         return
     _complete_batching(config, (*inputs, *outputs), default_max_batch_size, given)
     if not have_inputs:
-        _add_tensors(config.input, inputs, batched=config.max_batch_size > 0)
+        _add_tensors(config.name, config.input, inputs, batched=config.max_batch_size > 0)
     if not have_outputs:
-        _add_tensors(config.output, outputs, batched=config.max_batch_size > 0)
+        _add_tensors(config.name, config.output, outputs, batched=config.max_batch_size > 0)
     normalize_blocks(config)
 
 
@@ -84,8 +84,13 @@ def _written_in_full(config: Any, tensors: Sequence[ModelTensor]) -> bool:
     return any(tensor.dims and len(tensor.dims) == ranks.get(tensor.name) for tensor in (*config.input, *config.output))
 
 
-def _add_tensors(target: Any, tensors: Sequence[ModelTensor], *, batched: bool) -> None:
+def _add_tensors(name: str, target: Any, tensors: Sequence[ModelTensor], *, batched: bool) -> None:
     for tensor in tensors:
+        if tensor.dtype is DataType.INVALID:
+            raise ConfigError(
+                f"autofill failed for model '{name}': '{tensor.name}' has a datatype that is not supported",
+                hint="list the inputs and outputs that are to be served in config.pbtxt, without it if the model can",
+            )
         entry = target.add(name=tensor.name, data_type=int(tensor.dtype))
         dims = tensor.dims[1:] if batched else tensor.dims
         entry.dims.extend(dims or (1,))

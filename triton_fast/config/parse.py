@@ -30,6 +30,7 @@ _ENCODINGS = ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\
 # Not strings as a whole: a repetition in the pattern would keep a hundred bytes for each of theirs.
 _MARK = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
 _PREFIX = re.compile(r"^\d+:\d+ : ")
+_TWICE = re.compile(r'should not have multiple "(\w+)" fields')
 _QUOTED_LINE = re.compile(r"^'.*': ", re.DOTALL)
 
 
@@ -152,6 +153,7 @@ def _located(error: text_format.ParseError, text: str, label: str) -> ConfigErro
     if len(what) > 300:
         what = what[:300] + "..."
     lines = text.split("\n")
+    line, column = _of_field(what, lines, line, column)
     if line > len(lines):
         line, column = len(lines), len(lines[-1]) + 1
     shown = quote_line(lines[line - 1], column)
@@ -160,6 +162,20 @@ def _located(error: text_format.ParseError, text: str, label: str) -> ConfigErro
         f"failed to read text proto from {where}: {' '.join(what.split())}" + (f" In line: {shown}" if shown else ""),
         hint=hints.for_error(what, text, line, column), file=label, line=line, column=column,
     )  # fmt: skip
+
+
+def _of_field(what: str, lines: list[str], line: int, column: int) -> tuple[int, int]:
+    """Return where the field stands that is there twice: the parser knows only after its value."""
+    found = _TWICE.search(what)
+    if found is None or line > len(lines):
+        return line, column
+    name = re.compile(rf"(?<![\w.]){re.escape(found[1])}(?![\w.])")
+    for at in range(line, 0, -1):
+        before = lines[at - 1] if at < line else lines[at - 1][: column - 1]
+        places = [match.start() for match in name.finditer(before)]
+        if places:
+            return at, places[-1] + 1
+    return line, column
 
 
 def _similar(path: Path) -> str:

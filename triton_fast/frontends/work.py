@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from enum import Enum
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from triton_fast.repository.operations import asked_by
 
 T = TypeVar("T")
 
@@ -37,8 +39,26 @@ class Offload:
     """
 
     def __init__(self, work: Executor, loads: Executor | None = None, checks: Executor | None = None) -> None:
+        # Tasks that wait for a thread -> whether their clients are still there.
+        self._waiting: dict[asyncio.Task[Any] | None, bool] = {}
         self.executors = {Where.WORK: work, Where.LOAD: loads or work, Where.READY: checks or loads or work}
 
     async def run_later(self, function: Callable[..., T], *arguments: object, where: Where = Where.WORK) -> T:
-        """Call a function off the loop's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.executors[where], function, *arguments)
+        """Call a function off the loop's thread. What it has not begun when the client leaves is given up."""
+        task = asyncio.current_task()
+
+        def call() -> T:
+            with asked_by(lambda: self._waiting.get(task, False)):
+                return function(*arguments)
+
+        self._waiting[task] = True
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.executors[where], call)
+        finally:
+            # A task that was cancelled has no client either.
+            del self._waiting[task]
+
+    def left(self, task: asyncio.Task[Any] | None) -> None:
+        """The client of a task, that may hear the answer or not, sends nothing any more."""
+        if task in self._waiting:
+            self._waiting[task] = False

@@ -299,10 +299,11 @@ class ModelRepositoryManager(Generic[R]):
     def _load_named(
         self, name: str, config_json: str | None, files: Mapping[str, bytes] | None, is_nested: bool, asking: Asking
     ) -> None:
+        self._operations.check_asker(name)
         edges = self._ensembles.claim([name], config_json, is_uploaded=bool(files))
         changed = self._ensembles.load_members(name, edges, is_nested, asking)
         try:
-            with self._operations.turn(name, asking):
+            with self._operations.turn(name, asking, is_first=not changed):
                 if self._load(name, config_json, files, keep_reason=False, is_nested=is_nested):
                     changed.append(name)
             self._explicit.add(name)
@@ -326,7 +327,7 @@ class ModelRepositoryManager(Generic[R]):
             self._unload_named(key, unload_dependents, asking)
 
     def _unload_named(self, name: str, unload_dependents: bool, asking: Asking) -> None:
-        with self._operations.turn(name, asking):
+        with self._operations.turn(name, asking, is_first=True):
             members, ended = self._retire(name)
         gone = [name]
         if unload_dependents and members:

@@ -8,11 +8,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 
 from triton_fast.errors import Unavailable
+from triton_fast.observability import log
 
 # Entered before a model's turn is waited for; may refuse by raising Unavailable.
 Asking = Callable[[str], AbstractContextManager[None]]
+
+
+# Whether whoever asked for what this thread does still waits for it; nothing is set where nobody can leave.
+_waits_still: ContextVar[Callable[[], bool] | None] = ContextVar("waits_still", default=None)
+
+
+@contextmanager
+def asked_by(waits_still: Callable[[], bool]) -> Iterator[None]:
+    """Give up operations that this thread has not begun when whoever asked for them has left."""
+    token = _waits_still.set(waits_still)
+    try:
+        yield
+    finally:
+        _waits_still.reset(token)
 
 
 def unasked(_: str) -> AbstractContextManager[None]:
@@ -51,11 +67,20 @@ class Operations:
         with self._idle:
             return self._idle.wait_for(lambda: self._busy == 0, timeout_s)
 
+    @staticmethod
+    def check_asker(name: str) -> None:
+        """Refuse what has not begun and nobody waits for: a client that asks and leaves must not occupy the server."""
+        waits_still = _waits_still.get()
+        if waits_still is not None and not waits_still():
+            log.verbose(1, f"an operation of model '{name}' was dropped: its client has gone", model=name)
+            raise Unavailable(f"the client that asked for an operation of model '{name}' has gone")
+
     @contextmanager
-    def turn(self, name: str, asking: Asking = unasked) -> Iterator[None]:
+    def turn(self, name: str, asking: Asking = unasked, *, is_first: bool = False) -> Iterator[None]:
         """Let one operation a model run at a time; the lock lives only while somebody wants it.
 
-        Raises Unavailable when the server closes.
+        Raises Unavailable when the server closes, and with ``is_first``, which says that nothing was done yet, when
+        nobody waits for the operation any more.
         """
         with asking(name):
             with self._turns_lock:
@@ -66,6 +91,8 @@ class Operations:
                 with lock:
                     if self._is_closing():
                         raise Unavailable("Server not ready")
+                    if is_first:
+                        self.check_asker(name)
                     yield
             finally:
                 with self._turns_lock:

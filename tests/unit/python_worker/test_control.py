@@ -25,6 +25,7 @@ EXEC = HEAD + (
 def run(peer, code):
     return peer.one(tensor("IN", [code.encode()])).outputs["OUT"].value[0].decode()
 
+
 # A model's file as its tracebacks name it: from the repository on.
 SHOWN = "m/1/model.py"
 
@@ -301,3 +302,17 @@ def test_pickled_exceptions_keep_their_class(tmp_path):
         assert run(peer, code) == "x"
         code = "import pickle; code = pb_utils.TritonError.CANCELLED; value = pickle.loads(pickle.dumps(code)) is code"
         assert run(peer, code) == "True"
+
+
+def test_texts_that_the_server_would_not_take_are_cut(tmp_path):
+    with Peer(tmp_path, EXEC) as peer:
+        peer.init()
+        run(peer, "pb_utils.Logger.log_info('\U0001f600' * (3 << 20))")
+        assert peer.message("log")["message"] == "\U0001f600" * (128 << 10) + " ... (text cut)"
+        text = run(peer, "pb_utils.load_model('m', 'x' * (3 << 20))")
+        assert text.startswith("TritonModelException: ") and "the message 'load_model' is too large" in text
+
+
+def test_errors_that_the_server_would_not_take_are_cut(tmp_path):
+    _, text = fails(tmp_path, "raise ValueError('x' * (3 << 20))\n")
+    assert text.endswith("x ... (text cut)") and len(text) < 1 << 20

@@ -38,6 +38,7 @@ _BINARY, _MULTI = 0, 2
 class FilBackend(Backend):
     name = "fil"
     default_filename = ""  # it depends on model_type
+    decoupled = True
 
     def datatypes(self) -> frozenset[DataType]:
         return DATATYPES

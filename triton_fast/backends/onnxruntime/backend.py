@@ -35,6 +35,7 @@ class OnnxRuntimeBackend(Backend):
     name = "onnxruntime"
     platform = "onnxruntime_onnx"
     default_filename = "model.onnx"
+    decoupled = True
     makes_batch_tensors = True
     path_parameters = PATHS
 

@@ -31,6 +31,7 @@ PROBE = 3  # a batch size that is no model's constant but by chance
 class OpenVinoBackend(Backend):
     name = "openvino"
     default_filename = files.DEFAULT
+    decoupled = True
     path_parameters = PATHS
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from triton_fast.backends.base import Backend, BackendModel, InstanceSpec, LoadContext
 from triton_fast.backends.python import deadlock, in_process, native, settings
 from triton_fast.backends.python.cache import EnvironmentCache
-from triton_fast.backends.python.frames import BadFrame, Message
+from triton_fast.backends.python.frames import MAX_TAKEN_CONFIG, BadFrame, Message
 from triton_fast.backends.python.instance import READY_LIMIT_S, Plan, WorkerInstance
 from triton_fast.backends.python.messages import WorkerMessages
 from triton_fast.backends.python.native import Engine
@@ -74,7 +74,7 @@ class AutoComplete:
     def run(self) -> object:
         """Return the config as JSON. Raises ServerError with the worker's text."""
         launch = self._plan.launch(self._plan.context.name)
-        process = WorkerProcess.start(launch, self, self._supervisor)
+        process = WorkerProcess.start(launch, self, self._supervisor, max_json=MAX_TAKEN_CONFIG)
         try:
             return process.request(self._plan.auto_complete()).result()
         finally:
@@ -144,9 +144,7 @@ class PythonModel(BackendModel):
         # Asked all at once, and waited for together.
         until = time.monotonic() + READY_LIMIT_S
         asked = [(one, one.ask_ready()) for one in instances if one.defines_is_ready]
-        return all(
-            call is not None and one.told_ready(call, max(0.0, until - time.monotonic())) for one, call in asked
-        )
+        return all(call is not None and one.told_ready(call, max(0.0, until - time.monotonic())) for one, call in asked)
 
     # ---- what the instances tell
 

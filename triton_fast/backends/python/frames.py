@@ -14,6 +14,9 @@ from triton_fast.errors import Code, ServerError, make
 
 HEADER = struct.Struct("<II")
 MAX_JSON = 64 << 20
+# What a worker may send: reading JSON holds the GIL, a MiB of brackets for some 50 ms. A config may be larger.
+MAX_TAKEN_JSON = 2 << 20
+MAX_TAKEN_CONFIG = 16 << 20
 MAX_BLOB = 1 << 30
 # Names, descriptions and paths within a message; texts that may be long (messages, configs) have the frame's own limit.
 MAX_NAME = 4096
@@ -38,9 +41,11 @@ def encode(message: Message, blob: bytes = b"") -> bytes:
 
 
 class FrameReader:
-    """Puts frames together from whatever pieces come."""
+    """Puts frames together from whatever pieces come. Attribute: ``taken``, bytes of the JSON that was read so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_json: int = MAX_TAKEN_JSON) -> None:
+        self.taken = 0
+        self._max_json = max_json
         self._data = bytearray()
         self._wanted = HEADER.size
 
@@ -49,12 +54,13 @@ class FrameReader:
         self._data += data
         while len(self._data) >= self._wanted:
             n_json, n_blob = HEADER.unpack_from(self._data)
-            if n_json > MAX_JSON or n_blob > MAX_BLOB:
+            if n_json > self._max_json or n_blob > MAX_BLOB:
                 raise BadFrame(f"a frame of {n_json} bytes of JSON and {n_blob} more")
             self._wanted = HEADER.size + n_json + n_blob
             if len(self._data) < self._wanted:
                 return
             end = HEADER.size + n_json
+            self.taken += n_json
             message = _parse(self._data[HEADER.size : end])
             blob = bytes(self._data[end : self._wanted])
             del self._data[: self._wanted]

@@ -34,6 +34,7 @@ _PRINTED_PIECE = 16 << 10
 # What a worker may print and send in a while: it waits with more, the server does not.
 PRINT_RATE, PRINT_BURST = 1 << 20, 256 << 10
 MESSAGE_RATE, MESSAGE_BURST = 20_000, 20_000
+JSON_RATE, JSON_BURST = 4 << 20, 4 << 20
 # Bytes that it has not read of what was sent to it, and calls of it that are under way: above, nothing more is read.
 MAX_UNREAD = 4 << 20
 MAX_CALLS = 64
@@ -80,7 +81,7 @@ class WorkerProcess:
 
     def __init__(
         self, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS,
-        origin: template.Template | None = None,
+        origin: template.Template | None = None, *, max_json: int = frames.MAX_TAKEN_JSON,
     ) -> None:  # fmt: skip
         """Start it. On the supervisor's thread, for others ``start``. Raises Internal."""
         self.launch = launch
@@ -96,10 +97,11 @@ class WorkerProcess:
         self._serving = 0
         self._cause = ""
         self._paused: set[int] = set()
-        self._reader = frames.FrameReader()
+        self._reader = frames.FrameReader(max_json)
         now = supervisor.clock()
         self._print_allowance = Allowance(PRINT_RATE, PRINT_BURST, now)
         self._message_allowance = Allowance(MESSAGE_RATE, MESSAGE_BURST, now)
+        self._json_allowance = Allowance(JSON_RATE, JSON_BURST, now)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with theirs:
@@ -131,7 +133,10 @@ class WorkerProcess:
     # ---- any thread
 
     @classmethod
-    def start(cls, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS) -> WorkerProcess:
+    def start(
+        cls, launch: Launch, owner: Owner, supervisor: Supervisor, fds: Sequence[int] = NO_FDS,
+        *, max_json: int = frames.MAX_TAKEN_JSON,
+    ) -> WorkerProcess:  # fmt: skip
         """Start one, by copying a template where that can be, and wait until it runs. Raises Internal."""
         origin, kind = None, launch.kind
         if kind is not None:
@@ -139,7 +144,7 @@ class WorkerProcess:
             if origin is not None and not origin.wait():
                 supervisor.call(origin.give_up).result()
                 origin = None
-        return supervisor.call(lambda: cls(launch, owner, supervisor, fds, origin)).result()
+        return supervisor.call(lambda: cls(launch, owner, supervisor, fds, origin, max_json=max_json)).result()
 
     def request(self, message: Message, blob: bytes = b"") -> Future[Any]:
         """Send a message that wants an answer; the future gets its value, or a ServerError."""
@@ -252,7 +257,7 @@ class WorkerProcess:
             self._pause(self._socket.fileno(), 2 * CLOSED_S, self._listen)
             self._supervisor.later(CLOSED_S, lambda: self._kill(health.broke_protocol("the end of its control socket")))
             return 0
-        n_messages = 0
+        n_messages, taken = 0, self._reader.taken
         try:
             for message, blob in self._reader.feed(data):
                 n_messages += 1
@@ -263,7 +268,11 @@ class WorkerProcess:
             # Nothing of it is believed any more.
             self._pause(self._socket.fileno(), 3600.0, self._listen)
             return 0
-        wait_s = self._message_allowance.spend(n_messages, self._supervisor.clock())
+        now = self._supervisor.clock()
+        wait_s = max(
+            self._message_allowance.spend(n_messages, now),
+            self._json_allowance.spend(self._reader.taken - taken, now),
+        )
         if wait_s > 0:
             self._pause(self._socket.fileno(), wait_s, self._listen)
         return len(data)

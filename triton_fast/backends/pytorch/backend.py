@@ -39,6 +39,7 @@ RUNNER = Path(__file__).with_name("runner")
 class PyTorchBackend(Backend):
     name = "pytorch"
     default_filename = "model.pt"
+    decoupled = True
     # A class in model.py runs as a Python model does.
     path_parameters = (*PATHS, *PYTHON_PATHS)
 
@@ -268,6 +269,11 @@ def _check(context: LoadContext, opened: Opened, positions: Sequence[int]) -> No
                 f"{prefix}, The output {name} in the model configuration refers to an output index which doesn't "
                 f"exist. This model has {len(opened.outputs)} outputs"
             )
+        if opened.outputs[at].constant:
+            raise ConfigError(
+                f"{prefix}, the model returns {opened.outputs[at].constant} as output '{name}', which is no tensor",
+                hint=f"its tensors are {_listed([one.names[0] for one in opened.outputs if not one.constant])}",
+            )
     given = [one.name for one in config.input] + [one.name for one in added_specs(config).inputs]
     inputs = [
         ModelTensor(name, opened.inputs[at].dtype, opened.inputs[at].dims or ())
@@ -308,7 +314,7 @@ def _declared(arguments: Sequence[Any]) -> list[ModelTensor]:
     """Return the tensors as far as the model tells all of each; none where it does not."""
     if any(one.dims is None for one in arguments):
         return []
-    return [ModelTensor(one.names[0], one.dtype, one.dims) for one in arguments]
+    return [ModelTensor(one.names[0], one.dtype, one.dims) for one in arguments if not one.constant]
 
 
 def _incomplete(context: LoadContext, opened: Opened) -> str:
@@ -317,7 +323,8 @@ def _incomplete(context: LoadContext, opened: Opened) -> str:
     takes = f"its inputs are {_listed(arguments)}"
     if opened.is_dict:
         takes = "forward takes a dict of tensors by their names"
-    made = f", its outputs {_listed([one.names[0] for one in opened.outputs])}" if opened.outputs else ""
+    tensors = [one.names[0] for one in opened.outputs or () if not one.constant]
+    made = f", its outputs {_listed(tensors)}" if opened.outputs else ""
     return (
         f"model '{context.name}' does not tell the datatypes and shapes of its tensors: write input and output into "
         f"config.pbtxt; {takes}{made}"

@@ -73,7 +73,11 @@ def open_exported(torch: Any, path: Path, device: Any, settings: Settings, prefi
     for (path_of, key), spec in zip(
         results, (s for s in signature.output_specs if s.kind.name == "USER_OUTPUT"), strict=True
     ):
-        outputs.append(_argument(torch, prefix, _result_names(key, path_of, len(outputs)), _value(spec, values)))
+        called = _result_names(key, path_of, len(outputs))
+        if type(spec.arg).__name__ == "ConstantArgument":
+            outputs.append(Argument(called, dims=(), constant=repr(spec.arg.value)[:100]))
+        else:
+            outputs.append(_argument(torch, prefix, called, _value(spec, values)))
     run = module
     if settings.compile is not None:
         run = torch.compile(module, **settings.compile)

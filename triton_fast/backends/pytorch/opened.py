@@ -13,7 +13,8 @@ class Argument(NamedTuple):
     """An input or output that a model declares. ``dtype`` INVALID, ``dims`` None: it does not tell.
 
     ``names``: all names that a config may use for it, the one that auto-complete takes first. ``texts``: a list of str,
-    not a tensor. ``needed``: it has no default.
+    not a tensor. ``needed``: it has no default. ``constant``: what stands in this place of every result instead of a
+    tensor, as text; such an output has its place and is nobody's.
     """
 
     names: tuple[str, ...]
@@ -21,6 +22,7 @@ class Argument(NamedTuple):
     dims: tuple[int, ...] | None = None
     texts: bool = False
     needed: bool = True
+    constant: str = ""
 
 
 @dataclass

@@ -31,6 +31,7 @@ AHEAD = 1 << 30
 class TensorRtBackend(Backend):
     name = "tensorrt"
     default_filename = files.DEFAULT
+    decoupled = True
 
     def __init__(self) -> None:
         self.version = library.version()

@@ -189,11 +189,15 @@ cdef int check_output(Arrays* a, const IoSpec* spec, Array* array) noexcept nogi
                        spec.name)
     if count < 0:
         return tf_fail(&a.error, TF_INTERNAL, b"output '%s' has a shape that is no shape", spec.name)
-    if a.max_batch > 0 and (array.ndim == 0 or array.dims[0] != a.rows):
+    if a.max_batch > 0 and array.ndim == 0:
+        return tf_fail(
+            &a.error, TF_INTERNAL, b"failed to split the output tensor '%s' in responses: expected batch size of %lld "
+            b"in model output, got a scalar, which has no batch dimension", spec.name, <long long>a.rows)
+    if a.max_batch > 0 and array.dims[0] != a.rows:
         return tf_fail(
             &a.error, TF_INTERNAL, b"failed to split the output tensor '%s' in responses: expected batch size of %lld "
             b"in model output, got %lld", spec.name, <long long>a.rows,
-            <long long>(array.dims[0] if array.ndim else -1))
+            <long long>array.dims[0])
     if spec.dtype != DT_STRING:
         if array.nbytes != <size_t>count * <size_t>dtype_size(spec.dtype):
             return tf_fail(&a.error, TF_INTERNAL, b"output '%s' has %zu bytes, its shape needs %zu", spec.name,

@@ -1,7 +1,7 @@
 # Traces of sampled requests: whether one is taken, its records on their way, the queue to who writes them. A record
 # hangs at Request.record and ends when its request is freed, so that no way out of the engine must think of it. Whoever
 # watches costs nothing else: a request that is not sampled has watch 0. Knows no protocol, file format or exporter.
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 
 from triton_fast._native.core.model cimport Model
 from triton_fast._native.core.request cimport Request, Response
@@ -25,6 +25,8 @@ cdef inline TraceRecord* trace_begin(Model* m, TraceContext* c, int32_t origin) 
 cdef void trace_attach(TraceRecord* t, Request* r) noexcept nogil
 # r goes no further, and another is made in its place: its record, to be attached again, or NULL.
 cdef TraceRecord* trace_detach(Request* r) noexcept nogil
+# No request was made of what came at received_ns: who looks for it finds a failed span. t is given up; it may be NULL.
+cdef void trace_refused(TraceRecord* t, int64_t received_ns, int32_t code) noexcept nogil
 # The record of a request that came to nothing; NULL is allowed.
 cdef void trace_drop(TraceRecord* t) noexcept nogil
 # c is about to be submitted for r, which is watched, as one step of it.

@@ -4,7 +4,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from triton_fast._native.core.marks cimport REQ_CANCELLED, T_OUTPUT, WATCH_ANSWERED, WATCH_TRACE
+from triton_fast._native.core.marks cimport REQ_CANCELLED, T_OUTPUT, T_RECEIVED, WATCH_ANSWERED, WATCH_TRACE
 from triton_fast._native.core.native cimport (
     DT_STRING, MEM_GPU, TF_CANCELLED, TF_OK, dtype_size, now_ns, tf_add32, tf_add64, tf_load64, tf_lock, tf_unlock,
 )
@@ -209,6 +209,18 @@ cdef void trace_drop(TraceRecord* t) noexcept nogil:
         record_free(t)
 
 
+cdef void trace_refused(TraceRecord* t, int64_t received_ns, int32_t code) noexcept nogil:
+    if t == NULL:
+        return
+    if not t.trace.spans:
+        trace_drop(t)
+        return
+    t.stamps[T_RECEIVED] = received_ns
+    t.code = code
+    t.began = t.ended = now_ns()
+    hand_in(t)
+
+
 cdef void begin_step(TraceRecord* above, Request* c) noexcept nogil:
     cdef Trace* trace = above.trace
     cdef TraceRecord* t
@@ -394,7 +406,6 @@ cdef void before_release(Request* r) noexcept nogil:
 
 
 cdef void end_record(TraceRecord* t, Request* r) noexcept nogil:
-    cdef Trace* trace = t.trace
     leave_table(t)
     memcpy(t.stamps, r.stamps, sizeof(t.stamps))
     t.code = TF_CANCELLED if r.state == REQ_CANCELLED else r.response.code
@@ -405,6 +416,11 @@ cdef void end_record(TraceRecord* t, Request* r) noexcept nogil:
         t.request_id_len = 0
     elif t.request_id_len:
         memcpy(t.request_id, r.id, t.request_id_len)
+    hand_in(t)
+
+
+cdef void hand_in(TraceRecord* t) noexcept nogil:
+    cdef Trace* trace = t.trace
     tf_lock(&trace.lock)
     t.next = NULL
     if trace.first == NULL:

@@ -12,7 +12,7 @@ from triton_fast._native.core.regions cimport Registry
 from triton_fast._native.core.request cimport Request, Response, request_free, request_new
 from triton_fast._native.core.ring cimport ring_expect, ring_expect_no_more
 from triton_fast._native.core.trace_types cimport FROM_GRPC, TraceRecord
-from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop
+from triton_fast._native.core.tracing cimport trace_attach, trace_begin, trace_detach, trace_drop, trace_refused
 from triton_fast._native.core.validate cimport request_validate
 from triton_fast._native.grpc.call cimport KIND_INFER, Item
 from triton_fast._native.grpc.message cimport PREFIX, message_prefix
@@ -101,11 +101,11 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             model = server.find_model(head)
         except ServerError as error:
             error_of(e, error)
-            trace_drop(trace)
+            trace_refused(trace, item.call.began, e.code)
             return -1
         if model.ptr.decoupled and item.call.kind == KIND_INFER:
             tf_fail(e, TF_UNSUPPORTED, "ModelInfer RPC doesn't support models with decoupled transaction policy")
-            trace_drop(trace)
+            trace_refused(trace, item.call.began, e.code)
             return -1
         if trace == NULL:
             trace = trace_begin(model.ptr, item.call.context, FROM_GRPC)
@@ -119,7 +119,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
             rc = decode(r, message, n, server.max_inflated, server.regions, e)
         if rc != 0:
             request_free(r)
-            trace_drop(trace)
+            trace_refused(trace, item.call.began, e.code)
             return -1
         if item.call.forwarded != NULL:
             try:
@@ -160,7 +160,7 @@ cdef int infer_submit(GrpcShared server, Item* item, Block* block, size_t at, si
         if rc != SUBMIT_STOPPED:
             return -1
         server.forget_models()
-    trace_drop(trace)
+    trace_refused(trace, item.call.began, e.code)
     return -1
 
 

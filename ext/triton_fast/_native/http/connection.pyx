@@ -18,7 +18,7 @@ from triton_fast._native.core.request cimport Request, Response, request_free
 from triton_fast._native.core.ring cimport ring_expect, ring_expect_no_more, ring_kept
 from triton_fast._native.core.trace_context cimport TraceContext
 from triton_fast._native.core.trace_types cimport FROM_HTTP, TraceRecord
-from triton_fast._native.core.tracing cimport trace_answer, trace_attach, trace_begin, trace_detach, trace_drop
+from triton_fast._native.core.tracing cimport trace_answer, trace_attach, trace_begin, trace_detach, trace_refused
 from triton_fast._native.http.body cimport (
     CHUNKS_NO_MEMORY, block_of, body_request, chunks_take,
 )
@@ -143,9 +143,8 @@ cdef class HttpConnection(Watched):
             self.abort()
             return False
         if self.state == ST_WAIT and not self.answered:
-            if r == NULL:
-                return True
-            if not scheduler_cancel(self.model.ptr.scheduler, r):
+            self.server.app.left(self.task)
+            if r == NULL or not scheduler_cancel(self.model.ptr.scheduler, r):
                 return True
             self.request = NULL
             request_free(r)
@@ -541,9 +540,9 @@ cdef class HttpConnection(Watched):
             try:
                 self.find_model()
             except ServerError as error:
-                trace_drop(trace)
+                trace_refused(trace, self.began, error.code)
                 return self.fail_with(error)
-        trace_drop(trace)
+        trace_refused(trace, self.began, e.code)
         self.drop_block()
         self.fail(e.code, e.text[:e.len])
         return 0

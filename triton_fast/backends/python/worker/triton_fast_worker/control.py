@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 from .errors import TritonModelException
 from .gate import Gate
-from .layout import FRAME, MAX_BLOB, MAX_JSON
+from .layout import FRAME, MAX_BLOB, MAX_JSON, MAX_SENT_CONFIG, MAX_SENT_JSON, MAX_TEXT
 
 Handler = Callable[[dict[str, Any], bytes], None]
 
@@ -58,13 +58,20 @@ class Control:
             raise TritonModelException(error["message"])
         return question.answer.get("value")
 
+    def answer_config(self, call: int, config: Any) -> None:
+        """Answer ``auto_complete``: a worker that lives for that alone may say more."""
+        self._gate.later(self._send, _frame({"type": "answer", "call": call, "value": config}, b"", MAX_SENT_CONFIG))
+
     def answer(self, call: int, value: Any = None, error: str | None = None) -> None:
         message: dict[str, Any] = {"type": "answer", "call": call}
         if error is None:
             message["value"] = value
         else:
-            message["error"] = {"code": 1, "message": error}
-        self.tell(message)
+            message["error"] = {"code": 1, "message": cut(error)}
+        try:
+            self.tell(message)
+        except TritonModelException as large:
+            self.tell({**message, "value": None, "error": {"code": 1, "message": str(large)}})
 
     def _send(self, frame: bytes) -> None:
         # When the server is gone, the reading thread sees it too.
@@ -102,6 +109,17 @@ class Control:
         return b"".join(pieces)
 
 
-def _frame(message: dict[str, Any], blob: bytes) -> bytes:
+def cut(text: str) -> str:
+    """Return a text as long as the server takes it."""
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " ... (text cut)"
+
+
+def _frame(message: dict[str, Any], blob: bytes, limit: int = MAX_SENT_JSON) -> bytes:
     text = json.dumps(message).encode()
+    if len(text) > limit or len(blob) > MAX_BLOB:
+        kind = message["type"]
+        raise TritonModelException(
+            f"the message '{kind}' is too large for the server: {len(text)} bytes of JSON and {len(blob)} of files, "
+            f"the limits are {limit} and {MAX_BLOB}"
+        )
     return FRAME.pack(len(text), len(blob)) + text + blob

@@ -49,6 +49,10 @@ PARAM = Struct("<IIQ")
 
 FRAME = Struct("<II")
 MAX_JSON = 64 << 20
+# What the server takes of a worker's JSON: its largest texts, all of them characters that take 12 bytes, fit.
+MAX_SENT_JSON = 2 << 20
+MAX_SENT_CONFIG = 16 << 20
+MAX_TEXT = 128 << 10
 MAX_BLOB = 1 << 30
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from . import cores, loader, runtime
-from .control import Control
+from .control import Control, cut
 from .errors import TritonModelException, describe
 from .layout import WORK_EXECUTE, WORK_FINALIZE, WORK_TRIM
 
@@ -65,7 +65,7 @@ class Worker:
         except BaseException as error:
             self._control.answer(call, error=describe(error))
         else:
-            self._control.answer(call, value)
+            (self._control.answer_config if order["type"] == "auto_complete" else self._control.answer)(call, value)
 
     def _order_auto_complete(self, order: dict[str, Any]) -> Any:
         model = self._load(order["context"])
@@ -164,7 +164,7 @@ class Worker:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-        self._control.tell({"type": "finalized", "error": text})
+        self._control.tell({"type": "finalized", "error": text and cut(text)})
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

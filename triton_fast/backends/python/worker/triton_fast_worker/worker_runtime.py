@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from . import tracing
 from .answers import Answers, WorkerCall
-from .control import Control
+from .control import Control, cut
 from .errors import TritonError, TritonModelException
 from .layout import BLS_STREAM, BLS_WAITS, EVENT_RESPONSE
 from .runtime import Runtime
@@ -75,7 +75,7 @@ class WorkerRuntime(Runtime):
         return self._answers.submit(request, options, parent.get(), callback)
 
     def log(self, level: int, file: str, line: int, message: str) -> None:
-        told = {"type": "log", "level": level, "file": file, "line": line, "message": message}
+        told = {"type": "log", "level": level, "file": file, "line": line, "message": cut(message)}
         self._control.tell({**told, **tracing.about()})
 
     def ask(self, verb: str, fields: dict[str, Any], blob: bytes = b"") -> Any:
