@@ -10,6 +10,7 @@ from tests.helpers.ensemble_models import chain, ints, io, mapped, step, values,
 from tests.helpers.models import INT32, LONG_S, STOPPED, Gate, counters_at_base, in_threads
 from triton_fast._native.backends.identity import IdentityInstance
 from triton_fast._native.sched.ensemble import NativeEnsemble
+from triton_fast._native.sched.ensemble_plan import wait_unheld
 from triton_fast._native.sched.inprocess import InferCall, infer
 from triton_fast._native.sched.model import NativeModel
 from triton_fast.errors import Cancelled, Internal, InvalidArg, NotFound, Unavailable, Unsupported
@@ -400,6 +401,36 @@ def test_a_resolver_that_breaks():
     with pytest.raises(Internal, match=r"^in ensemble 'e', it broke$"):
         ask(model).wait(LONG_S)
     model.stop()
+
+
+def test_members_looked_up_before_a_change_do_not_take_the_place_of_those_after_it():
+    """What they name would be held until somebody asks the ensemble again."""
+    changes = []
+
+    def resolve(name, version):
+        found = z.resolve(name, version)
+        if changes:
+            changes.pop()()
+        return found
+
+    def change():
+        z.add("m", IdentityInstance())
+        ensemble.renew()
+
+    with zoo() as z:
+        old = z.add("m", IdentityInstance())
+        model = z.models["e"] = NativeModel("e", 1, 8, (io("X"),), (io("Y"),))
+        ensemble = NativeEnsemble(model, chain("m", "X", "Y"), resolve, epoch=z.epoch)
+        model.use(ensemble)
+        assert values(ask(model, 3).wait(LONG_S)["Y"]) == [3]
+        z.epoch.advance()
+        changes.append(change)
+        assert values(ask(model, 4).wait(LONG_S)["Y"]) == [4]
+        thread = threading.Thread(target=wait_unheld, args=(old,), daemon=True)
+        thread.start()
+        thread.join(LONG_S)
+        assert not thread.is_alive()
+        old.stop()
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------

@@ -52,8 +52,9 @@ cdef Members* look_up(Ensemble* ens, Members* known, bint keep) noexcept nogil:
         return NULL
     pthread_mutex_lock(&ens.lock)
     old = ens.members
-    if keep and old != NULL and lacks(fresh, old):
-        # The ensemble is about to be served no more. Until then the model that has gone takes its requests.
+    # Somebody has looked up after this; or the ensemble is about to be served no more, and until then the model that
+    # has gone takes its requests.
+    if old != NULL and (old.epoch > fresh.epoch or (keep and lacks(fresh, old))):
         tf_add32(&old.refs, 1)
         pthread_mutex_unlock(&ens.lock)
         members_unref(fresh)
