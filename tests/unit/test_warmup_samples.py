@@ -225,7 +225,7 @@ def test_a_load_that_is_given_up_ends_between_two_executions():
     asked = iter([False, False, False, True])
     config = config_of(BATCHED + warm("zero_data: true", more="count: 4294967295"))
     context = LoadContext("m", 3, Path("m"), Path("m/3"), config, given_up=lambda: next(asked))
-    with pytest.raises(Unavailable, match="^the load was given up before warmup sample 'w' had run$"):
+    with pytest.raises(Unavailable, match=r"^the load was given up before warmup sample 'w' had run$"):
         ModelRuntime.start(context, backend)
     assert len(backend.gate.batches) == 3
     assert len(backend.closed) == 1

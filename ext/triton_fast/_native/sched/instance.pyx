@@ -9,8 +9,8 @@ from triton_fast._native.core.native cimport (
 )
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport (
-    FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_first, stats_response, stats_success,
+    FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
+    N_PHASES, Stats, stats_first, stats_response, stats_success,
 )
 from triton_fast._native.sched.scheduler cimport stats_of
 
