@@ -358,6 +358,7 @@ class Server:
         if self.poller is not None:
             self.poller.stop()
         self.endpoints.begin_drain()
+        self.repository.give_up_loads()  # whoever asks for one is in hand until it ends
         while self.endpoints.busy and time.monotonic() < until:
             await asyncio.sleep(0.01)
         if not await self._end(until):

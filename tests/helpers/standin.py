@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from triton_fast.backends.python.native import Engine
+from triton_fast.backends.python.native import Call, Engine
 
 WAIT_S = 30.0
 SOURCE = '''
@@ -135,7 +135,7 @@ class FakeInstance:
         self.executing = False
         self.execution_started_ns = 0
         self.in_flight = 0
-        self.open_calls: list[tuple[int, int, int, str, int, int]] = []
+        self.open_calls: list[Call] = []
         self.failed: list[tuple[int, str]] = []
         self._changed = threading.Condition()
 
@@ -173,7 +173,7 @@ class FakeInstance:
     def trim(self, keep: int) -> None:
         self._note("trim")
 
-    def calls(self) -> list[tuple[int, int, int, str, int, int]]:
+    def calls(self) -> list[Call]:
         return self.open_calls
 
     def fail_call(self, call_id: int, text: str) -> bool:

@@ -345,3 +345,31 @@ def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
     ended = start(tmp_path / "nowhere")
     assert ended.returncode == 1
     assert "nowhere" in ended.stderr
+
+
+# ---- a warm-up that would take hours
+
+
+def test_a_long_warm_up_ends_with_an_unload_and_with_the_server(tmp_path: Path) -> None:
+    sample = "inputs { key: 'INPUT0' value { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } }"
+    repository(tmp_path, Model("m", extra=f"model_warmup {{ name: 'w' batch_size: 1 count: 4294967295 {sample} }}"))
+
+    def load() -> threading.Thread:
+        thread = threading.Thread(target=lambda: answers.append(control(process, "load", "m")))
+        thread.start()
+        assert until(lambda: index(process.http)["m"].get("state") == "LOADING")
+        return thread
+
+    answers: list[raw.Answer] = []
+    with ServerProcess(tmp_path, EXPLICIT) as process:
+        loading = load()
+        assert control(process, "unload", "m").status == 200
+        loading.join()
+        (answer,) = answers
+        assert answer.status == 400
+        assert b"the load was given up before warmup sample 'w' had run" in answer.body
+        assert index(process.http)["m"]["state"] == "UNAVAILABLE"
+        loading = load()
+        process.signal()
+        assert process.wait() == 0
+    loading.join()

@@ -249,7 +249,7 @@ def test_a_model_that_calls_itself_and_waits_is_seen():
         s.worker.call(1, "t", [number(2)], options=WAITS)
         while not s.instance.calls():
             pass
-        [(number_, target, waits, state, runner, _)] = s.instance.calls()
+        [(number_, target, waits, state, runner, *_)] = s.instance.calls()
         assert (number_, target, waits, state, runner) == (1, s.instance.model_key, True, "queued", 0)
         assert s.instance.fail_call(1, "it waits for itself")
         assert s.worker.answered()[1]["error"] == "it waits for itself"

@@ -208,6 +208,42 @@ def test_an_instance_that_answers_by_turns_goes_on_without_the_request_that_held
         assert value_of_stream(StreamCall(model, [numbers(3, 1, 1)])) == 20
 
 
+def test_who_fails_for_holding_too_much_is_counted_as_refused():
+    slow, fast = Gate(), Gate()
+    with served(slow, fast, max_batch=1, preserve_ordering=True, max_held_bytes=CARRIER + 4) as model:
+        first = submit(model, 1)
+        second = submit(model, 2)
+        taken = {gate.taken()[0]: gate for gate in (slow, fast)}
+        taken[2].step()
+        third = submit(model, 3)
+        assert taken[2].taken() == [3]
+        # What is held back is not counted before it is known what becomes of it.
+        counted = model.snapshot()
+        assert (counted["success"], sum(counted["failures"].values()), counted["execution_count"]) == (0, 0, 1)
+        taken[2].step()
+        with pytest.raises(Unavailable, match="max_held_bytes"):
+            value_of(second)
+        counted = model.snapshot()
+        assert (counted["success"], counted["failures"]["REJECTED"]) == (0, 1)
+        assert counted["fail_ns"] > 0
+        taken[1].step()
+        assert [value_of(call) for call in (first, third)] == [1, 3]
+        counted = model.snapshot()
+        assert (counted["success"], sum(counted["failures"].values()), counted["execution_count"]) == (2, 1, 3)
+        assert sum(counted["histograms"]["request"][0]) == 2
+        assert counted["ns"]["request"] >= counted["ns"]["queue"] > 0
+
+
+def test_failures_of_models_in_order_are_counted_once():
+    gate = Gate(held=False, answer=lambda requests: [Internal("no luck") for _ in requests])
+    with served(gate, max_batch=1, preserve_ordering=True) as model:
+        with pytest.raises(Internal, match="no luck"):
+            value_of(submit(model, 1))
+        counted = model.snapshot()
+        assert (counted["success"], counted["failures"]["BACKEND"]) == (0, 1)
+        assert sum(counted["failures"].values()) == 1
+
+
 def value_of_stream(call: StreamCall) -> int:
     return sum(not final for _, final in call)
 

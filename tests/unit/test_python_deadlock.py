@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.helpers.standin import FakeInstance
 from triton_fast._native.sched.limiter import Limiter
 from triton_fast.backends.python import deadlock
-from triton_fast.backends.python.deadlock import QUEUED, RUNNING, BlsCall, Detector, Place, Snapshot, stuck
+from triton_fast.backends.python.deadlock import QUEUED, RUNNING, BlsCall, Detector, Place, Snapshot, Wait, stuck
 
 A, B, C = 1, 2, 3
 
@@ -50,6 +50,46 @@ def test_call_that_nobody_waits_for_blocks_nothing():
 def test_other_backends_and_unknown_runners_can_progress():
     assert not stuck([one(10, A, call(1, 99))])
     assert not stuck([one(10, A, call(1, A, runner=77))])
+
+
+# --- ensembles --------------------------------------------------------------------------------------------------------
+
+
+def over(number, *waits):
+    """A call to an ensemble, which waits for these."""
+    return BlsCall(number, 99, True, RUNNING, 0, 0, waits)
+
+
+def test_a_step_that_leads_back_to_the_caller():
+    world = [one(10, A, over(1, Wait(A, QUEUED)))]
+    found = stuck(world)
+    assert ids(found) == {1}
+    broken = deadlock.victim(found)
+    assert deadlock.chain(found, broken, world) == [A, A]
+    assert not stuck([*world, one(11, A, executing=False)])
+
+
+def test_a_step_whose_model_calls_the_caller():
+    world = [one(10, A, over(1, Wait(B, RUNNING, 20))), one(20, B, call(2, A))]
+    found = stuck(world)
+    assert ids(found) == {1, 2}
+    broken = deadlock.victim(found)
+    assert broken.call.id == 2
+    assert deadlock.chain(found, broken, world) == [A, B, A]
+
+
+def test_a_step_that_waits_for_a_place_is_not_what_is_broken():
+    """Of two calls the newer one has not come as far as a queue."""
+    older, newer = over(1, Wait(A, QUEUED)), over(2, Wait(A, "waiting"))._replace(age_ns=-1)
+    found = stuck([one(10, A, older), one(11, A, newer)])
+    assert ids(found) == {1, 2}
+    assert deadlock.victim(found).call.id == 1
+
+
+def test_an_ensemble_goes_on_when_one_step_can():
+    assert not stuck([one(10, A, over(1))])
+    assert not stuck([one(10, A, over(1, Wait(A, QUEUED), Wait(B, RUNNING, 77)))])
+    assert ids(stuck([one(10, A, over(1, Wait(A, QUEUED), Wait(A, QUEUED)))])) == {1}
 
 
 # --- resources --------------------------------------------------------------------------------------------------------
@@ -136,7 +176,7 @@ def test_the_detector_asks_the_limiters():
     holder, waiter = limiter.join([("R", True, 1)]), limiter.join([("R", True, 1)])
     instance = FakeInstance("a_0_0", Model())
     instance.executing, instance.model_key = True, 1000
-    instance.open_calls = [(1, 2000, 1, "queued", 0, 5)]
+    instance.open_calls = [(1, 2000, 1, "queued", 0, 5, ())]
     holder.belongs(instance.key, 1000, "a")
     waiter.belongs(1, 2000, "b")
     holder.ask()
@@ -251,7 +291,7 @@ def test_the_second_look_breaks_it_and_a_passing_wait_is_left_alone():
     detector.add(instance, "m")
     try:
         for number in (1, 2, 3):  # each look sees another call: all of them move
-            instance.open_calls = [(number, instance.model_key, 1, "queued", 0, 5)]
+            instance.open_calls = [(number, instance.model_key, 1, "queued", 0, 5, ())]
             assert detector.look()
         assert not instance.failed
         detector.look()

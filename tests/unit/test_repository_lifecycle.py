@@ -27,6 +27,8 @@ from test_repository_support import (
     write_model,
 )
 
+from tests.helpers.server import until
+from triton_fast.backends.base import Backend, LoadContext
 from triton_fast.errors import Internal, InvalidArg, NotFound, ServerError, Unavailable
 from triton_fast.repository import ControlMode, LoadFailure, ModelRepositoryManager, State
 
@@ -602,6 +604,38 @@ def test_unload_during_a_load_comes_after_it(repo: Path, engine: FakeEngine) -> 
     settle(manager)
     assert rows(manager) == [("m", 1, "UNAVAILABLE", "unloaded")]
     assert engine.alive == set()
+
+
+@pytest.mark.parametrize("end", ["unload", "shutdown"])
+def test_a_load_is_told_that_nobody_wants_it(repo: Path, engine: FakeEngine, end: str) -> None:
+    write_model(repo, "m")
+    told = []
+
+    def start(context: LoadContext, backend: Backend) -> FakeRuntime:
+        told.append(context.given_up())
+        runtime = engine.start(context, backend)
+        told.append(context.given_up())
+        return runtime
+
+    gate = engine.gates["m", 1] = threading.Event()
+    manager = manager_for(repo, engine=engine)
+    manager._starts._start_runtime = start
+    load = Background(manager.load, "m")
+    assert engine.entered["m", 1].wait(WAIT_S)
+    ending = Background(manager.unload, "m") if end == "unload" else Background(manager.shutdown, WAIT_S)
+    assert until(lambda: manager._operations.is_given_up("m"))
+    assert end == "shutdown" or not manager._operations.is_given_up("n")
+    gate.set()
+    ending.join()
+    assert told == [False, True]
+    if end == "unload":
+        load.join()
+        assert not manager._operations.is_given_up("m")
+        manager.load("m")
+        assert told == [False, True, False, False]
+    else:
+        assert error_of(Unavailable, load.join) == "Server not ready"
+    settle(manager)
 
 
 def test_many_operations_at_once_leave_one_runtime_a_model(repo: Path, engine: FakeEngine) -> None:

@@ -219,6 +219,18 @@ def test_samples_that_are_no_requests_of_the_model():
         started(f"{BATCHED} model_warmup {{ name: 'w' batch_size: 1 }}")
 
 
+def test_a_load_that_is_given_up_ends_between_two_executions():
+    backend = GateBackend()
+    backend.gate.open()
+    asked = iter([False, False, False, True])
+    config = config_of(BATCHED + warm("zero_data: true", more="count: 4294967295"))
+    context = LoadContext("m", 3, Path("m"), Path("m/3"), config, given_up=lambda: next(asked))
+    with pytest.raises(Unavailable, match=r"^the load was given up before warmup sample 'w' had run$"):
+        ModelRuntime.start(context, backend)
+    assert len(backend.gate.batches) == 3
+    assert len(backend.closed) == 1
+
+
 # --- the rate limiter's part in a start -------------------------------------------------------------------------------
 
 

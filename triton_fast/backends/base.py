@@ -8,7 +8,7 @@ that executes a batch without the GIL. A backend knows nothing of front ends, sc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class LoadContext:
         The repository it is from, where each is a namespace of its own; else empty.
     threads_per_instance
         Threads one instance may use so that all instances together stay within the cores this process may use.
+    given_up
+        Whether nobody wants the load any more, while it is under way.
     """
 
     name: str
@@ -61,6 +63,7 @@ class LoadContext:
     host: Host = field(default_factory=Host)
     native: NativeModel | None = None
     namespace: str = ""
+    given_up: Callable[[], bool] = bool
 
 
 @dataclass(frozen=True)

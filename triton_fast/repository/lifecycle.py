@@ -119,6 +119,7 @@ class ModelRepositoryManager(Generic[R]):
         self._starts: Starts[R] = Starts(
             self._table, self._ensembles, self._end, preparer, start_runtime,
             threads=self._load_threads, attempts=1 + max(0, load_retries), clock=clock,
+            is_given_up=self._operations.is_given_up,
         )  # fmt: skip
         # Loaded by name, not only as some ensemble's member.
         self._explicit: set[str] = set()
@@ -210,7 +211,7 @@ class ModelRepositoryManager(Generic[R]):
         Returns what could not be loaded; of that, what was served before is served still.
         """
         for name in (*changes.removed, *changes.duplicated):
-            with self._operations.turn(name):
+            with self._operations.turn(name, ends=True):
                 self._retire(name)
                 if name in changes.duplicated:
                     log.error(f"failed to poll model '{name}': not unique across all model repositories")
@@ -327,7 +328,7 @@ class ModelRepositoryManager(Generic[R]):
             self._unload_named(key, unload_dependents, asking)
 
     def _unload_named(self, name: str, unload_dependents: bool, asking: Asking) -> None:
-        with self._operations.turn(name, asking, is_first=True):
+        with self._operations.turn(name, asking, is_first=True, ends=True):
             members, ended = self._retire(name)
         gone = [name]
         if unload_dependents and members:
@@ -347,6 +348,10 @@ class ModelRepositoryManager(Generic[R]):
         members = self._ensembles.forget(name)
         self._explicit.discard(name)
         return members, ended
+
+    def give_up_loads(self) -> None:
+        """Have loads that are under way end where they can, with an error. ``shutdown`` is to follow."""
+        self._operations.give_up_loads()
 
     def shutdown(self, timeout_s: float) -> list[str]:
         """Unload everything and wait; return ``model:version STATE`` of what has not ended in time. Idempotent."""

@@ -6,8 +6,9 @@ Nobody holds two turns at once (but a model that loads others while it is loaded
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 from triton_fast.errors import Unavailable
@@ -43,6 +44,9 @@ class Operations:
         self._is_closing = is_closing
         self._turns: dict[str, tuple[threading.Lock, int]] = {}
         self._turns_lock = threading.Lock()
+        # Name -> operations that wait to end the model.
+        self._endings: Counter[str] = Counter()
+        self._are_loads_given_up = False
         self._busy = 0
         self._idle = threading.Condition()
 
@@ -75,20 +79,47 @@ class Operations:
             log.verbose(1, f"an operation of model '{name}' was dropped: its client has gone", model=name)
             raise Unavailable(f"the client that asked for an operation of model '{name}' has gone")
 
+    def give_up_loads(self) -> None:
+        """All loads are for nothing from now on: the server is about to close."""
+        self._are_loads_given_up = True
+
+    def is_given_up(self, name: str) -> bool:
+        """Tell whether a load of this model is for nothing: the server closes, or somebody waits to unload it."""
+        return self._are_loads_given_up or self._is_closing() or name in self._endings
+
     @contextmanager
-    def turn(self, name: str, asking: Asking = unasked, *, is_first: bool = False) -> Iterator[None]:
+    def _ending(self, name: str) -> Iterator[None]:
+        with self._turns_lock:
+            self._endings[name] += 1
+        try:
+            yield
+        finally:
+            with self._turns_lock:
+                self._endings[name] -= 1
+                if not self._endings[name]:
+                    del self._endings[name]
+
+    @contextmanager
+    def turn(
+        self, name: str, asking: Asking = unasked, *, is_first: bool = False, ends: bool = False
+    ) -> Iterator[None]:
         """Let one operation a model run at a time; the lock lives only while somebody wants it.
+
+        ``ends``: it ends the model, so that a load which it waits for may give up.
 
         Raises Unavailable when the server closes, and with ``is_first``, which says that nothing was done yet, when
         nobody waits for the operation any more.
         """
-        with asking(name):
+        with asking(name), ExitStack() as waiting:
+            if ends:
+                waiting.enter_context(self._ending(name))
             with self._turns_lock:
                 lock, users = self._turns.get(name, (threading.Lock(), 0))
                 self._turns[name] = lock, users + 1
             self.begin()
             try:
                 with lock:
+                    waiting.close()
                     if self._is_closing():
                         raise Unavailable("Server not ready")
                     if is_first:

@@ -5,6 +5,7 @@ Knows the table, and ensembles by what starts them; not where models come from.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Generic
@@ -20,7 +21,10 @@ from triton_fast.repository.workers import Workers
 
 
 class Starts(Generic[R]):
-    """``attempts``: how often a version's start is tried; ``end``: ends versions that are served no more."""
+    """``attempts``: how often a version's start is tried; ``end``: ends versions that are served no more.
+
+    ``is_given_up``: whether nobody wants a model's load any more.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Starts(Generic[R]):
         threads: int,
         attempts: int,
         clock: Callable[[], float],
+        is_given_up: Callable[[str], bool],
     ) -> None:
         self._table = table
         self._ensembles = ensembles
@@ -41,6 +46,7 @@ class Starts(Generic[R]):
         self._start_runtime = start_runtime
         self._attempts = attempts
         self._clock = clock
+        self._is_given_up = is_given_up
         self._loads = Workers(threads, "model-load")
 
     def close(self) -> None:
@@ -96,9 +102,11 @@ class Starts(Generic[R]):
                     runtime, kept = self._ensembles.start(plan, version, dirname)
                 else:
                     where = plan.model, version, model_dir, model_dir / dirname, plan.parsed
-                    runtime, kept = self._start_runtime(*self._preparer.version(*where, namespace=plan.namespace)), None
+                    context, backend = self._preparer.version(*where, namespace=plan.namespace)
+                    context = dataclasses.replace(context, given_up=partial(self._is_given_up, plan.name))
+                    runtime, kept = self._start_runtime(context, backend), None
             except Exception as error:
-                if attempt == self._attempts or self._table.closing:
+                if attempt == self._attempts or self._is_given_up(plan.name):
                     raise
                 cause = without_path(describe(error), plan.name, plan.directory)
                 left = self._attempts - attempt

@@ -61,8 +61,11 @@ class Starter:
         self._native = native
         self._limits = limits
 
-    def start(self, model: BackendModel, specs: Sequence[InstanceSpec], samples: Sequence[warmup.Sample]) -> None:
-        """Start all. Raises a ServerError at the first that can not be."""
+    def start(
+        self, model: BackendModel, specs: Sequence[InstanceSpec], samples: Sequence[warmup.Sample],
+        given_up: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Start all. Raises a ServerError at the first that can not be, or when the load is given up in a warm-up."""
         model.prepare(specs)
         all_limited = all(spec.resources for spec in specs if not spec.passive)
         for spec in specs:
@@ -73,7 +76,7 @@ class Starter:
                 place = self._place(spec)
                 try:
                     with _held(place):
-                        warmup.run(self._config, self._native, instance, samples)
+                        warmup.run(self._config, self._native, instance, samples, given_up)
                     self._native.start_instance(instance, SPIN_NS if usable_cores() > 1 else 0, place, all_limited)
                 except BaseException:
                     if place is not None:

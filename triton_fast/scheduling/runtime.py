@@ -205,7 +205,7 @@ class ModelRuntime(ServedVersion):
             model = backend.load(dataclasses.replace(context, native=native))
         try:
             samples = warmup.read_samples(config, context.model_dir, native)
-            Starter(config, native, limits).start(model, specs, samples)
+            Starter(config, native, limits).start(model, specs, samples, context.given_up)
             if samples:
                 log.info(f"warmed up with {len(samples)} sample(s)", model=context.name, instances=native.n_instances)
             return cls(context, native, model, cached)

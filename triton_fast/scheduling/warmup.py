@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,11 +128,15 @@ def _piece(dtype: DataType, n_bytes: int) -> bytes:
     return (drawn & int.from_bytes(keep, "little") | int.from_bytes(put, "little")).to_bytes(n_bytes, "little")
 
 
-def run(config: Any, native: NativeModel, instance: NativeInstance, samples: Sequence[Sample]) -> None:
-    """Have an instance that was not started execute all samples.
+def run(
+    config: Any, native: NativeModel, instance: NativeInstance, samples: Sequence[Sample], given_up: Callable[[], bool]
+) -> None:  # fmt: skip
+    """Have an instance that was not started execute all samples; ``given_up`` is asked before each execution.
 
     Raises
     ------
+    Unavailable
+        The load was given up.
     InvalidArg
         ``failed to run warmup sample ...``
     ServerError
@@ -142,6 +146,8 @@ def run(config: Any, native: NativeModel, instance: NativeInstance, samples: Seq
     for sample in samples:
         began = time.monotonic()
         for _ in range(sample.count):
+            if given_up():
+                raise Unavailable(f"the load was given up before warmup sample '{sample.name}' had run")
             if sample.rows != 1 and sample.rows > limit:
                 text = f"batch size {sample.rows} for '{instance.name}', max allowed is {limit}"
                 errors = [text] * min(sample.rows, MAX_TOLD)

@@ -77,10 +77,12 @@ class PythonInstance(NativeInstance):
     def model_key(self) -> int:
         """A number that names its model in ``calls``; 0 before its first execution."""
 
-    def calls(self) -> list[tuple[int, int, bool, str, int, int]]:
+    def calls(self) -> list[tuple[int, int, bool, str, int, int, tuple[tuple[int, str, int], ...]]]:
         """Return the requests its model has made and not had all answers of.
 
-        Each is (call id, target model's key, caller waits, "queued" or "running", runner's key or 0, age in ns).
+        Each is (call id, target model's key, caller waits, "queued" or "running", runner's key or 0, age in ns,
+        waits); waits: of an ensemble, what it waits for, as (model's key, "queued", "running" or "waiting"
+        for a place of a step, runner's key or 0).
         """
 
     def fail_call(self, call_id: int, text: str, code: int = 1) -> bool:

@@ -26,6 +26,13 @@ class Call:
     def runner(self) -> int:
         """Key of the Python instance that has it, 0 when that is not known."""
 
+    @property
+    def waits(self) -> tuple[tuple[int, str, int], ...]:
+        """Of an ensemble, what it waits for: (model's key, "queued", "running" or "waiting", runner's key or 0), ..."""
+
+    def refuse(self, text: str, code: int = 1) -> bool:
+        """Of an ensemble: fail it, with a step's request that no instance has; return whether there was one."""
+
 class InferCall(Call):
     """One request on its way; made is submitted.
 

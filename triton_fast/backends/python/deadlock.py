@@ -36,8 +36,19 @@ class Instance(Protocol):
     def fail_call(self, call_id: int, text: str) -> bool: ...
 
 
+class Wait(NamedTuple):
+    """One request that is waited for: of which model, and the key of the instance that runs it, 0 if nobody knows."""
+
+    target: int
+    state: str
+    runner: int = 0
+
+
 class BlsCall(NamedTuple):
-    """``id`` is unique with its caller. ``runner``: key of the instance that runs it, 0 when nobody knows."""
+    """``id`` is unique with its caller. ``runner``: key of the instance that runs it, 0 when nobody knows.
+
+    ``below``: of a call to an ensemble, what that waits for, if anybody knows.
+    """
 
     id: int
     target: int
@@ -45,6 +56,17 @@ class BlsCall(NamedTuple):
     state: str
     runner: int = 0
     age_ns: int = 0
+    below: tuple[Wait, ...] = ()
+
+    @property
+    def waits(self) -> tuple[Wait, ...]:
+        """What it waits for: one of them that can progress is enough, for the others are looked at when it has."""
+        return self.below or (Wait(self.target, self.state, self.runner),)
+
+    @property
+    def queued(self) -> Wait | None:
+        """The first of them that no instance has."""
+        return next((wait for wait in self.waits if wait.state == QUEUED), None)
 
 
 class Snapshot(NamedTuple):
@@ -82,7 +104,8 @@ def stuck(snapshots: Sequence[Snapshot], places: Sequence[Place] = ()) -> set[St
     A queued call can progress when some instance of its target is idle or can progress, or when the target is none of
     Python and not limited; a running one when its runner is not known or can progress; an instance when it executes
     nothing, waits for nothing, or none of the calls that it waits for is stuck. One that waits for resources, when they
-    suffice beside what those hold that can not progress, and what those want that wait before it and can not.
+    suffice beside what those hold that can not progress, and what those want that wait before it and can not. A call to
+    an ensemble can progress when one of the requests of its steps can.
 
     Parameters
     ----------
@@ -104,10 +127,13 @@ def stuck(snapshots: Sequence[Snapshot], places: Sequence[Place] = ()) -> set[St
         if key not in waiting and (key not in instances or not instances[key].executing or not waits[key])
     }  # fmt: skip
 
+    def goes_on(wait: Wait) -> bool:
+        if wait.state == RUNNING:
+            return wait.runner not in known or wait.runner in progress
+        return wait.target not in serving or not progress.isdisjoint(serving[wait.target])
+
     def can_progress(call: BlsCall) -> bool:
-        if call.state == RUNNING:
-            return call.runner not in known or call.runner in progress
-        return call.target not in serving or not progress.isdisjoint(serving[call.target])
+        return any(map(goes_on, call.waits))
 
     def served() -> set[int]:
         """Those in the line that get what they need: who waits behind one takes nothing from it."""
@@ -145,20 +171,21 @@ def _add(taken: dict[int, int], place: Place) -> None:
 
 def victim(found: Iterable[Stuck]) -> Stuck | None:
     """Return the newest queued call: the one whose failure undoes the least; None when none is queued."""
-    queued = [one for one in found if one.call.state == QUEUED]
+    queued = [one for one in found if one.call.queued is not None]
     return min(queued, key=lambda one: (one.call.age_ns, one.caller, one.call.id), default=None)
 
 
 def chain(found: Iterable[Stuck], broken: Stuck, snapshots: Sequence[Snapshot]) -> list[int]:
-    """Return the keys of the models from the broken call's target by way of its caller to the target again.
+    """Return the keys of the models from what the broken call waits for by way of its caller to that again.
 
-    Only caller and target where there is no such way: then others wait behind a deadlock that is none of theirs.
+    Ensembles are left out. Only caller and target where there is no such way: then others wait behind a deadlock that
+    is none of theirs.
     """
     models = {one.key: one.model for one in snapshots}
     targets: dict[int, list[int]] = defaultdict(list)
     for caller, call in sorted(found):
-        targets[models[caller]].append(call.target)
-    start, end = broken.call.target, models[broken.caller]
+        targets[models[caller]] += [wait.target for wait in call.waits]
+    start, end = _wanted(broken), models[broken.caller]
     ways = deque([[start]])
     seen = {start}
     while ways:
@@ -170,6 +197,11 @@ def chain(found: Iterable[Stuck], broken: Stuck, snapshots: Sequence[Snapshot]) 
                 seen.add(target)
                 ways.append([*way, target])
     return [end, start]
+
+
+def _wanted(broken: Stuck) -> int:
+    queued = broken.call.queued
+    return broken.call.target if queued is None else queued.target
 
 
 def text(names: Sequence[str]) -> str:
@@ -233,8 +265,8 @@ class Detector:
         for instance, model in live:
             # Calls first: an instance that stops executing meanwhile is then taken for one that can progress.
             calls = tuple(
-                BlsCall(number, target, bool(waits), state, runner, age_ns)
-                for number, target, waits, state, runner, age_ns in instance.calls()
+                BlsCall(number, target, bool(waits), state, runner, age_ns, tuple(Wait(*wait) for wait in below))
+                for number, target, waits, state, runner, age_ns, below in instance.calls()
             )
             snapshots.append(Snapshot(instance.key, instance.model_key, instance.executing, calls))
             by_key[instance.key] = instance
@@ -256,7 +288,7 @@ class Detector:
         self._suspects = ids
         broken = victim(lasting)
         if broken is not None:
-            target = broken.call.target
+            target = _wanted(broken)
             wanted = [need[0] for place in places if place.waits and place.model == target for need in place.needs]
             if wanted:
                 caller = next(one.model for one in snapshots if one.key == broken.caller)

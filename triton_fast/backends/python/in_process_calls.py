@@ -181,7 +181,7 @@ class _Call(Call):
     def view(self, now: int) -> CallView:
         native = self._native
         state = "queued" if native.queued else "running"
-        return self._number, native.model_key, int(self._waits), state, native.runner, now - self._began
+        return self._number, native.model_key, int(self._waits), state, native.runner, now - self._began, native.waits
 
     def refuse(self, text: str) -> bool:
         # Before it is taken back, for whoever waits wakes at once. An instance that has it is not told to stop.
@@ -189,7 +189,7 @@ class _Call(Call):
         if self._native.cancel(tell=False):
             return True
         self._refusal = ""
-        return False
+        return bool(self._native.refuse(text))
 
 
 def _tell(call: Call, callback: Callback) -> None:

@@ -25,8 +25,11 @@ MIN_HEAP = 16 << 20
 # How long an instance looks for the end of an execution before it sleeps.
 SPIN_NS = 50_000
 Resolve = Callable[[str, int], "NativeModel"]
+# Key of a model, "queued", "running" or "waiting" to be sent at all, key of who runs it or 0.
+Wait = tuple[int, str, int]
 # call id, key of the target model, whether the caller waits for it, "queued" or "running", key of who runs it or 0, age
-Call = tuple[int, int, int, str, int, int]
+# in ns, and what it waits for if the target is an ensemble
+Call = tuple[int, int, int, str, int, int, tuple[Wait, ...]]
 
 
 class Channel(Protocol):

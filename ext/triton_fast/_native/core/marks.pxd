@@ -31,6 +31,7 @@ cdef enum:
     FLAG_REST = 32          # a part that shares the place in the queue of the request's first: no limit refuses it
     FLAG_DEVICE = 64        # it uses memory of a GPU that its client lent (sched/fetch.pxd)
     FLAG_LENT = 128         # an input lies in memory of the host that its client lent, and may change at any time
+    FLAG_ORDERED = 256      # its end is counted when it is handed on; taken away once there is something to count
 
 # Who looks at a request on its way, chosen when it is decoded; nobody: one test at its end is all it costs.
 cdef enum:

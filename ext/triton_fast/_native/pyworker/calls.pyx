@@ -25,6 +25,7 @@ from triton_fast._native.pyworker.layout cimport (
 )
 from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_fits, inbound_told
 from triton_fast._native.pyworker.worker cimport Call, Target, Worker, worker_unref
+from triton_fast._native.sched.ensemble_look cimport ensemble_refuse
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, SUBMIT_STOPPED, scheduler_cancel, scheduler_submit, scheduler_wake, scheduler_withdraw,
@@ -511,6 +512,8 @@ cdef bint call_refuse(Worker* w, uint32_t id, int32_t code, const char* text, si
     if taken:
         response_fail(&r.response, code, text, n)
         call_deliver(sink_end(r.sink), &r.response, &r.response)
+    else:
+        taken = ensemble_refuse(r, code, text, n)
     request_free(r)
     return taken
 

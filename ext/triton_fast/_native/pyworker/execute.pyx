@@ -30,6 +30,7 @@ from triton_fast._native.pyworker.region cimport Chunk, inbound_drop, inbound_to
 from triton_fast._native.pyworker.worker cimport (
     SLOT_INSTANCE, SLOT_NEW, SLOT_SERVICE, Worker, slot_drop, slot_find, slot_take,
 )
+from triton_fast._native.sched.ensemble_look cimport step_runner
 from triton_fast._native.sched.inprocess cimport note_runner
 from triton_fast._native.sched.instance cimport Batch, request_finish
 from triton_fast._native.sched.scheduler cimport Scheduler
@@ -304,6 +305,7 @@ cdef int execute_batch(void* worker, Batch* batch) noexcept nogil:
         w.batch_slots[2 * i + 1] = w.slots[k].generation
         call_runner(r, w)
         note_runner(r, w)
+        step_runner(r, w)
     if k < 0:
         tf_fail(&e, TF_UNAVAILABLE, b"too many requests of one Python model instance are unfinished")
         while i > 0:

@@ -5,10 +5,11 @@ from libc.string cimport memcpy
 from posix.time cimport timespec
 
 from triton_fast._native.core.marks cimport REQ_QUEUED
-from triton_fast._native.core.native cimport TF_INTERNAL, now_ns, tf_load32, tf_load64, tf_text_cut
+from triton_fast._native.core.native cimport TF_INTERNAL, now_ns, tf_add32, tf_load32, tf_load64, tf_text_cut
 from triton_fast._native.core.pthread cimport (
     pthread_cond_broadcast, pthread_cond_timedwait, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from triton_fast._native.core.request cimport Request, request_free
 from triton_fast._native.pyworker.calls cimport call_refuse, targets_drop
 from triton_fast._native.pyworker.channel cimport (
     Channel, WorkerChannel, channel_publish, channel_ref, channel_unref,
@@ -18,6 +19,7 @@ from triton_fast._native.pyworker.layout cimport Message, RING_WORK, WORK_FINALI
 from triton_fast._native.pyworker.region cimport inbound_trim
 from triton_fast._native.pyworker.service cimport service_start, service_stop
 from triton_fast._native.pyworker.worker cimport Call, Worker, worker_new, worker_unref
+from triton_fast._native.sched.ensemble_look cimport ensemble_waits
 from triton_fast._native.sched.instance cimport NativeInstance
 from triton_fast._native.sched.model cimport Epoch
 
@@ -33,6 +35,7 @@ cdef struct CallView:
     bint queued
     size_t runner
     int64_t age
+    Request* held           # of an ensemble
 
 
 cdef void set_reason(Worker* w, bytes text, int32_t code):
@@ -231,7 +234,9 @@ cdef class PythonInstance(NativeInstance):
 
         Returns
         -------
-        list of (call id, target model's key, caller waits, "queued" or "running", runner's key or 0, age in ns)
+        list of (call id, target model's key, caller waits, "queued" or "running", runner's key or 0, age in ns, waits)
+            waits: of an ensemble, what it waits for, as (model's key, "queued", "running" or "waiting" for a place
+            of a step, runner's key or 0).
         """
         cdef Call* call
         cdef CallView* views
@@ -254,6 +259,9 @@ cdef class PythonInstance(NativeInstance):
                 views[n].queued = tf_load32(&call.child.state) == REQ_QUEUED
                 views[n].runner = <size_t>call.runner
                 views[n].age = now - call.began
+                if call.child.model.composed:
+                    views[n].held = call.child
+                    tf_add32(&call.child.holds, 1)
                 n += 1
             call = call.next
         pthread_mutex_unlock(&self.worker.lock)
@@ -261,9 +269,14 @@ cdef class PythonInstance(NativeInstance):
             raise MemoryError
         try:
             return [(views[i].id, views[i].target, bool(views[i].waits), "queued" if views[i].queued else "running",
-                     views[i].runner, views[i].age) for i in range(n)]
+                     views[i].runner, views[i].age, ensemble_waits(views[i].held) if views[i].held != NULL else ())
+                    for i in range(n)]
         finally:
-            free(views)
+            with nogil:
+                for i in range(n):
+                    if views[i].held != NULL:
+                        request_free(views[i].held)
+                free(views)
 
     def fail_call(self, uint32_t call_id, str text, int32_t code=TF_INTERNAL):
         """Answer a call with an error if no instance has it yet; return whether that was so."""

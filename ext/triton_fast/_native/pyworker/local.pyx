@@ -24,6 +24,7 @@ from triton_fast._native.pyworker.calls cimport call_runner
 from triton_fast._native.pyworker.decode cimport are_strings, find_output
 from triton_fast._native.pyworker.worker cimport Worker
 from triton_fast._native.sched.instance cimport Batch, NativeInstance, request_finish
+from triton_fast._native.sched.ensemble_look cimport step_runner
 from triton_fast._native.sched.inprocess cimport note_runner, params_from
 from triton_fast._native.wire.json_reply cimport json_put_params
 
@@ -348,6 +349,7 @@ cdef int run(LocalInstance self, Batch* batch) noexcept:
             # Only a key to them: who waits for whom.
             call_runner(item.r, <Worker*><void*>self)
             note_runner(item.r, <void*>self)
+            step_runner(item.r, <void*>self)
             tf_add32(&self.n_kept, 1)
         self.function(list(requests))
     except BaseException as trouble:

@@ -9,15 +9,13 @@ from triton_fast._native.sched.ensemble_plan cimport Member, Members, Plan
 from triton_fast._native.sched.ensemble_slot cimport Mark, Slot
 from triton_fast._native.sched.scheduler cimport Scheduler
 
-cdef enum:
+cdef enum:                  # Exec.state
     EXEC_IDLE = 0           # tensors are missing
     EXEC_READY = 1          # in the run's list of steps to be submitted
     EXEC_WAITS = 2          # for a place (max_inflight)
     EXEC_OUT = 3            # the member has it
     EXEC_OVER = 4
-
-cdef enum:
-    WISH_CANCEL = 1
+    WISH_CANCEL = 1         # Run.wishes
     WISH_ABORT = 2          # end without telling the members that run
 
 cdef struct Ensemble
@@ -36,6 +34,7 @@ cdef struct Exec:
     bint queued             # in the list of those that wait for one; Ensemble.lock
     Member* member          # EXEC_OUT: who has it; held by the run's members
     Request* child          # EXEC_OUT
+    void* runner            # key of the Python instance that executes the child; NULL: not known
     Mark mark
     Exec* next              # those of the run that wait or are with a member
     Exec* prev
@@ -110,7 +109,6 @@ cdef struct Ensemble:
     char* name
     uint32_t name_len
 
-
 # The request may be answered and gone when this returns.
 cdef void run_start(Run* run) noexcept nogil
 # True: it ended at once, nothing is delivered and the request is the caller's.
@@ -118,3 +116,4 @@ cdef bint run_wish(Run* run, int32_t wish) noexcept nogil
 # Work on a run that the caller has claimed: it has set `working`.
 cdef void run_drive(Run* run) noexcept nogil
 cdef void run_gone(Ensemble* ens) noexcept nogil
+cdef void step_deliver(Sink* sink, Response* first, Response* last) noexcept nogil

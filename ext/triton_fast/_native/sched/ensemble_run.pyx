@@ -389,6 +389,7 @@ cdef void start(Run* run, Exec* x) noexcept nogil:
         x.sink.deliver = step_deliver
         x.member = m
         x.child = c
+        x.runner = NULL
         x.state = EXEC_OUT
         wake = False
         status = scheduler_submit(m.scheduler, c, &wake, &e)

@@ -7,7 +7,7 @@ from posix.time cimport timespec
 
 from triton_fast._native.core.marks cimport REQ_QUEUED
 from triton_fast._native.core.memory cimport block_new
-from triton_fast._native.core.native cimport TF_OK, now_ns, tf_add32, tf_error, tf_load32
+from triton_fast._native.core.native cimport TF_INTERNAL, TF_OK, now_ns, tf_add32, tf_error, tf_load32
 from triton_fast._native.core.pthread cimport (
     cond_init_monotonic, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_t, pthread_cond_timedwait,
     pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
@@ -20,6 +20,7 @@ from triton_fast._native.core.request cimport (
 from triton_fast._native.core.tensor cimport PARAM_BOOL, PARAM_INT, PARAM_STRING, Param, Tensor, Wanted
 from triton_fast._native.core.tracing cimport trace_adopt
 from triton_fast._native.core.validate cimport request_validate
+from triton_fast._native.sched.ensemble_look cimport ensemble_refuse, ensemble_waits
 from triton_fast._native.sched.model cimport NativeModel
 from triton_fast._native.sched.scheduler cimport (
     SUBMIT_OK, scheduler_cancel, scheduler_submit, scheduler_wake, scheduler_withdraw,
@@ -318,6 +319,34 @@ cdef class Call:
     def runner(self):
         """Key of the Python instance that has it, 0 when that is not known."""
         return <size_t>self.waiter.runner if self.waiter != NULL else 0
+
+    @property
+    def waits(self):
+        """Of an ensemble, what it waits for: (model's key, "queued", "running" or "waiting", runner's key or 0), ..."""
+        cdef Request* r = self.request
+        if r == NULL or not r.model.composed:
+            return ()
+        tf_add32(&r.holds, 1)
+        try:
+            return ensemble_waits(r)
+        finally:
+            with nogil:
+                request_free(r)
+
+    def refuse(self, str text, int32_t code=TF_INTERNAL):
+        """Of an ensemble: fail it, with a step's request that no instance has; return whether there was one."""
+        cdef Request* r = self.request
+        cdef bint done
+        encoded = text.encode("utf-8", "replace")
+        cdef const char* data = encoded
+        cdef size_t n = len(encoded)
+        if r == NULL:
+            return False
+        tf_add32(&r.holds, 1)
+        with nogil:
+            done = ensemble_refuse(r, code, data, n)
+            request_free(r)
+        return bool(done)
 
 
 cdef class InferCall(Call):

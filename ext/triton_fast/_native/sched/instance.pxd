@@ -34,8 +34,10 @@ ctypedef int (*execute_fn)(void* state, Batch* batch) noexcept nogil
 ctypedef int (*before_fn)(void* state, int32_t* stopping) noexcept nogil
 
 
-# Count r as answered, unless it is only a part or comes again. Hold s.lock. phase: ns, PHASE_*.
+# Count r as answered, unless it is only a part, comes again or is counted later. Hold s.lock. phase: ns, PHASE_*.
 cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil
+# Count a request whose responses were held back (FLAG_ORDERED), if it has been answered; refused: by who held it.
+cdef void request_count_late(Request* r, bint refused) noexcept nogil
 
 
 # Stamp, count and deliver a request that execute kept.

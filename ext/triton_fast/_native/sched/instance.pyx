@@ -1,31 +1,63 @@
 # Base class of what backends hand out, and the end of requests that they keep; see instance.pxd for the contract.
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
 from triton_fast._native.core.marks cimport (
-    FLAG_PADDING, FLAG_PART, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT, T_STARTED,
+    FLAG_ORDERED, FLAG_PADDING, FLAG_PART, REQ_DONE, T_COMPUTED, T_INPUT, T_OUTPUT, T_QUEUED, T_SENT, T_STARTED,
 )
 from triton_fast._native.core.native cimport (
     TF_CANCELLED, TF_INTERNAL, TF_OK, now_ns, tf_lock, tf_store32, tf_unlock,
 )
 from triton_fast._native.core.request cimport Request
 from triton_fast._native.core.stats cimport (
-    FAIL_BACKEND, FAIL_CANCELED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST, N_PHASES, Stats,
-    stats_first, stats_response, stats_success,
+    FAIL_BACKEND, FAIL_CANCELED, FAIL_REJECTED, PHASE_INFER, PHASE_INPUT, PHASE_OUTPUT, PHASE_QUEUE, PHASE_REQUEST,
+    N_PHASES, Stats, stats_first, stats_response, stats_success,
 )
 from triton_fast._native.sched.scheduler cimport stats_of
 
 from triton_fast.errors import ServerError
 
 
+cdef inline void phases_of(Request* r, int64_t* phase) noexcept nogil:
+    cdef int64_t* at = r.stamps
+    phase[PHASE_REQUEST] = at[T_OUTPUT] - at[T_QUEUED]
+    phase[PHASE_QUEUE] = at[T_STARTED] - at[T_QUEUED]
+    phase[PHASE_INPUT] = at[T_INPUT] - at[T_STARTED]
+    phase[PHASE_INFER] = at[T_COMPUTED] - at[T_INPUT]
+    phase[PHASE_OUTPUT] = at[T_OUTPUT] - at[T_COMPUTED]
+
+
+cdef inline void count_failed(Stats* s, int reason, int64_t* phase) noexcept nogil:
+    s.failures[reason] += 1
+    s.fail_ns += phase[PHASE_REQUEST]
+
+
 cdef void request_count(Stats* s, Request* r, int64_t* phase) noexcept nogil:
     if r.flags & (FLAG_PART | FLAG_PADDING) or r.again:
+        return
+    if r.flags & FLAG_ORDERED:
+        r.flags &= ~<uint32_t>FLAG_ORDERED
         return
     if r.response.code == TF_OK:
         stats_success(s, phase)
     else:
-        s.failures[FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND] += 1
-        s.fail_ns += phase[PHASE_REQUEST]
+        count_failed(s, FAIL_CANCELED if r.response.code == TF_CANCELLED else FAIL_BACKEND, phase)
     stats_first(s, r.stamps[T_QUEUED], r.stamps[T_SENT], r.stamps[T_QUEUED] + phase[PHASE_REQUEST])
+
+
+cdef void request_count_late(Request* r, bint refused) noexcept nogil:
+    cdef Stats* s
+    cdef int64_t[N_PHASES] phase
+    if r.flags & FLAG_ORDERED:
+        return
+    s = stats_of(r.model)
+    phases_of(r, phase)
+    tf_lock(&s.lock)
+    if refused:
+        count_failed(s, FAIL_REJECTED, phase)
+        stats_first(s, r.stamps[T_QUEUED], r.stamps[T_SENT], r.stamps[T_OUTPUT])
+    else:
+        request_count(s, r, phase)
+    tf_unlock(&s.lock)
 
 
 cdef void request_finish(Request* r) noexcept nogil:
@@ -38,11 +70,7 @@ cdef void request_finish(Request* r) noexcept nogil:
         r.stamps[T_COMPUTED] = done
     r.stamps[T_OUTPUT] = done
     tf_store32(&r.state, REQ_DONE)
-    phase[PHASE_REQUEST] = done - r.stamps[T_QUEUED]
-    phase[PHASE_QUEUE] = r.stamps[T_STARTED] - r.stamps[T_QUEUED]
-    phase[PHASE_INPUT] = r.stamps[T_INPUT] - r.stamps[T_STARTED]
-    phase[PHASE_INFER] = r.stamps[T_COMPUTED] - r.stamps[T_INPUT]
-    phase[PHASE_OUTPUT] = done - r.stamps[T_COMPUTED]
+    phases_of(r, phase)
     tf_lock(&s.lock)
     request_count(s, r, phase)
     tf_unlock(&s.lock)

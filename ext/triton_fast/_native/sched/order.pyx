@@ -2,12 +2,14 @@
 # chains of one sink can not overtake each other; who comes meanwhile leaves its responses at their place.
 from libc.stdint cimport int32_t, int64_t
 
+from triton_fast._native.core.marks cimport FLAG_ORDERED
 from triton_fast._native.core.native cimport tf_add32, tf_error, tf_fail, tf_lock, tf_unlock
 from triton_fast._native.core.request cimport (
     Request, Response, Sink, request_alloc, request_free, response_fail_error,
 )
 from triton_fast._native.core.respond cimport request_cancel
 from triton_fast._native.sched.full cimport FULL
+from triton_fast._native.sched.instance cimport request_count_late
 from triton_fast._native.sched.tap cimport tap_begin
 
 cdef enum:
@@ -28,6 +30,7 @@ cdef void order_enter(Order* o, Place* p, Request* r) noexcept nogil:
     p.dropped = False
     p.max_responses = 0
     p.next = NULL
+    r.flags |= FLAG_ORDERED     # what was counted as answered could not be taken back
     tf_lock(&o.lock)
     if o.head != NULL:
         # An instance that answers several requests by turns must not wait at the limit of a later one, whose client
@@ -112,6 +115,7 @@ cdef void pass_on(Order* o) noexcept nogil:
             p.last = NULL
             if not p.done:
                 break
+            request_count_late(p.tap.request, False)
             unlink(o, p)
         last.next = NULL
         tf_unlock(&o.lock)
@@ -157,6 +161,7 @@ cdef void drop(Order* o, Sink* sink, Response* first) noexcept nogil:
             tf_fail(&e, o.full_code, "%s: responses of %lld bytes wait for an earlier request (max_held_bytes: %lld)",
                     FULL, <long long>o.max_held, <long long>o.max_held)
             response_fail_error(first, &e)
+            request_count_late(first.request, True)
             first.next = NULL
             sink.deliver(sink, first, first)
         else:

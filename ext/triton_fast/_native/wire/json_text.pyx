@@ -453,7 +453,8 @@ cdef void json_quote(tf_buf* out, const char* text, size_t n) noexcept nogil:
             put_escape(out, p[at])
         at += 1
         start = at
-    tf_buf_put(out, p + start, n - start)
+    if n > start:       # an empty text may have no address
+        tf_buf_put(out, p + start, n - start)
     tf_buf_char(out, 34)
 
 
