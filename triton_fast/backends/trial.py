@@ -167,7 +167,7 @@ def check(
 
 
 def _copy(fd: int) -> tuple[int, tuple[object, ...]]:
-    """Return memory with what is in a file, which can not be changed any more, and what tells these bytes from others."""
+    """Return memory with the bytes of a file, which nobody can change, and what tells them from others."""
     made = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         digest = hashlib.blake2b()
