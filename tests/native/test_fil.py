@@ -20,7 +20,7 @@ from triton_fast._native.fil.forest import Forest  # noqa: E402
 from triton_fast._native.fil.instance import ForestInstance  # noqa: E402
 from triton_fast._native.sched.inprocess import InferCall  # noqa: E402
 from triton_fast.backends.base import InstanceSpec, LoadContext  # noqa: E402
-from triton_fast.backends.fil import FilBackend, library, probe  # noqa: E402
+from triton_fast.backends.fil import FilBackend, backend, library, probe  # noqa: E402
 from triton_fast.backends.trial import Held  # noqa: E402
 from triton_fast.config import io_specs  # noqa: E402
 from triton_fast.errors import InvalidArg, ServerError, Unavailable, Unsupported  # noqa: E402
@@ -254,19 +254,30 @@ def test_a_crash_while_reading_is_an_error(tmp_path: Path) -> None:
         probe.check(library, file, "xgboost", unknown_fields=False, timeout=30)
 
 
-def test_a_file_that_is_exchanged_after_it_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_file_that_is_exchanged_after_it_was_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
     """What is read is what was tried, and then refused: a worse one in its place could crash the server."""
     folder, check = forest(tmp_path), probe.check
     path = folder / "1" / "checkpoint.tl"
+    good, read = path.read_bytes(), []
 
     def exchanging(*arguments: Any, **named: Any) -> None:
         check(*arguments, **named)
-        path.with_suffix(".new").write_bytes(b"no forest")
-        path.with_suffix(".new").rename(path)
+        target = path if in_place else path.with_suffix(".new")
+        target.write_bytes(b"no forest")
+        target.rename(path)
+
+    def reading(name: str, *more: Any) -> Forest:
+        read.append(Path(name).read_bytes())
+        return Forest(name, *more)
 
     monkeypatch.setattr(probe, "check", exchanging)
+    monkeypatch.setattr(backend, "Forest", reading)
     with pytest.raises(InvalidArg, match="the file was changed while it was opened: load the model again"):
         opened(folder)
+    assert read == [good]
 
 
 # --- XGBoost and LightGBM --------------------------------------------------------------------------------------------

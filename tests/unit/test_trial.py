@@ -149,3 +149,33 @@ def test_paths_that_are_relative_to_where_the_server_was_started(
             name = f"/proc/self/fd/{file.fd}" if there else str(tmp_path / "f")
             assert given == [[name, "/lib", "xgboost_json", "0"], [name, "-1"]]
         given.clear()
+
+
+def test_a_copy_is_what_was_tried_whatever_is_written_into_the_file(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(b"good" * 1_000_000)
+    (tmp_path / "modules" / "tried.py").write_text(HEAD + READS)
+
+    def tried(file: trial.Held) -> None:
+        trial.check("tried", file, (), timeout=60, crashed="{}")
+
+    changed = "the file was changed while it was opened"
+    with pytest.raises(InvalidArg, match=changed), trial.Held(str(path), copied=True) as file:
+        tried(file)
+        path.write_bytes(b"evil" * 1_000_000)
+        assert Path(file.name).read_bytes() == b"good" * 1_000_000
+        with pytest.raises(PermissionError):
+            Path(file.name).write_bytes(b"evil")
+        with pytest.raises(PermissionError):
+            os.pwrite(file.fd, b"evil", 0)
+        tried(file)
+        file.unchanged()
+    with pytest.raises(InvalidArg, match="b'evil'"), trial.Held(str(path), copied=True) as file:
+        tried(file)
+
+
+READS = """
+trial.begin()
+head = open(sys.argv[1], "rb").read(4)
+trial.end(None if head == b"good" else repr(head))
+"""

@@ -6,6 +6,8 @@ A module that serves for it is run as ``python -m MODULE FILE ARGUMENTS``: it en
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import math
 import os
@@ -29,14 +31,21 @@ _SAME = 4
 # Files that passed, as they were: a load asks twice, first for the config and then for the model.
 _passed: OrderedDict[tuple[object, ...], None] = OrderedDict()
 _KEPT = 256
+_PIECE = 1 << 20
 _LIMIT_VARIABLE = "TRITON_FAST_TRIAL_SECONDS"
 
 
 class Held:
     """A file that stays the one that it is now, whatever is put in its place: what was tried is what is opened.
 
-    What is written into the file itself can still come between, and a library that first looks where its name leads
-    opens what is there then: ``unchanged`` tells it afterwards. What fails over a file that was changed says that.
+    What is written into the file itself can still come between, unless it is ``copied``, and a library that first looks
+    where its name leads opens what is there then: ``unchanged`` tells it afterwards. What fails over a file that was
+    changed says that.
+
+    Parameters
+    ----------
+    copied
+        Take its bytes into memory that nobody can write to: for libraries that a file which passed no trial may crash.
 
     Attributes
     ----------
@@ -44,6 +53,8 @@ class Held:
         By which it is opened, here and in the process that tries it.
     state
         What changes when the file does.
+    tried
+        What tells what passed a trial from what did not.
 
     Raises
     ------
@@ -51,13 +62,22 @@ class Held:
         It can not be opened.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, copied: bool = False) -> None:
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise Unavailable(f"can not open the file: {error.strerror}") from None
         self._path = path
         self.state = _state(os.fstat(self.fd))
+        self.tried: tuple[object, ...] = self.state
+        if copied:
+            try:
+                copy, self.tried = _copy(self.fd)
+            except OSError as error:
+                raise Unavailable(f"can not read the file: {error.strerror}") from None
+            finally:
+                os.close(self.fd)
+            self.fd = copy
         name = f"/proc/self/fd/{self.fd}"
         self.name = name if os.path.exists(name) else os.path.abspath(path)
 
@@ -109,7 +129,7 @@ def check(
     Unavailable
         There is no process to be had.
     """
-    key = (module, *arguments, *file.state)
+    key = (module, *arguments, *file.tried)
     if key in _passed:
         return
     root = str(Path(__file__).resolve().parents[2])
@@ -130,7 +150,8 @@ def check(
     # The code alone may come from elsewhere: of a child that somebody else has waited for Python says 0.
     if made.returncode == 0 and last == _PASSED:
         file.unchanged()
-        if file.is_as_it_was():
+        # Where the bytes are what is known by, it does not matter what becomes of the file.
+        if file.tried != file.state or file.is_as_it_was():
             _passed[key] = None
             while len(_passed) > _KEPT:
                 _passed.popitem(last=False)
@@ -143,6 +164,23 @@ def check(
     except ValueError:
         cause = None
     raise InvalidArg(str(cause or f"the file is corrupt: the process that checked it ended with {made.returncode}"))
+
+
+def _copy(fd: int) -> tuple[int, tuple[object, ...]]:
+    """Return memory with the bytes of a file, which nobody can change, and what tells them from others."""
+    made = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        digest = hashlib.blake2b()
+        with open(made, "wb", closefd=False) as target, open(fd, "rb", closefd=False) as source:
+            while piece := source.read(_PIECE):
+                digest.update(piece)
+                target.write(piece)
+        os.lseek(made, 0, os.SEEK_SET)
+        fcntl.fcntl(made, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except BaseException:
+        os.close(made)
+        raise
+    return made, (digest.digest(),)
 
 
 def _signal(number: int) -> str:

@@ -221,7 +221,7 @@ def _read_forest(context: LoadContext, settings: Settings) -> Forest:
     prefix = f"unable to load model '{context.name}', '{label}'"
     check_file(context, path)
     try:
-        with without_paths(context), trial.Held(str(path)) as file:
+        with without_paths(context), trial.Held(str(path), copied=True) as file:
             probe.check(
                 opened, file, settings.kind, unknown_fields=settings.unknown_fields, timeout=seconds(context.settings)
             )

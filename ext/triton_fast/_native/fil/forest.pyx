@@ -1,7 +1,5 @@
 # Reading a model file. Treelite trusts what it reads: a checkpoint's nodes may point anywhere, so every tree is walked
 # once here. It may also crash or never end while it reads one, which is why backends/fil/probe.py reads it first.
-import os
-
 from libc.stddef cimport size_t
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -126,6 +124,7 @@ cdef class Forest:
         cdef const char* p
         cdef const char* c
         cdef int status
+        cdef size_t n
         cdef Py_ssize_t number
         if self.model != NULL:
             raise InvalidArg("a forest can not be read twice")
@@ -134,21 +133,27 @@ cdef class Forest:
         if kind not in TYPES:
             raise InvalidArg(f"unknown model_type '{kind}'")
         number = TYPES.index(kind)
-        encoded = os.fsencode(path)
+        # Not by its name: treelite would look where that leads, and open what is there by then.
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise InvalidArg(f"can not read the file: {error.strerror}") from None
         options = b'{"allow_unknown_field": true}' if unknown_fields and number in (1, 2) else b"{}"
-        p = encoded
+        p = data
+        n = <size_t>len(data)
         c = options
         with nogil:
             if number == 0:
-                status = api.load_binary(p, c, &self.model)
+                status = api.load_binary(p, n, c, &self.model)
             elif number == 1:
-                status = api.load_json(p, c, &self.model)
+                status = api.load_json(p, n, c, &self.model)
             elif number == 2:
-                status = api.load_ubjson(p, c, &self.model)
+                status = api.load_ubjson(p, n, c, &self.model)
             elif number == 3:
-                status = api.load_lightgbm(p, c, &self.model)
+                status = api.load_lightgbm(p, c, &self.model)     # it ends with the 0 that Python puts behind it
             else:
-                status = api.load_checkpoint(p, &self.model)
+                status = api.load_checkpoint(p, n, &self.model)
         if status != 0:
             self.model = NULL
             refuse()

@@ -10,7 +10,7 @@ cdef struct Frame:
     size_t itemsize
     size_t nitem
 
-ctypedef int (*load_fn)(const char* path, const char* config, void** model) noexcept nogil
+ctypedef int (*load_fn)(const char* data, size_t n, const char* config, void** model) noexcept nogil
 
 cdef struct Treelite:
     const char* (*last_error)() noexcept nogil
@@ -19,8 +19,8 @@ cdef struct Treelite:
     load_fn load_json
     load_fn load_ubjson
     load_fn load_binary
-    load_fn load_lightgbm
-    int (*load_checkpoint)(const char* path, void** model) noexcept nogil
+    int (*load_lightgbm)(const char* text, const char* config, void** model) noexcept nogil
+    int (*load_checkpoint)(const char* data, size_t n, void** model) noexcept nogil
     int (*serialize)(void* model, const char** out, size_t* n) noexcept nogil
     int (*free_model)(void* model) noexcept nogil
     int (*count_features)(void* model, int* out) noexcept nogil
