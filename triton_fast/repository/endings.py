@@ -18,7 +18,7 @@ from triton_fast.repository.table import Entry, ModelTable, R
 from triton_fast.repository.workers import Workers
 
 # Each may wait for the requests in flight of one version; a load never waits for them.
-_THREADS = 16
+_THREADS = 64
 
 
 class Endings(Generic[R]):
