@@ -1,4 +1,7 @@
-"""A decoupled model from its repository: completed, loaded, shown, and refused where only one answer is possible."""
+"""A decoupled model from its repository: completed, loaded, shown, and refused where only one answer is possible.
+
+What other backends do with such a config is in test_decoupled_by_config.py and test_backend_template.py.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +31,3 @@ def test_a_decoupled_model_loads_and_http_infer_refuses_it(tmp_path: Path) -> No
         assert reply.status == 501
         text = "HTTP end point doesn't support models with decoupled transaction policy"
         assert json.loads(reply.body) == {"error": text}
-
-
-def test_a_decoupled_model_of_another_backend_says_why_it_is_not_ready(tmp_path: Path) -> None:
-    (tmp_path / "i" / "1").mkdir(parents=True)
-    (tmp_path / "i" / "config.pbtxt").write_text(
-        'backend: "identity"\nmodel_transaction_policy { decoupled: true }\n'
-        'input { name: "I" data_type: TYPE_INT32 dims: 1 }\noutput { name: "O" data_type: TYPE_INT32 dims: 1 }\n'
-    )
-    with ServerProcess(tmp_path, "--exit-on-error=false") as process:
-        index = json.loads(raw.ask(process.http, raw.post("/v2/repository/index", b"")).body)
-        assert index[0]["state"] == "UNAVAILABLE"
-        assert "does not serve with backend 'identity'" in index[0]["reason"]
